@@ -1,0 +1,8 @@
+"""Callbacks: averaged weights, checkpoints, pictures and progress."""
+
+from diffusion.callbacks.checkpoint import Checkpoint, DurableIO
+from diffusion.callbacks.ema import EMA
+from diffusion.callbacks.pictures import Gif, Samples
+from diffusion.callbacks.progress import Lines, Rate
+
+__all__ = ["EMA", "Checkpoint", "DurableIO", "Gif", "Lines", "Rate", "Samples"]

@@ -1,0 +1,102 @@
+"""EMA: the exponential moving average of the weights, which is what gives good samples."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+
+class EMA(pl.Callback):
+    """Keep shadow = lerp(shadow, weights, 1 - d) after every optimizer step, d = min(decay, (1 + n) / (10 + n)).
+
+    The rise of d with the number n of updates keeps the first, random weights out. The shadow is float32, is used
+    for validation and previews, and is saved beside the raw weights, which stay what `state_dict` holds.
+    Source: Ho et al. 2020, arXiv:2006.11239, app. B; the rise: TensorFlow's ExponentialMovingAverage(num_updates).
+
+    Args:
+        decay: in [0, 1); 0 keeps the raw weights.
+    Raises:
+        ValueError: decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA: decay must lie in [0, 1), got {decay}")
+        self.decay = float(decay)
+        self.updates = 0
+        self.shadow: dict[str, Tensor] = {}
+        self._step = 0  # optimizer steps seen: gradient accumulation calls back without one
+        self._raw: dict[str, Tensor] = {}  # the raw weights while the shadow stands in for them
+
+    @property
+    def state_key(self) -> str:
+        return "EMA"
+
+    def state_dict(self) -> dict:
+        return {"decay": self.decay, "updates": self.updates, "shadow": dict(self.shadow)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        self.shadow = {k: v.clone() for k, v in state["shadow"].items()}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        weights = _weights(pl_module)
+        if not self.shadow:
+            self.shadow = {k: v.detach().float().clone() for k, v in weights.items()}
+        # Restored before the module moved to its device, so it follows only now.
+        self.shadow = {k: v.to(weights[k].device) for k, v in self.shadow.items()}
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        d = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        weights = [v.detach().float() for v in _weights(pl_module).values()]
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - d)
+
+    @contextmanager
+    def applied(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """Inside, the module has the averaged weights."""
+        self._swap_in(pl_module)
+        try:
+            yield
+        finally:
+            self._swap_out(pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap_in(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap_out(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._swap_out(pl_module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["state_dict"].update(self._raw)  # saved inside validation: the raw weights all the same
+
+    @torch.no_grad()
+    def _swap_in(self, pl_module: pl.LightningModule) -> None:
+        if self._raw:
+            return
+        weights = _weights(pl_module)
+        if not self.shadow:
+            return
+        self._raw = {k: v.detach().clone() for k, v in weights.items()}
+        for k, v in weights.items():
+            v.copy_(self.shadow[k])
+
+    @torch.no_grad()
+    def _swap_out(self, pl_module: pl.LightningModule) -> None:
+        for k, v in _weights(pl_module).items() if self._raw else ():
+            v.copy_(self._raw[k])
+        self._raw = {}
+
+
+def _weights(pl_module: pl.LightningModule) -> dict[str, torch.nn.Parameter]:
+    return {k: v for k, v in pl_module.named_parameters() if v.requires_grad}

@@ -1,0 +1,58 @@
+"""The command `diffusion`: finds the subcommand, runs it, and turns errors into one line. Imports no torch itself."""
+
+import sys
+from importlib import import_module
+
+from diffusion import __version__
+
+COMMANDS = {
+    "fit": "train a model:             diffusion fit -c configs/mnist.yaml [--resume auto]",
+    "validate": "measure val/loss:          diffusion validate RUN",
+    "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
+    "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
+    "demo": "all of it on real digits:  diffusion demo",
+    "doctor": "what this machine has:     diffusion doctor",
+}
+
+HELP = f"""diffusion {__version__}: train, resume, sample and export diffusion models.
+
+usage: diffusion COMMAND [options] [--debug]
+
+{chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
+
+RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newest run), or a checkpoint file.
+`diffusion COMMAND --help` lists the options of a command; --debug shows the traceback of an error.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        from diffusion.tools import suggest
+
+        return _fail("", f"unknown command {name!r}{suggest(name, list(COMMANDS))}; see: diffusion --help", 2)
+    try:
+        return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        from diffusion.commands.errors import explain
+
+        return _fail(name, *explain(error))
+
+
+def _fail(command: str, message: str, code: int) -> int:
+    print(f"diffusion{' ' + command if command else ''}: error: {message}", file=sys.stderr)
+    return code

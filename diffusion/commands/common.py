@@ -1,0 +1,147 @@
+"""What the commands that start from a checkpoint share: arguments, model, sampler, guidance, places to write."""
+
+import inspect
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import torch
+
+from diffusion import samplers
+from diffusion.guidance import ClassifierFree, Guidance, Plain
+from diffusion.runs import find_checkpoint
+from diffusion.samplers import Sampler
+from diffusion.systems import Diffusion
+from diffusion.tools import build, gather, spec, suggest
+
+
+class Parser(ArgumentParser):
+    """argparse whose errors are exceptions, so that they become one line like every other."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"diffusion {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; see: {self.prog} --help")
+
+
+def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
+    """The arguments of every command that samples from a run."""
+    parser = Parser(command, description)
+    parser.epilog = "Any argument of the sampler can be given too: --eta 0.5, --variance large, --grid leading."
+    add = parser.add_argument
+    add("run", help="run directory, experiment folder, or checkpoint file")
+    add("--n", type=int, default=n, help=f"pictures (default {n})")
+    add("--out", type=Path, default=Path(out), help=f"default {out}")
+    add("--sampler", help="class name or import path (default: the run's)")
+    add("--steps", type=int, help="sampling steps (default: the run's)")
+    add("--label", type=int, help="class of all pictures (default: all classes in turn)")
+    add("--scale", type=float, help="guidance; 1 is off, 0 ignores the label (default: the run's)")
+    add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
+    add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
+    add("--batch_size", type=int, default=256, help="pictures at a time; it does not change them (default 256)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    return parser
+
+
+def open_run(parser: Parser, argv: list[str]) -> tuple[Namespace, Diffusion, Sampler, Guidance]:
+    """Parse, check and load: the arguments, the model on its device, and how to sample."""
+    args, rest = parser.parse_known_args(argv)
+    if args.n < 1 or args.batch_size < 1:
+        raise ValueError(f"--n and --batch_size must be at least 1, got {args.n} and {args.batch_size}")
+    model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
+    model.in_turn(1, args.label)  # a label out of range is refused before anything is written
+    return args, model, choose_sampler(parser, model, args, rest), choose_guidance(model, args.scale)
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; auto is a GPU where there is one.
+
+    Raises:
+        ValueError: an unknown name, or a GPU where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
+    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"--device {name}: {torch.cuda.device_count()} GPUs are usable here; use auto or cpu")
+    return chosen
+
+
+def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list[str]) -> Sampler:
+    """The run's sampler or another, with the arguments given for it on the command line."""
+    chosen = spec(model.sampler)
+    if args.sampler:
+        chosen = {"class_path": sampler_class(args.sampler), "init_args": {}}
+    module, _, name = chosen["class_path"].rpartition(".")
+    kind = getattr(__import__(module, fromlist=[name]), name)
+    parameters = dict(list(inspect.signature(kind).parameters.items()))
+    if args.steps is not None:
+        chosen["init_args"]["steps"] = args.steps
+    words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--") else [word])]
+    while words:
+        option = words.pop(0)
+        if option.removeprefix("--") not in parameters or not option.startswith("--"):
+            known = [o for a in parser._actions for o in a.option_strings] + [f"--{p}" for p in parameters]
+            parser.error(f"unknown option {option!r} (sampler {name}){suggest(option, known)}")
+        if not words:
+            parser.error(f"{option} needs a value")
+        chosen["init_args"][option[2:]] = convert(option, words.pop(0), parameters[option[2:]].annotation)
+    return build(chosen)
+
+
+def sampler_class(name: str) -> str:
+    """The import path of a sampler given by short name or import path."""
+    if "." in name:
+        return name
+    gather("diffusion.samplers")
+    found = getattr(samplers, name, None)
+    names = [n for n in samplers.__all__ if n not in ("Frame", "Sampler")]
+    if name not in names:
+        raise ValueError(f"there is no sampler {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def convert(option: str, text: str, kind: type) -> object:
+    """A command-line word as an argument's annotated type."""
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"{option}: wanted one of {', '.join(get_args(kind))}, got {text!r}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{option}: wanted true or false, got {text!r}")
+        return text.lower() in ("true", "1")
+    try:
+        return kind(text) if kind in (int, float) else text
+    except ValueError as error:
+        raise ValueError(f"{option}: wanted {kind.__name__}, got {text!r}") from error
+
+
+def choose_guidance(model: Diffusion, scale: float | None) -> Guidance:
+    """The run's guidance, or classifier-free guidance of a scale."""
+    if scale is None:
+        return model.guidance
+    if not (model.num_classes or model.context_dim):
+        raise ValueError("--scale: this model was trained without labels, so there is nothing to guide by")
+    return Plain() if scale == 1 else ClassifierFree(scale)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a file or folder can be made at `path`.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a file name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from error

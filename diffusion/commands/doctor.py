@@ -1,0 +1,95 @@
+"""`diffusion doctor`: what this machine has, and what is missing."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from diffusion import __version__
+from diffusion.paths import data_root, run_root
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow")
+FILES = {
+    "MNIST": "MNIST/raw/train-images-idx3-ubyte*",
+    "FashionMNIST": "FashionMNIST/raw/train-images-idx3-ubyte*",
+    "CIFAR10": "cifar-10-batches-py/data_batch_1",
+    "CIFAR100": "cifar-100-python/train",
+    "CIFAR10 as JPEG": "cifar10-jpeg*/*",
+    "Sprites": "**/sprites_*16x16.npy",
+}
+
+
+def main(argv: list[str]) -> int:
+    if argv:
+        if argv[0] in ("-h", "--help"):
+            print("usage: diffusion doctor\n\nPrints versions, device, driver, data, disk and a write test.")
+            return 0
+        raise ValueError(f"doctor takes no arguments, got {argv[0]!r}")
+    sound = True
+    say("diffusion", f"{__version__}, Python {platform.python_version()} ({sys.executable}), {platform.platform()}")
+    for name in PACKAGES:
+        try:
+            say(name, version(name))
+        except PackageNotFoundError:
+            sound = False
+            say(name, "MISSING: run ./setup.sh")
+    say("processor", f"{os.cpu_count()} cores; bf16 {'fast' if bf16_is_fast() else 'not fast'} here")
+    say("GPU", gpu())
+    root = data_root()
+    found = [name for name, pattern in FILES.items() if root.is_dir() and any(root.glob(pattern))]
+    say("data", f"{root}: {', '.join(found) or 'nothing yet'}; Digits and built-in Sprites need no files")
+    for name, folder in (("runs", run_root()), ("temporary", Path(tempfile.gettempdir()))):
+        written = writes(folder)
+        sound &= not written
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        free = shutil.disk_usage(existing).free / 2**30
+        say(name, f"{folder}: {free:,.1f} GiB free, {written or 'writing works'}")
+    print("all is well" if sound else "something is missing, see above")
+    return 0 if sound else 1
+
+
+def say(name: str, text: str) -> None:
+    print(f"{name:18} {text}")
+
+
+def bf16_is_fast() -> bool:
+    """Does this processor compute bf16 in hardware?"""
+    import torch
+
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "AMX" in capabilities.upper() or "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def gpu() -> str:
+    """Names and memory of the usable GPUs, or why there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in names) + f", CUDA {torch.version.cuda}"
+    try:
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "none; training runs on the processor"
+    return f"{driver}, but torch {torch.__version__} cannot use it: update the driver, or install a torch for it"
+
+
+def writes(folder: Path) -> str:
+    """Empty if a file can be written, synced and removed there; else why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"CANNOT BE WRITTEN ({error.strerror})"
+    return ""

@@ -1,0 +1,179 @@
+"""`diffusion fit`: train a model from configuration files, into a run directory, from scratch or resumed."""
+
+import logging
+import shlex
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from diffusion import runs
+from diffusion.callbacks import EMA, Checkpoint, DurableIO, Gif, Lines, Rate, Samples
+from diffusion.callbacks.progress import clock, interactive
+from diffusion.data import ImageData
+from diffusion.paths import REPO, run_root
+from diffusion.systems import Diffusion
+from diffusion.tools import gather
+
+DEFAULTS = REPO / "configs" / "default.yaml"
+LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
+    "shape": "model.shape",
+    "class_names": "model.class_names",
+    "channels": "model.net.init_args.channels",
+    "num_classes": "model.net.init_args.num_classes",
+    "context_dim": "model.net.init_args.context_dim",
+}
+
+
+class DiffusionCLI(LightningCLI):
+    """LightningCLI with our links, run directories and resuming; builds everything, runs nothing."""
+
+    def __init__(self, argv: list[str], training: bool = True) -> None:
+        for package in ("diffusion.data", "diffusion.nets", "diffusion.noise", "diffusion.samplers"):
+            gather(package)  # classes are then known by their short names
+        self.training = training
+        super().__init__(
+            Diffusion,
+            ImageData,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback if training else None,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"default_config_files": [str(DEFAULTS)], "exit_on_error": False, "allow_abbrev": False},
+            trainer_defaults={"use_distributed_sampler": False},
+            args=argv,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
+        parser.add_argument("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
+        parser.add_argument(
+            "--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file"
+        )
+        for kind, key in ((EMA, "ema"), (Samples, "samples"), (Gif, "gif"), (Checkpoint, "checkpoint")):
+            parser.add_lightning_class_args(kind, key)
+        for fact, target in LINKS.items():
+            parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
+        self.directory, self.resume = None, None
+        if self.training:
+            self.directory, self.resume = place(run_root(config.out) / name, config.resume)
+
+    def instantiate_trainer(self, **kwargs) -> pl.Trainer:
+        kwargs["plugins"] = [DurableIO()]
+        if self.training:
+            purge = self.resume and runs.read_checkpoint(self.resume)["global_step"]
+            kwargs["logger"] = TensorBoardLogger(
+                self.directory.parent.parent,
+                name=self.directory.parent.name,
+                version=self.directory.name,
+                default_hp_metric=False,
+                purge_step=purge or None,  # steps after the checkpoint are done again: drop their curves
+            )
+            if self._get(self.config_init, "trainer.enable_progress_bar") is None:
+                kwargs["enable_progress_bar"] = interactive()
+        else:
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.training:
+            trainer.callbacks[:0] = [Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
+        return trainer
+
+
+def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
+    """The run directory to write to, and the checkpoint to go on from."""
+    path = None
+    if resume == "auto":
+        path, skipped = runs.resumable(experiment)
+        for reason in skipped:
+            print(f"skipped {reason}")
+        if path is None:
+            print(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
+    elif resume:
+        path = runs.find_checkpoint(resume)
+        runs.read_checkpoint(path)
+    if path is None:
+        return experiment / f"version_{runs.next_version(experiment)}", None
+    return runs.directory(path), path
+
+
+def shown(path: Path) -> Path:
+    """A path as a person would type it: relative to the current folder where it lies below it."""
+    cwd = Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+
+
+def quiet() -> None:
+    """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec", ".*weights_only"):
+        warnings.filterwarnings("ignore", message)
+
+
+def fit(argv: list[str]) -> tuple[DiffusionCLI, Path]:
+    """Train as the arguments say; returns the parts and the run directory. Says what it does and what comes next."""
+    quiet()
+    cli = DiffusionCLI(argv)
+    trainer, model, directory = cli.trainer, cli.model, cli.directory
+    if not trainer.fast_dev_run:
+        writable(directory)
+    params = sum(p.numel() for p in model.parameters())
+    if trainer.is_global_zero:
+        print(
+            f"{type(model.denoiser.net).__name__} ({params:,} parameters) on {type(cli.datamodule).__name__}, "
+            f"{trainer.strategy.root_device}, precision {trainer.precision}; run: {shown(directory)}"
+        )
+        if cli.resume:
+            at = runs.read_checkpoint(cli.resume)
+            print(f"resuming from {shown(cli.resume)}: step {at['global_step']:,}, epoch {at['epoch'] + 1}")
+    try:
+        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
+    finally:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            hints(directory, argv, trainer)
+    return cli, directory
+
+
+def writable(directory: Path) -> None:
+    """Make the run's folder now, so that a place that cannot be written is found before training."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"{directory}: the run's folder cannot be written ({error.strerror}); choose another with --out"
+        raise type(error)(message) from error
+
+
+def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
+    """What was written, and the exact commands to go on."""
+    rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
+    if rate and rate.images:
+        print(f"{trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
+    run = shown(directory)
+    files = [str(p.relative_to(directory)) for p in sorted(directory.rglob("*")) if p.is_file()]
+    print(f"files in {run}/: {', '.join(files[:12])}{' ...' if files[12:] else ''}")
+    if not runs.checkpoints(directory):
+        return
+    arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
+    arguments = [a for a in arguments if not a.startswith("--resume=")]
+    print("next:")
+    print(f"  diffusion sample {run} --n 64 --out grid.png")
+    print(f"  diffusion gif {run} --out denoising.gif")
+    print(f"  tensorboard --logdir {run.parent}")
+    print(f"  diffusion fit {shlex.join(arguments)} --resume {run}")
+
+
+def main(argv: list[str]) -> int:
+    fit(argv)
+    return 0

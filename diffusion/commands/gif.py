@@ -1,0 +1,30 @@
+"""`diffusion gif`: a film of the way from noise to pictures."""
+
+from diffusion import viz
+from diffusion.callbacks.pictures import denoising
+from diffusion.commands.common import check_writable, open_run, sampling_parser
+
+
+def main(argv: list[str]) -> int:
+    parser = sampling_parser("gif", "Film the denoising of a few pictures.", 9, "denoising.gif")
+    parser.add_argument("--frames", type=int, default=40, help="frames from noise to picture (default 40)")
+    parser.add_argument("--hold", type=float, default=2.0, help="seconds that the last frame stays (default 2)")
+    parser.add_argument("--fps", type=float, default=15.0, help="frames a second, at most 50 (default 15)")
+    parser.add_argument("--size", type=int, default=0, help="pixels of one picture, rounded to a whole enlargement")
+    args, model, sampler, guidance = open_run(parser, argv)
+    if args.out.suffix != ".gif":
+        raise ValueError(f"--out {args.out}: wanted a .gif")
+    if args.frames < 2 or args.size < 0:
+        raise ValueError(f"--frames must be at least 2 and --size at least 0, got {args.frames} and {args.size}")
+    viz.check_timing(args.fps, args.hold)
+    check_writable(args.out)
+    scale = max(1, round(args.size / model.shape[2])) if args.size else None
+    y = model.in_turn(args.n, args.label)
+    frames = denoising(model, args.n, y, args.frames, args.seed, scale, sampler=sampler, guidance=guidance)
+    viz.save_gif(frames, args.out, args.fps, args.hold)
+    height, width = frames[0].shape[:2]
+    print(
+        f"{args.out}: {len(frames)} frames of {width}x{height} pixels, {args.out.stat().st_size / 1024:,.0f} KB, "
+        f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}"
+    )
+    return 0

@@ -1,0 +1,10 @@
+"""Data sets. A batch is (x0 in [-1, 1], y); nothing here knows of models."""
+
+from diffusion.data.base import Batches, ImageData
+from diffusion.data.cifar import CIFAR10, CIFAR100
+from diffusion.data.digits import Digits
+from diffusion.data.files import DataNotFound
+from diffusion.data.mnist import MNIST, FashionMNIST
+from diffusion.data.sprites import Sprites
+
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Batches", "DataNotFound", "Digits", "FashionMNIST", "ImageData", "Sprites"]

@@ -1,0 +1,249 @@
+"""What every data set shares: the loader `Batches` and the data module `ImageData`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from diffusion.paths import data_root
+
+Split = Literal["train", "test"]
+
+
+class Batches:
+    """An iterable of (x0, y) over images held in memory, with an order that can be resumed to the batch.
+
+        order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
+        mine = order[rank::world]              this process's share
+        x0 = images / 127.5 - 1                (B,C,H,W) float32 in [-1, 1], on `device`
+
+    Lightning stores `state_dict()` in its checkpoints and tells the epoch through `sampler.set_epoch`; both come
+    before the first batch is asked for, since `__iter__` is a generator.
+
+    Args:
+        images: (N,C,H,W) uint8.
+        y: (N,) int64 labels or (N,D) float32 context vectors.
+        batch_size: images a batch and process, >= 1. With `drop_last` it is clipped to the process's share, so that a
+            small set gives one batch an epoch and never none.
+        shuffle: a new order each epoch; False keeps the order of `images`.
+        drop_last: training. All processes get the same number of full batches. False: no image is left out.
+        flip: mirror each image left to right with probability 1/2. A (N,) bool tensor says which images may be.
+        seed: of the orders and the flips, >= 0.
+        rank: this process, 0..world-1.
+        world: number of processes that share the images, >= 1.
+        device: where the images are kept and the batches made; the tensors are moved there once.
+
+    Raises:
+        ValueError: for tensors of another kind, or fewer images than processes.
+    """
+
+    batch_sampler = None  # Lightning asks for it where there is a sampler
+
+    def __init__(
+        self,
+        images: Tensor,
+        y: Tensor,
+        batch_size: int = 128,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        flip: bool | Tensor = False,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise ValueError(f"Batches: images must be uint8 (N,C,H,W), got {images.dtype} {tuple(images.shape)}")
+        if len(y) != len(images):
+            raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; one target an image is needed")
+        if batch_size < 1 or seed < 0 or not 0 <= rank < world:
+            raise ValueError(
+                "Batches: batch_size >= 1, seed >= 0 and 0 <= rank < world are needed, "
+                f"got batch_size {batch_size}, seed {seed}, rank {rank}, world {world}"
+            )
+        if len(images) < (world if drop_last else 1):
+            raise ValueError(
+                f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
+            )
+        self.count = len(images) // world if drop_last else len(range(rank, len(images), world))
+        self.batch_size = min(batch_size, self.count) if drop_last else batch_size
+        self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
+        self.rank, self.world, self.device = rank, world, torch.device(device)
+        self.images, self.y = images.to(self.device), y.to(self.device)
+        self.flip = flip
+        self.epoch = 0
+        self._done = 0  # batches given out in the epoch under way
+        self._resume: tuple[int, int] | None = None  # (epoch, batches to leave out in it)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    @property
+    def sampler(self) -> Batches:
+        """Itself: Lightning calls `loader.sampler.set_epoch(epoch)` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and flips of the next pass; a pass under way keeps its own."""
+        self.epoch = epoch
+
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Indices of the images this process sees in an epoch (M,) int64, and which are mirrored (M,) bool."""
+        n = len(self.images)
+        state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        mine = order[self.rank :: self.world][: self.count]
+        if self.flip is False:
+            return mine, None
+        mirrored = torch.rand(n, generator=generator) < 0.5  # by image, so it does not depend on world
+        if isinstance(self.flip, Tensor):
+            mirrored &= self.flip.cpu()
+        return mine, mirrored[mine]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        resume, self._resume = self._resume, None
+        first = resume[1] if resume is not None and resume[0] == self.epoch else 0
+        order, mirrored = self.plan(self.epoch)
+        order = order.to(self.device)
+        mirrored = None if mirrored is None else mirrored.to(self.device)
+        for i in range(first, len(self)):
+            part = slice(i * self.batch_size, (i + 1) * self.batch_size)
+            x = self.images[order[part]]  # (B,C,H,W) uint8
+            if mirrored is not None:
+                x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
+            self._done = i + 1
+            yield x.float() / 127.5 - 1, self.y[order[part]]
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batches given out in it; 0 batches of the next epoch when this one is complete.
+
+        The epoch is kept so that a checkpoint at the end of an epoch cut short (`limit_train_batches`) does not make
+        the next epoch start late: Lightning then resumes with the next epoch, and the position is void.
+        """
+        over = self._done >= len(self)
+        return {"batches": 0 if over else self._done, "epoch": self.epoch + over}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next pass over `state["epoch"]` begin after `state["batches"]` batches."""
+        self.epoch, self._done = state["epoch"], state["batches"]
+        self._resume = (self.epoch, self._done)
+
+
+class ImageData(pl.LightningDataModule, ABC):
+    """Images in memory as uint8, given out as (x0 in [-1, 1], y) by `Batches`.
+
+    A data set states its facts as class attributes, known before any file is read (the command line hands them to the
+    network), and says how to read a split in `load`.
+
+    Args:
+        batch_size: images a batch and process, >= 1. A training set smaller than this gives one smaller batch.
+        seed: of the order and the flips, >= 0.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        labels: False declares no classes and no context (an unconditional model); the batches still carry y.
+        limit: use the first n training images only; 0 uses all.
+
+    Raises:
+        ValueError: for a batch_size < 1, a seed < 0 or a limit < 0.
+    """
+
+    channels: ClassVar[int]
+    size: ClassVar[int]  # height and width, pixels
+    class_names: ClassVar[tuple[str, ...]]
+    flip: ClassVar[bool] = False  # mirror training images left to right
+    no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes a flip would change
+    context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
+
+    def __init__(
+        self, batch_size: int = 128, seed: int = 0, root: str | None = None, labels: bool = True, limit: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or seed < 0 or limit < 0:
+            raise ValueError(
+                f"{type(self).__name__}: batch_size >= 1, seed >= 0 and limit >= 0 are needed, "
+                f"got batch_size {batch_size}, seed {seed}, limit {limit}"
+            )
+        self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
+        self._arrays: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Read a split: (N,C,H,W) uint8 images and their (N,) int64 labels or (N,D) float32 context vectors."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.size
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels a network is given; 0 without labels or with context vectors."""
+        return len(self.class_names) if self.labels and not self.context else 0
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the context vector a network is given; 0 without labels or with class labels."""
+        return len(self.class_names) if self.labels and self.context else 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are looked for."""
+        return data_root(self.root)
+
+    def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
+        """The images (N,C,H,W) uint8 and targets of a split, read on the first call and kept; no flips.
+
+        Raises:
+            DataNotFound: if the files are not there; `prepare_data()` downloads what can be downloaded.
+        """
+        if split not in self._arrays:
+            images, y = self.load(split)
+            if split == "train" and self.limit:
+                images, y = images[: self.limit], y[: self.limit]
+            if tuple(images.shape[1:]) != self.shape or not len(images):
+                raise ValueError(
+                    f"{type(self).__name__}: wanted (N,{','.join(map(str, self.shape))}) with N >= 1 in split "
+                    f"{split!r}, got {tuple(images.shape)}; check the files in {self.folder}"
+                )
+            self._arrays[split] = images.contiguous(), y.contiguous()
+        return self._arrays[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the splits a stage needs, once."""
+        if stage in (None, "fit"):
+            self.arrays("train")
+        self.arrays("test")
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled full batches; in the given order and without flips under `overfit_batches`."""
+        images, y = self.arrays("train")
+        still = bool(self.trainer and self.trainer.overfit_batches)
+        flip: bool | Tensor = self.flip and not still
+        if flip and self.no_flip_classes:
+            flip = ~torch.isin(y.argmax(1) if self.context else y, torch.tensor(self.no_flip_classes))
+        return Batches(
+            images, y, self.batch_size, shuffle=not still, drop_last=True, flip=flip, seed=self.seed, **self._place()
+        )
+
+    def val_dataloader(self) -> Batches:
+        """The test split in its fixed order, every image once."""
+        return Batches(*self.arrays("test"), self.batch_size, **self._place())
+
+    def test_dataloader(self) -> Batches:
+        """The same as `val_dataloader`."""
+        return self.val_dataloader()
+
+    def _place(self) -> dict:
+        """Device and share of this process; `distributed_sampler_kwargs` knows of tensor-parallel groups."""
+        if self.trainer is None:
+            return {}
+        share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return {"device": self.trainer.strategy.root_device, "rank": share["rank"], "world": share["num_replicas"]}

@@ -1,0 +1,150 @@
+"""Sprites of 16x16 pixels with a context vector: a pair of .npy files, or drawn by the package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from diffusion.data.base import ImageData, Split
+from diffusion.data.files import not_found
+from diffusion.data.sprite_art import draw_sprites
+
+PAIRS = (  # below the root, in it or in its folder `sprites`; the second pair has the names of the short course
+    ("sprites_16x16.npy", "sprite_labels_16x16.npy"),
+    ("sprites_1788_16x16.npy", "sprite_labels_nc_1788_16x16.npy"),
+)
+TEST = 0.05
+
+
+class Sprites(ImageData):
+    """Sprites, 3x16x16 on white, y a one-hot float32 context vector of five classes; 95 % to train on, 5 % to test.
+
+    Read from a pair of files, images uint8 (N,16,16,3) and labels one-hot (N,5); without one under the root, 7,500 are
+    drawn by `draw_sprites`. Copies of one picture all fall in the same split, so the test part is never trained on.
+    Flips are on, except for the class side-facing.
+
+    Args:
+        batch_size: images a batch and process, >= 1.
+        seed: of the order and the flips, >= 0.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        labels: False declares no context (an unconditional model).
+        limit: use the first n training images only; 0 uses all.
+        images: file of the images; needs `labels_file` too.
+        labels_file: file of the labels.
+        drawn: draw the sprites even if there are files under the root.
+
+    Raises:
+        DataNotFound: for a file that was named and is not there.
+        ValueError: for arrays of another shape or kind, of two lengths, or labels that are not one-hot.
+    """
+
+    channels, size = 3, 16
+    class_names = ("hero", "non-hero", "food", "spell", "side-facing")
+    flip = True
+    no_flip_classes = (4,)
+    context = True
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        root: str | None = None,
+        labels: bool = True,
+        limit: int = 0,
+        images: str | None = None,
+        labels_file: str | None = None,
+        drawn: bool = False,
+    ) -> None:
+        super().__init__(batch_size, seed, root, labels, limit)
+        if (images is None) != (labels_file is None):
+            raise ValueError(f"Sprites: name both images and labels_file or neither, got {images!r}, {labels_file!r}")
+        if drawn and images is not None:
+            raise ValueError("Sprites: drawn and images exclude each other; leave one out")
+        self.images, self.labels_file, self.drawn = images, labels_file, drawn
+        self._read: tuple[np.ndarray, np.ndarray] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self._read = None  # both splits are copies
+
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        if self._read is None:
+            self._read = self._open()
+        images, labels = self._read
+        index = split_by_picture(images)[split]
+        return torch.from_numpy(images[index].transpose(0, 3, 1, 2)), torch.from_numpy(labels[index])
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._files()
+        if pair is None:
+            if not self.drawn:
+                rank_zero_info(f"Sprites: no files in {self.folder}; using sprites drawn by the package")
+            images, classes = draw_sprites()
+            return images, np.eye(5, dtype=np.float32)[classes]
+        for file in pair:
+            if not file.is_file():
+                raise not_found("Sprites", file.parent, [file.name], f"no file {file}")
+        return read_pair(*pair)
+
+    def _files(self) -> tuple[Path, Path] | None:
+        if self.drawn:
+            return None
+        if self.images is not None and self.labels_file is not None:
+            return Path(self.images).expanduser(), Path(self.labels_file).expanduser()
+        pairs = [(place / a, place / b) for place in (self.folder / "sprites", self.folder) for a, b in PAIRS]
+        return next((pair for pair in pairs if all(file.is_file() for file in pair)), None)
+
+
+def read_pair(images_file: Path, labels_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read and check a pair of files.
+
+    Returns:
+        (N,16,16,3) uint8 images and (N,5) float32 one-hot labels.
+
+    Raises:
+        ValueError: that says which file, what was wanted and what came.
+    """
+    images, labels = _load(images_file), _load(labels_file)
+    if images.shape[1:] != (16, 16, 3) or images.dtype != np.uint8:
+        raise ValueError(
+            f"{images_file}: wanted uint8 (N,16,16,3), got {images.dtype} {images.shape}; convert it first"
+        )
+    if labels.shape[1:] != (5,) or labels.dtype.kind not in "buif":
+        raise ValueError(f"{labels_file}: wanted numbers (N,5), got {labels.dtype} {labels.shape}; one row an image")
+    if len(images) != len(labels) or len(images) < 2:
+        raise ValueError(
+            f"{images_file} has {len(images)} images and {labels_file} {len(labels)} labels; "
+            "wanted the same number, 2 or more; take a pair that belongs together"
+        )
+    bad = np.flatnonzero(((labels != 0) & (labels != 1)).any(1) | (labels.sum(1) != 1))
+    if len(bad):
+        raise ValueError(
+            f"{labels_file}: wanted one-hot rows, got {labels[bad[0]].tolist()} in row {bad[0]} "
+            f"({len(bad)} such rows); make each row one 1 and four 0"
+        )
+    return images, labels.astype(np.float32)
+
+
+def split_by_picture(images: np.ndarray, share: float = TEST) -> dict[str, np.ndarray]:
+    """A fixed split of (N,...) uint8 images in which equal images stay together; about `share` of them in "test".
+
+    The training part is in a mixed order, so its first n images are of all classes.
+    """
+    rows = np.ascontiguousarray(images.reshape(len(images), -1))
+    _, which = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)  # (N,) number of the picture
+    random = np.random.RandomState(0)  # RandomState: its stream never changes
+    kinds = int(which.max()) + 1
+    in_test = (random.permutation(kinds) < max(1, round(kinds * share)))[which]
+    order = random.permutation(len(images))
+    return {"train": order[~in_test[order]], "test": order[in_test[order]]}
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: wanted a .npy array of numbers: {error}") from error

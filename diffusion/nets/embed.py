@@ -1,0 +1,45 @@
+"""How a network hears its clock and its condition."""
+
+import torch
+from torch import Tensor, nn
+
+
+def code(clock: Tensor, width: int) -> Tensor:
+    """Sinusoidal code of the clock: concat[sin(t w), cos(t w)], w_k = 10000^(-2k / width), k = 0 .. width/2 - 1.
+
+    Args:
+        clock: (B,), an index 0 .. T-1 for discrete schedules; any real number works.
+        width: even number of features.
+    Returns:
+        (B, width) float32.
+    """
+    k = torch.arange(width // 2, device=clock.device, dtype=torch.float32)
+    angles = clock.float()[:, None] * 10000 ** (-2 * k / width)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Labels or context vectors to features, with a learned null row for "no condition".
+
+    The null row is chosen by `keep`, never by a magic label: an all-zeros context is a condition like any other.
+
+    Args:
+        num_classes: number of classes, for labels y (B,) int64 in [0, num_classes); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
+        width: number of features given out.
+    """
+
+    def __init__(self, num_classes: int, context_dim: int, width: int) -> None:
+        super().__init__()
+        if num_classes and context_dim:
+            raise ValueError("a network takes labels or context vectors, not both: set num_classes or context_dim to 0")
+        self.num_classes = num_classes
+        self.embed = nn.Embedding(num_classes, width) if num_classes else nn.Linear(context_dim, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, y: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
+        """(B, width). y None is "no condition" for the whole batch."""
+        if y is None:
+            return self.null.expand(batch, -1)
+        features = self.embed(y if self.num_classes else y.to(self.embed.weight.dtype))
+        return features if keep is None else torch.where(keep[:, None], features, self.null.to(features.dtype))

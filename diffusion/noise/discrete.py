@@ -1,0 +1,150 @@
+"""The discrete schedules of DDPM and its followers: betas in, tables of alpha and sigma out."""
+
+import math
+import warnings
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from diffusion.noise.schedule import Schedule
+
+SNAP = 1e-3  # a time this close to a table entry, in units of the index, is that entry
+
+
+class Discrete(Schedule):
+    """A table of T levels at t = (i + 1) / T, i = 0 .. T-1; the network hears the index i.
+
+        alpha_i^2 = prod_{j <= i} (1 - beta_j),    sigma_i^2 = 1 - alpha_i^2
+
+    Exact on the table and linear in log-SNR between its entries. A subclass gives `betas`.
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 4.
+
+    Args:
+        T: number of diffusion steps, >= 2.
+    Raises:
+        ValueError: T < 2, or a beta outside (0, 1).
+    Warns:
+        UserWarning: alpha-bar at T is above 1e-3, so that sampling starts from noise the network never saw.
+    """
+
+    def __init__(self, T: int = 1000) -> None:
+        if T < 2:
+            raise ValueError(f"{type(self).__name__}: T must be at least 2 diffusion steps, got {T}")
+        self.T = T
+        self.t_min = 1 / T
+        betas = self.betas().double()
+        if not (bool((betas > 0).all()) and bool((betas < 1).all())):
+            raise ValueError(
+                f"{type(self).__name__}: betas must lie in (0, 1), got {betas.min():.3g} .. {betas.max():.3g}; "
+                "lower beta_end or raise T"
+            )
+        abar = torch.cumprod(1 - betas, 0)
+        self.alphas, self.sigmas = abar.sqrt(), (1 - abar).sqrt()
+        if abar[-1] > 1e-3:
+            warnings.warn(
+                f"{type(self).__name__}: alpha-bar at T = {T} is {abar[-1]:.2g}, above 1e-3: training never reaches "
+                "pure noise, but sampling starts from it, so brightness and contrast of samples will be off. "
+                "Keep rescale on, or raise beta_end or T",
+                stacklevel=2,
+            )
+
+    @abstractmethod
+    def betas(self) -> Tensor:
+        """The T one-step variances beta_0 .. beta_{T-1}, each in (0, 1)."""
+
+    def index(self, t: Tensor) -> Tensor:
+        """The table index of time t: -1 is clean, T - 1 is t = 1; whole numbers are snapped."""
+        i = t.double() * self.T - 1
+        k = i.round()
+        return torch.where((i - k).abs() < SNAP, k, i)
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        i = self.index(t)
+        k = i.round().long().clamp(0, self.T - 1)
+        log_ratio = (self.alphas / self.sigmas).log()
+        j = i.floor().long().clamp(0, self.T - 2)
+        between = 2 * torch.lerp(log_ratio[j], log_ratio[j + 1], i - j)
+        alpha, sigma = torch.sigmoid(between).sqrt(), torch.sigmoid(-between).sqrt()
+        return torch.where(i == k, self.alphas[k], alpha), torch.where(i == k, self.sigmas[k], sigma)
+
+    def clock(self, t: Tensor) -> Tensor:
+        return self.index(t)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return ((u * self.T).floor() + 1).clamp(max=self.T) / self.T
+
+
+class Ramp(Discrete):
+    """A rise from beta_start to beta_end, written for 1,000 steps and rescaled by 1000 / T to any other T.
+
+    Without the rescaling alpha-bar at T is .375 for T = 100: sampling would start from a prior never trained.
+    Rescaled betas are clipped at .999, which acts below T = 21 at the default ends.
+
+    Args:
+        T: number of diffusion steps, >= 2.
+        beta_start: first one-step variance at T = 1000, in (0, 1).
+        beta_end: last one-step variance at T = 1000, in (0, 1).
+        rescale: multiply the betas by 1000 / T.
+    """
+
+    def __init__(
+        self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
+    ) -> None:
+        self.beta_start, self.beta_end, self.rescale = beta_start, beta_end, rescale
+        super().__init__(T)
+
+    def betas(self) -> Tensor:
+        rise = self.rise(torch.linspace(0, 1, self.T, dtype=torch.float64))
+        return (rise * 1000 / self.T).clamp(max=0.999) if self.rescale else rise
+
+    @abstractmethod
+    def rise(self, u: Tensor) -> Tensor:
+        """beta at the fraction u in [0, 1] of the way (T,), from beta_start to beta_end."""
+
+
+class Linear(Ramp):
+    """beta_start + u (beta_end - beta_start). Source: Ho et al. 2020, arXiv:2006.11239, sec. 4."""
+
+    def rise(self, u: Tensor) -> Tensor:
+        return torch.lerp(torch.full_like(u, self.beta_start), torch.full_like(u, self.beta_end), u)
+
+
+class Quadratic(Ramp):
+    """(sqrt(beta_start) + u (sqrt(beta_end) - sqrt(beta_start)))^2, Stable Diffusion's "scaled linear".
+
+    Source: Song et al. 2021, arXiv:2010.02502, app. D.
+    """
+
+    def rise(self, u: Tensor) -> Tensor:
+        start, end = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
+        return (start + u * (end - start)) ** 2
+
+
+class Sigmoid(Ramp):
+    """beta_start + (beta_end - beta_start) sigmoid(12 u - 6). Source: Xu et al. 2022 (GeoDiff), arXiv:2203.02923."""
+
+    def rise(self, u: Tensor) -> Tensor:
+        return self.beta_start + (self.beta_end - self.beta_start) * torch.sigmoid(12 * u - 6)
+
+
+class Cosine(Discrete):
+    """alpha-bar follows a squared cosine: betas = 1 - f(u + 1/T) / f(u), f(u) = cos((u + s) / (1 + s) pi / 2)^2.
+
+    The betas are clipped, not alpha-bar, and the table is derived from them.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.
+
+    Args:
+        T: number of diffusion steps, >= 2.
+        s: offset that keeps the first betas from vanishing, > 0.
+        max_beta: the clip, in (0, 1).
+    """
+
+    def __init__(self, T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> None:
+        self.s, self.max_beta = s, max_beta
+        super().__init__(T)
+
+    def betas(self) -> Tensor:
+        u = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
+        abar = torch.cos((u + self.s) / (1 + self.s) * math.pi / 2) ** 2
+        return (1 - abar[1:] / abar[:-1]).clamp(max=self.max_beta)

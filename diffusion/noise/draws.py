@@ -1,0 +1,74 @@
+"""Randomness that can be repeated: a function of (seed, step, rank) or of (seed, image), and of nothing else."""
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0.6180339887498949  # frac(k * GOLDEN) is spread evenly over [0, 1) for any run of consecutive k
+
+
+def _generator(device: torch.device | str, *key: int) -> torch.Generator:
+    """A generator seeded by a whole key. The key is hashed (splitmix64), so that neighbours are unrelated."""
+    state = 0
+    for part in key:
+        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return torch.Generator(device).manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+
+
+class StepDraws:
+    """The randomness of one training step, from (seed, step, rank).
+
+    Args:
+        device: where the noise is drawn; the uniform numbers are always drawn on the CPU.
+    """
+
+    def __init__(self, seed: int, step: int, rank: int, device: torch.device | str = "cpu") -> None:
+        self._uniform = _generator("cpu", seed, step, rank, 0)
+        self._normal = _generator(device, seed, step, rank, 1)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """N(0, I) of x's shape, float32 whatever x's precision."""
+        return torch.randn(x.shape, generator=self._normal, device=x.device)
+
+    def uniform(self, n: int) -> Tensor:
+        """n uniform numbers in [0, 1), float64 on the CPU."""
+        return torch.rand(n, generator=self._uniform, dtype=torch.float64)
+
+
+class FixedDraws:
+    """The same noise and evenly spread times at every validation, so that curves can be compared between runs.
+
+    Image k of the whole set always gets the same noise and the uniform number frac((k + 1/2) GOLDEN).
+
+    Args:
+        indices: (B,) places of the batch's images in the whole validation set.
+    """
+
+    def __init__(self, seed: int, indices: Tensor) -> None:
+        self.seed, self.indices = seed, indices
+
+    def normal(self, x: Tensor) -> Tensor:
+        return ImageDraws(self.seed, self.indices.tolist())(x)
+
+    def uniform(self, n: int) -> Tensor:
+        return ((self.indices[:n].double() + 0.5) * GOLDEN) % 1
+
+
+class ImageDraws:
+    """Noise for sampling, image by image, from (seed, index): a picture does not depend on the batch it is made in.
+
+    Drawn on the CPU, so that a seed gives the same picture on every device.
+
+    Args:
+        indices: the images' numbers in the whole set that is sampled.
+    """
+
+    def __init__(self, seed: int, indices: list[int] | range) -> None:
+        self._generators = [_generator("cpu", seed, i) for i in indices]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """N(0, I) of x's shape (B, ...), row i from the i-th image's own stream."""
+        rows = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
+        return torch.stack(rows).to(x.device, non_blocking=True)

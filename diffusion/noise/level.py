@@ -1,0 +1,60 @@
+"""A noise level is a value: x_t = alpha x_0 + sigma eps."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """One noise level, or one a sample. The fields share a shape: () while sampling, (B, 1, ..., 1) while training.
+
+    Attributes:
+        t: raw time in [0, 1]; 0 is clean, 1 is noise.
+        alpha: marginal scale of the image; alpha^2 is DDPM's alpha-bar.
+        sigma: marginal standard deviation of the noise.
+    """
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """sigma / alpha, the noise in units of the image (EDM's sigma)."""
+        return self.sigma / self.alpha
+
+    @property
+    def log_snr(self) -> Tensor:
+        """log(alpha^2 / sigma^2)."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    def like(self, x: Tensor) -> "Level":
+        """Reshape (B,) to (B, 1, ..., 1) on x's device and dtype: the only place where levels are reshaped.
+
+        Scalars stay float64 on the CPU: torch multiplies them into x on any device without a copy or a sync.
+        """
+        return Level(*(_like(v, x) for v in self))
+
+
+def _like(v: Tensor, x: Tensor) -> Tensor:
+    if v.ndim == 0:
+        return v
+    return v.to(x.device, x.dtype, non_blocking=True).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def forward_var(s: Level, t: Level) -> Tensor:
+    """Var[x_t | x_s] of the forward process, s less noisy than t: sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2.
+
+    For neighbours on a DDPM grid this is beta_t, the variance "large".
+    Source: Kingma et al. 2021, arXiv:2107.00630, eq. 2 (sigma_{t|s}^2).
+    """
+    return t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2
+
+
+def posterior_var(s: Level, t: Level) -> Tensor:
+    """Var[x_s | x_t, x_0], s less noisy than t: forward_var(s, t) sigma_s^2 / sigma_t^2.
+
+    For neighbours on a DDPM grid this is beta-tilde_t, the variance "small".
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
+    """
+    return forward_var(s, t) * s.sigma**2 / t.sigma**2

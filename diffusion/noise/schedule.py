@@ -1,0 +1,54 @@
+"""What a schedule is: time in, (alpha, sigma) out."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from diffusion.noise.level import Level
+
+
+class Schedule(ABC):
+    """A forward process x_t = alpha_t x_0 + sigma_t eps, t in (0, 1], t = 1 is noise.
+
+    A plain object, no module and no buffers: its numbers stay float64 on the CPU, where no precision flag and no
+    `.to()` can spoil them. A subclass gives `scales`; everything else follows.
+
+    Attributes:
+        T: number of levels of a discrete schedule, None for a continuous one.
+        t_min: the least noisy time that training sees.
+        prior_std: standard deviation of x at t = 1, from which sampling starts.
+    """
+
+    T: int | None = None
+    t_min: float = 1e-3
+    prior_std: float = 1.0
+
+    @abstractmethod
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at times t (any shape, float64, in (0, 1])."""
+
+    def level(self, t: Tensor) -> Level:
+        """The level at times t (any shape, in (0, 1])."""
+        return Level(t, *self.scales(t))
+
+    def clean(self) -> Level:
+        """The level without noise, where every sampler ends."""
+        return Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+
+    def clock(self, t: Tensor) -> Tensor:
+        """What the network hears of time t."""
+        return 1000 * t
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Map u in [0, 1) to the training time below which a fraction u of uniform training times lies."""
+        return self.t_min + (1 - self.t_min) * u
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """Inverse of log_snr(t), by bisection: log-SNR falls as t grows. A subclass may have a closed form."""
+        lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(60):
+            mid = (lo + hi) / 2
+            less = self.level(mid).log_snr > log_snr
+            lo, hi = torch.where(less, mid, lo), torch.where(less, hi, mid)
+        return (lo + hi) / 2

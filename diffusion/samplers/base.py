@@ -1,0 +1,67 @@
+"""What a sampler is: a walk of the image from noise to clean, one step at a time."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Denoise, Prediction
+from diffusion.noise.grids import GRIDS, Grid, times
+from diffusion.noise.level import Level
+from diffusion.noise.schedule import Schedule
+
+Noise = Callable[[Tensor], Tensor]
+Past = deque[tuple[Level, Prediction]]  # newest last; three are enough for every multistep method
+
+
+class Frame(NamedTuple):
+    """A state of the walk: the level reached, the image there, and the guess of x_0 that led to it."""
+
+    t: Level
+    x: Tensor
+    x0: Tensor
+
+
+class Sampler(ABC):
+    """n steps through n levels and on to the clean one. A subclass gives `step` and keeps no state.
+
+    Args:
+        steps: number of steps, >= 1; at most T for a discrete schedule.
+        grid: which levels: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does both.
+    Raises:
+        ValueError: steps < 1, or an unknown grid.
+    """
+
+    def __init__(self, steps: int = 50, grid: Grid = "trailing") -> None:
+        if steps < 1:
+            raise ValueError(f"{type(self).__name__}: steps must be at least 1, got {steps}")
+        if grid not in GRIDS:
+            raise ValueError(f"{type(self).__name__}: unknown grid {grid!r}; there are {', '.join(GRIDS)}")
+        self.steps, self.grid = steps, grid
+
+    @torch.no_grad()
+    def iterate(
+        self, denoise: Denoise, x: Tensor, schedule: Schedule, noise: Noise = torch.randn_like
+    ) -> Iterator[Frame]:
+        """Yield a frame after each step; x (B, C, H, W) starts as N(0, prior_std^2) noise."""
+        levels = [schedule.level(t) for t in times(self.grid, schedule, self.steps)] + [schedule.clean()]
+        past: Past = deque(maxlen=3)
+        for t, s in zip(levels[:-1], levels[1:], strict=True):
+            x, pred = self.step(denoise, x, t, s, past, noise)
+            past.append((t, pred))
+            yield Frame(s, x, pred.x0)
+
+    def sample(self, denoise: Denoise, x: Tensor, schedule: Schedule, noise: Noise = torch.randn_like) -> Tensor:
+        """The end of the walk, (B, C, H, W)."""
+        for frame in self.iterate(denoise, x, schedule, noise):
+            x = frame.x
+        return x
+
+    @abstractmethod
+    def step(
+        self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
+    ) -> tuple[Tensor, Prediction]:
+        """From level t to the less noisy s (both scalars): the image at s, and the prediction at t."""

@@ -1,0 +1,5 @@
+"""The LightningModules."""
+
+from diffusion.systems.diffusion import Diffusion
+
+__all__ = ["Diffusion"]

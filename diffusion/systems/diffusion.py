@@ -1,0 +1,246 @@
+"""The LightningModule that trains a denoiser and samples from it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from diffusion.denoiser import Condition, Denoiser
+from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.noise import Linear, Schedule
+from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws
+from diffusion.objective import Objective
+from diffusion.runs import find_checkpoint, read_checkpoint
+from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.targets import Eps, Target
+from diffusion.tools import build, spec
+
+
+class Diffusion(pl.LightningModule):
+    """A diffusion model: what it is made of, how it learns, how it is sampled.
+
+    Its hyper-parameters are plain specs of its parts, so that one checkpoint file rebuilds the whole model.
+
+    Args:
+        net: forward(x, clock, y=None, keep=None) -> (B, C, H, W).
+        schedule: the forward process.
+        target: what the network says.
+        objective: what training minimises.
+        sampler: how previews, GIFs and `sample` walk back, unless told otherwise.
+        guidance: how a condition steers sampling.
+        clamp: limit on the predicted x_0 while sampling.
+        lr: learning rate of AdamW, > 0.
+        betas: AdamW's averaging constants.
+        weight_decay: AdamW's decoupled weight decay, >= 0.
+        warmup: optimizer steps in which the learning rate rises from 0.
+        decay: how the learning rate goes on from there, to 0 at the end of training or constant.
+        seed: of training noise, validation noise and previews.
+        shape: (C, H, W) of an image; linked from the data.
+        class_names: names of classes or context features; linked from the data.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule = Linear(),
+        target: Target = Eps(),
+        objective: Objective = Objective(),
+        sampler: Sampler = DDIM(),
+        guidance: Guidance = Plain(),
+        clamp: Bound = Clamp(),
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        decay: Literal["constant", "linear", "cosine"] = "constant",
+        seed: int = 0,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        if lr <= 0 or weight_decay < 0 or warmup < 0:
+            raise ValueError(
+                "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
+                f"got {lr}, {weight_decay} and {warmup}"
+            )
+        self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
+        self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
+        self.objective, self.sampler = parts["objective"], parts["sampler"]
+        self.guidance, self.clamp = parts["guidance"], parts["clamp"]
+        self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
+        self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
+        self._seen = 0  # validation images of this pass so far
+
+    # --- training ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x0, y = batch
+        step = self.trainer.fit_loop.total_batch_idx if self._trainer else batch_idx
+        draws = StepDraws(self.seed, step, self.global_rank, x0.device)
+        loss = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen = 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """val/loss at evenly spread times and fixed noise: the same question at every epoch and in every run."""
+        x0, y = batch
+        indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
+        self._seen += len(x0)
+        draws = FixedDraws(self.seed, indices)
+        # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
+        objective = Objective(drop=0.0)
+        loss = objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.lr, tuple(self.betas), weight_decay=self.weight_decay, fused=True
+        )
+        total = self.trainer.estimated_stepping_batches
+        if self.decay != "constant" and math.isinf(total):
+            raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, step: int, total: float) -> float:
+        """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.decay == "constant":
+            return rise
+        done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
+        return rise * (1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+    # --- conditions -------------------------------------------------------------------------------------
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels that the network takes, 0 if it takes none."""
+        return getattr(self.denoiser.net, "num_classes", 0)
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the context vectors that the network takes, 0 if it takes none."""
+        return getattr(self.denoiser.net, "context_dim", 0)
+
+    def condition(self, y: Tensor | None) -> Condition:
+        """The condition of a batch; the labels of an unconditional model are left out."""
+        return Condition(y if self.num_classes or self.context_dim else None)
+
+    def in_turn(self, n: int, label: int | None = None) -> Tensor | None:
+        """n labels or one-hot contexts: one asked for, or all classes in turn; None if the model is unconditional.
+
+        Raises:
+            ValueError: the label is out of range, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if label is not None and not 0 <= label < kinds:
+            names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
+            said = f"labels are 0 .. {kinds - 1}{names}" if kinds else "this model was trained without labels"
+            raise ValueError(f"label {label}: {said}")
+        if not kinds:
+            return None
+        y = torch.arange(n) % kinds if label is None else torch.full((n,), label)
+        return torch.eye(kinds)[y] if self.context_dim else y
+
+    # --- sampling ---------------------------------------------------------------------------------------
+
+    def start(self, n: int, seed: int = 0, first: int = 0) -> tuple[Tensor, ImageDraws]:
+        """The pure noise (n, C, H, W) that images first .. first + n - 1 of a seed start from, and their streams."""
+        noise = ImageDraws(seed, range(first, first + n))
+        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
+
+    @torch.no_grad()
+    def frames(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        first: int = 0,
+    ) -> Iterator[Frame]:
+        """Walk n images from noise to clean, yielding a frame after each step.
+
+        Args:
+            y: labels (n,) or contexts (n, D); all classes in turn by default.
+            seed: image k is a function of (seed, k) and its condition alone.
+            first: the number k of the first image.
+        """
+        y = self.in_turn(n) if y is None else y
+        cond = self.condition(None if y is None else y.to(self.device))
+        denoise = self.clamp((guidance or self.guidance)(self.denoiser, cond))
+        x, noise = self.start(n, seed, first)
+        training = self.training
+        self.eval()
+        try:
+            yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
+        finally:
+            self.train(training)
+
+    def sample(
+        self,
+        n: int = 16,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> Tensor:
+        """n images (n, C, H, W) in [-1, 1] on the CPU; see `frames` for the arguments.
+
+        Args:
+            batch_size: images walked at a time; it does not change the pictures.
+            progress: show a bar with the rate and the time left.
+        Raises:
+            ValueError: n < 1 or batch_size < 1.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
+        y = self.in_turn(n) if y is None else y
+        done = []
+        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
+        with tqdm(total=steps, desc="sampling", unit="step", disable=not progress, leave=False) as bar:
+            for first in range(0, n, batch_size):
+                last = min(first + batch_size, n)
+                walk = self.frames(last - first, None if y is None else y[first:last], seed, sampler, guidance, first)
+                for frame in walk:
+                    x = frame.x
+                    bar.update()
+                done.append(x.cpu())
+        return torch.cat(done)
+
+    # --- checkpoints ------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
+    ) -> "Diffusion":
+        """The model of a checkpoint file or a run directory, ready to sample.
+
+        Args:
+            weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: not a sound checkpoint of this project.
+        """
+        checkpoint = read_checkpoint(find_checkpoint(path))
+        model = cls(**checkpoint["hyper_parameters"])
+        state = dict(checkpoint["state_dict"])
+        if weights == "ema":
+            state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+        return model.to(device).eval()

@@ -1,0 +1,101 @@
+"""Small tools: objects to plain specs and back, modules gathered by name, files written whole or not at all."""
+
+import inspect
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def gather(package: str) -> None:
+    """Import every module of a package, so that its classes can be found by their short names."""
+    module = import_module(package)
+    for info in iter_modules(module.__path__):
+        import_module(f"{package}.{info.name}")
+
+
+def suggest(word: str, words: list[str]) -> str:
+    """"; did you mean 'x'?" for the nearest of the words, or nothing."""
+    near = get_close_matches(word, words, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def spec(value: Any) -> Any:
+    """A plain description of an object, from which `build` makes an equal one.
+
+    {"class_path": ..., "init_args": {...}}: an object keeps each argument of its constructor in an attribute of the
+    same name (scikit-learn's convention), so nothing needs to be recorded.
+
+    Raises:
+        ValueError: an argument is not kept under its name.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [spec(v) for v in value]
+    if isinstance(value, dict):
+        return {k: spec(v) for k, v in value.items()}
+    kind = type(value)
+    args = {}
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(value, name):
+            raise ValueError(
+                f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can rebuild it"
+            )
+        args[name] = spec(getattr(value, name))
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": args}
+
+
+def build(value: Any) -> Any:
+    """The object that a spec describes; anything but a spec comes back as it is.
+
+    Raises:
+        ValueError: the class cannot be imported, or does not take these arguments.
+    """
+    if isinstance(value, (list, tuple)):
+        return [build(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" not in value:
+        return {k: build(v) for k, v in value.items()}
+    module, _, name = value["class_path"].rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot import {value['class_path']!r}, which this file was made with: {error}") from error
+    try:
+        return kind(**build(value.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"{value['class_path']}: {error}") from error
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    The file is synced before it is renamed, so that a crash leaves the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.tmp-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

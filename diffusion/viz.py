@@ -1,0 +1,91 @@
+"""Pictures: model tensors to 8-bit images, grids, PNG files and GIFs."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diffusion.tools import atomic
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Images (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C): (x + 1) / 2 clamped, times 255, rounded.
+
+    Never scaled by an image's own extremes, which would change colours between images.
+    """
+    x = ((x.detach().float().cpu() + 1) / 2).clamp(0, 1) * 255
+    return x.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int | None = None) -> np.ndarray:
+    """One picture of many, row by row: uint8 (N, H, W, C) -> (H', W', C).
+
+    Args:
+        columns: images a row; the square root of N, rounded up, by default.
+        pad: mid-grey pixels between images, before enlarging.
+        scale: whole factor of enlargement by nearest neighbour; by default what makes the picture about 480 wide.
+    """
+    N, H, W, C = images.shape
+    columns = min(columns or math.ceil(math.sqrt(N)), N)
+    rows = math.ceil(N / columns)
+    sheet = np.full((rows * (H + pad) + pad, columns * (W + pad) + pad, C), 128, np.uint8)
+    for k, image in enumerate(images):
+        top, left = pad + k // columns * (H + pad), pad + k % columns * (W + pad)
+        sheet[top : top + H, left : left + W] = image
+    return enlarge(sheet, scale or max(1, round(480 / sheet.shape[1])))
+
+
+def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
+    """Nearest-neighbour enlargement of (H, W, C) by a whole factor."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def pillow(image: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 with 1, 3 or 4 channels as a Pillow image; of any other number the first is shown."""
+    return Image.fromarray(image if image.shape[-1] in (3, 4) else image[..., 0])
+
+
+def save_png(image: np.ndarray, path: str | Path) -> Path:
+    """Write (H, W, C) uint8 as a PNG, whole or not at all."""
+    with atomic(Path(path)) as temporary:
+        pillow(image).save(temporary, format="PNG")
+    return Path(path)
+
+
+def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, hold: float = 2.0) -> Path:
+    """Write frames (H, W, C) uint8 as an endless GIF with one palette, whole or not at all.
+
+    Args:
+        fps: frames a second, in (0, 50]; GIF players slow anything faster down.
+        hold: seconds that the last frame stays.
+    Raises:
+        ValueError: no frames, fps outside (0, 50], or hold < 0.
+    """
+    check_timing(fps, hold)
+    pictures = [pillow(f).convert("RGB" if f.shape[-1] in (3, 4) else "L") for f in frames]
+    if not pictures:
+        raise ValueError("GIF: there are no frames")
+    if pictures[0].mode == "RGB":  # one palette for all, from first, middle and last: no flicker
+        sample = [np.asarray(pictures[i]) for i in (0, len(pictures) // 2, -1)]
+        palette = Image.fromarray(np.concatenate(sample)).quantize(256, dither=Image.Dither.NONE)
+        pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    durations = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 / fps + 1000 * hold)]
+    with atomic(Path(path)) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
+    return Path(path)
+
+
+def check_timing(fps: float, hold: float) -> None:
+    """Refuse what a GIF cannot do, before the frames are made."""
+    if not 0 < fps <= 50 or not 0 <= hold <= 600:
+        raise ValueError(f"GIF: fps must lie in (0, 50] and hold in [0, 600] seconds, got {fps} and {hold}")
+
+
+def spread(n: int, frames: int) -> Sequence[int]:
+    """Which of n steps to show in a given number of frames: evenly, always with the last; sorted, no repeats."""
+    return sorted({round(k * (n - 1) / max(frames - 1, 1)) for k in range(frames)} | {n - 1}) if n else []
