@@ -27,6 +27,14 @@ def suggest(word: str, words: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def concrete(base: type) -> set[type]:
+    """The subclasses of a class, at any depth, that can be made, and the class itself if it can."""
+    found = set() if inspect.isabstract(base) else {base}
+    for child in base.__subclasses__():
+        found |= concrete(child)
+    return found
+
+
 def spec(value: Any) -> Any:
     """A plain description of an object, from which `build` makes an equal one.
 

@@ -31,7 +31,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step >= trainer.estimated_stepping_batches
+        ends = trainer.should_stop or step >= trainer.estimated_stepping_batches
+        due = ends or step % self.every_n_steps == 0
         if not due or step == self._saved or trainer.fast_dev_run or trainer.log_dir is None:
             return
         self._saved = step

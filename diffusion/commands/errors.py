@@ -5,7 +5,7 @@ import re
 from importlib import import_module
 from typing import get_type_hints
 
-from diffusion.tools import suggest
+from diffusion.tools import concrete, suggest
 
 USER = (ValueError, OSError, ImportError)
 PARSER = ("ArgumentError", "ArgumentTypeError", "NSKeyError", "ParserError")
@@ -105,11 +105,3 @@ def classes(key: str) -> list[str]:
         module, _, name = owner.rpartition(".")
         base = get_type_hints(getattr(import_module(module), name).__init__).get(key.rpartition(".")[2])
     return sorted(c.__name__ for c in concrete(base)) if inspect.isclass(base) else []
-
-
-def concrete(base: type) -> set[type]:
-    """The subclasses of a class, at any depth, that can be made, and the class itself if it can."""
-    found = set() if inspect.isabstract(base) else {base}
-    for child in base.__subclasses__():
-        found |= concrete(child)
-    return found

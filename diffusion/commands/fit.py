@@ -113,14 +113,18 @@ def shown(path: Path) -> Path:
 
 def quiet() -> None:
     """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec", ".*weights_only"):
+    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):
         warnings.filterwarnings("ignore", message)
 
 
-def fit(argv: list[str]) -> tuple[DiffusionCLI, Path]:
-    """Train as the arguments say; returns the parts and the run directory. Says what it does and what comes next."""
+def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
+    """Train as the arguments say; returns the parts and the run directory.
+
+    Args:
+        final: end with what was written and the next commands.
+    """
     quiet()
     cli = DiffusionCLI(argv)
     trainer, model, directory = cli.trainer, cli.model, cli.directory
@@ -138,7 +142,7 @@ def fit(argv: list[str]) -> tuple[DiffusionCLI, Path]:
     try:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
     finally:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if final and trainer.is_global_zero and not trainer.fast_dev_run:
             hints(directory, argv, trainer)
     return cli, directory
 

@@ -103,14 +103,32 @@ class Diffusion(pl.LightningModule):
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
 
     def configure_optimizers(self) -> dict:
+        fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
         optimizer = torch.optim.AdamW(
-            self.parameters(), self.lr, tuple(self.betas), weight_decay=self.weight_decay, fused=True
+            self.parameters(), self.lr, tuple(self.betas), weight_decay=self.weight_decay, fused=fused
         )
-        total = self.trainer.estimated_stepping_batches
-        if self.decay != "constant" and math.isinf(total):
+        endless = self.trainer.max_epochs == -1 and self.trainer.max_steps == -1
+        if self.decay != "constant" and endless:
             raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, total))
+
+        def factor(step: int) -> float:
+            # Asking for the number of steps now would set the loader up before its place in the data is restored.
+            return self.lr_factor(step, self.trainer.estimated_stepping_batches if step else math.inf)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def clip_gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own, but for one case: it refuses to clip for a fused optimizer in bf16, where nothing is scaled."""
+        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def lr_factor(self, step: int, total: float) -> float:
         """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""

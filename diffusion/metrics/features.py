@@ -1,0 +1,60 @@
+"""A small classifier of small images: an independent judge of samples, and its features."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DigitsNet(nn.Module):
+    """Three convolutions and two linear layers for 8x8 grey images in [-1, 1]; the last hidden layer is the features.
+
+    Args:
+        num_classes: number of classes.
+        width: number of features D.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+        super().__init__()
+        self.num_classes, self.width = num_classes, width
+        self.features = nn.Sequential(  # (B, 1, 8, 8) -> (B, D)
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten()),
+            *(nn.Dropout(0.3), nn.Linear(64 * 16, width), nn.ReLU()),
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, 8, 8) -> logits (B, num_classes)."""
+        return self.head(self.features(x))
+
+
+def train_classifier(x: Tensor, y: Tensor, epochs: int = 30, seed: int = 0) -> DigitsNet:
+    """A DigitsNet trained on images x (N, 1, 8, 8) in [-1, 1] and labels y (N,), slightly turned, scaled and shifted.
+
+    A function of its arguments: torch's global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = DigitsNet(int(y.max()) + 1).train()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+        steps = epochs * math.ceil(len(x) / 128)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(x)).split(128):
+                optimizer.zero_grad()
+                F.cross_entropy(net(jitter(x[batch])), y[batch]).backward()
+                optimizer.step()
+                scheduler.step()
+    return net.eval().requires_grad_(False)
+
+
+def jitter(x: Tensor, degrees: float = 10.0, shift: float = 0.2, scale: float = 0.1) -> Tensor:
+    """Each image turned, shifted (in units of half its size) and scaled by a little, at random; outside is -1."""
+    most = torch.tensor([math.radians(degrees), scale, shift, shift])
+    turn, size, dx, dy = (torch.rand(4, len(x)) * 2 - 1) * most[:, None]
+    cos, sin = (1 + size) * turn.cos(), (1 + size) * turn.sin()
+    theta = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)  # (B, 2, 3)
+    return F.grid_sample(x + 1, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False) - 1

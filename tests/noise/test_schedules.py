@@ -1,0 +1,131 @@
+"""Properties of every schedule, and the numbers that tell right from wrong."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from diffusion.noise.discrete import SNAP
+from diffusion.noise import Cosine, Discrete, Linear, Quadratic, Schedule, Sigmoid, forward_var, posterior_var
+from diffusion.tools import concrete
+
+ALL = sorted(concrete(Schedule), key=lambda c: c.__name__)
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_all_are_found():
+    assert {Linear, Quadratic, Sigmoid, Cosine} <= set(ALL)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_snr_falls_and_time_inverts_it(kind):
+    schedule = kind()
+    t = torch.linspace(schedule.t_min, 1, 997, dtype=torch.float64)
+    level = schedule.level(t)
+    assert (level.log_snr.diff() < 0).all()
+    snapped = 1.1 * SNAP / schedule.T if schedule.T else 1e-9  # a discrete time this near to a level is that level
+    torch.testing.assert_close(schedule.time(level.log_snr), t, rtol=0, atol=snapped)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_variance_is_preserved(kind):
+    level = kind().level(torch.rand(1000, dtype=torch.float64).clamp(min=1e-3))
+    torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones(1000).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("T", [2, 10, 100, 500, 1000, 4000])
+@pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine])
+def test_ends_in_noise_for_every_T(kind, T):
+    """alpha-bar at T stays small because betas are rescaled: fixed betas leave .375 at T = 100."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kind(T).alphas[-1] ** 2 < 1e-3
+
+
+@pytest.mark.parametrize("T, abar", [(100, 0.3636), (200, 0.1324), (500, 0.0064)])
+def test_without_rescaling_the_prior_is_wrong_and_it_says_so(T, abar):
+    with pytest.warns(UserWarning, match="pure noise"):
+        schedule = Linear(T, rescale=False)
+    assert float(schedule.alphas[-1] ** 2) == pytest.approx(abar, rel=0.04)
+
+
+def test_linear_is_ddpm():
+    schedule = Linear()
+    betas = schedule.betas()
+    assert float(betas[0]) == pytest.approx(1e-4) and float(betas[-1]) == pytest.approx(0.02)
+    # log abar_T = sum log(1 - beta), by hand
+    log = sum(math.log1p(-(1e-4 + i * (0.02 - 1e-4) / 999)) for i in range(1000))
+    assert float(schedule.alphas[-1] ** 2) == pytest.approx(math.exp(log), rel=1e-12)
+
+
+def test_noise_is_scaled_by_the_root_not_the_variance():
+    """At index 50 of T = 500 the short course's noise has standard deviation .233; without the root it is .054."""
+    with pytest.warns(UserWarning):
+        schedule = Linear(500, rescale=False)
+    level = schedule.level(f64(51 / 500))
+    assert float(level.sigma) == pytest.approx(0.233, abs=2e-3)
+    assert float(level.sigma**2) == pytest.approx(0.054, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine])
+def test_neighbours_have_ddpm_variances(kind):
+    schedule = kind()
+    betas = schedule.betas()
+    i = torch.tensor([1, 2, 57, 500, 998])
+    s, t = schedule.level(i.double() / 1000), schedule.level((i + 1).double() / 1000)
+    torch.testing.assert_close(forward_var(s, t), betas[i], rtol=1e-9, atol=1e-14)
+    tilde = (1 - s.alpha**2) / (1 - t.alpha**2) * betas[i]
+    torch.testing.assert_close(posterior_var(s, t), tilde, rtol=1e-9, atol=1e-14)
+
+
+def test_the_table_is_exact_and_log_snr_is_linear_between():
+    schedule = Linear(100)
+    i = torch.arange(100)
+    level = schedule.level((i + 1).double() / 100)
+    assert torch.equal(level.alpha, schedule.alphas) and torch.equal(level.sigma, schedule.sigmas)
+    a, mid, b = (schedule.level(f64(t)).log_snr for t in (0.40, 0.405, 0.41))
+    assert float(mid) == pytest.approx(float(a + b) / 2, rel=1e-12)
+
+
+def test_the_network_hears_whole_indices():
+    schedule = Linear(1000)
+    clock = schedule.clock((torch.arange(1000) + 1).float() / 1000)  # float32 times, as in training
+    assert torch.equal(clock.double(), torch.arange(1000).double())
+
+
+def test_every_index_is_trained_equally_often():
+    schedule = Linear(50)
+    u = (torch.arange(5000).double() + 0.5) / 5000
+    index = schedule.index(schedule.quantile(u))
+    assert torch.equal(torch.bincount(index.long(), minlength=50), torch.full((50,), 100))
+
+
+def test_cosine_clips_betas_and_never_rises():
+    schedule = Cosine(1000)
+    abar = schedule.alphas**2
+    assert (abar.diff() < 0).all()
+    assert float(schedule.betas().max()) == pytest.approx(0.999)
+    f = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    assert float(abar[499]) == pytest.approx(f(0.5) / f(0), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine])
+@pytest.mark.parametrize("T", [1, 0, -3])
+def test_too_few_steps_are_refused(kind, T):
+    with pytest.raises(ValueError, match="at least 2"):
+        kind(T)
+
+
+def test_betas_outside_the_unit_interval_are_refused():
+    class Wild(Discrete):
+        def betas(self):
+            return torch.linspace(0.5, 1.5, self.T)
+
+    with pytest.raises(ValueError, match="must lie in"):
+        Wild(10)
+    with pytest.raises(ValueError, match="must lie in"):
+        Linear(beta_start=0.0)

@@ -1,0 +1,88 @@
+"""Gaussian data: the ideal denoiser is known, so every sampler has a right answer."""
+
+import math
+
+import pytest
+import torch
+
+from diffusion.denoiser import predict
+from diffusion.noise import Cosine, Linear, Sigmoid
+from diffusion.samplers import DDIM, DDPM
+
+MEAN, STD = 0.3, 0.4
+
+
+def gaussian(x, t):
+    """E[x_0 | x_t] for x_0 ~ N(MEAN, STD^2)."""
+    gain = t.alpha * STD**2 / (t.alpha**2 * STD**2 + t.sigma**2)
+    return predict(x, MEAN + gain * (x - t.alpha * MEAN), t)
+
+
+def noise(n=200_000, seed=0):
+    return torch.randn(n, 1, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def transport(z, schedule):
+    """Where the probability flow takes z from t = 1: quantiles keep their order."""
+    t = schedule.level(torch.tensor(1.0).double())
+    return MEAN + STD * (z - t.alpha * MEAN) / (t.alpha**2 * STD**2 + t.sigma**2).sqrt()
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Sigmoid()])
+def test_ddim_transports_to_first_order(schedule):
+    """The error against the exact map falls like 1 / n."""
+    z = noise(1000)
+    exact = transport(z, schedule)
+    errors = [float((DDIM(n).sample(gaussian, z, schedule) - exact).abs().mean()) for n in (25, 50, 100, 200)]
+    assert errors[-1] < 0.008
+    slope = math.log(errors[0] / errors[-1]) / math.log(8)
+    assert 0.8 < slope < 1.3, (slope, errors)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+@pytest.mark.parametrize("sampler", [DDPM(1000), DDPM(1000, "large"), DDIM(1000, eta=0.5), DDIM(1000, eta=1.0)])
+def test_stochastic_samplers_reach_mean_and_variance(schedule, sampler):
+    torch.manual_seed(0)
+    x = sampler.sample(gaussian, noise(10_000), schedule)
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.014)
+    assert float(x.std()) == pytest.approx(STD, rel=0.03)
+
+
+def test_ddpm_with_few_steps_has_the_variance_of_its_linear_recursion():
+    """Every step is affine in x, so the variance after n steps can be computed by hand."""
+    from diffusion.noise import forward_var, posterior_var
+    from diffusion.noise.grids import times
+
+    for variance, rule in (("small", posterior_var), ("large", forward_var)):
+        schedule, sampler = Linear(), DDPM(10, variance)
+        levels = [schedule.level(t) for t in times("trailing", schedule, 10)] + [schedule.clean()]
+        var = torch.tensor(1.0).double()
+        for t, s in zip(levels[:-1], levels[1:], strict=True):
+            gain = t.alpha * STD**2 / (t.alpha**2 * STD**2 + t.sigma**2)  # dx0 / dx
+            slope = s.alpha * gain + (s.sigma**2 - posterior_var(s, t)).sqrt() * (1 - t.alpha * gain) / t.sigma
+            var = slope**2 * var + (rule(s, t) if s.sigma > 0 else 0)
+        torch.manual_seed(0)
+        x = sampler.sample(gaussian, noise(), schedule)
+        assert float(x.var()) == pytest.approx(float(var), rel=0.015)
+
+
+def test_ddim_with_eta_one_is_ddpm():
+    z = noise(100)
+    a, b = (
+        s.sample(gaussian, z, Linear(), lambda x: torch.randn(x.shape, generator=g, dtype=x.dtype))
+        for s, g in ((DDIM(50, eta=1.0), torch.Generator().manual_seed(5)), (DDPM(50), torch.Generator().manual_seed(5)))
+    )
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_frames_end_clean_and_are_as_many_as_steps():
+    frames = list(DDIM(7).iterate(gaussian, noise(4), Linear()))
+    assert len(frames) == 7
+    assert float(frames[-1].t.sigma) == 0 and torch.equal(frames[-1].x, frames[-1].x0)
+
+
+@pytest.mark.parametrize("bad", [lambda: DDIM(0), lambda: DDIM(5, eta=2), lambda: DDPM(variance="medium"),
+                                 lambda: DDIM(5, grid="up")])  # fmt: skip
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ValueError):
+        bad()

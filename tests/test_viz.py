@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion import viz
+
+
+def test_scaling_is_fixed_and_rounded():
+    x = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]).view(1, 1, 1, 6)
+    assert viz.to_uint8(x).flatten().tolist() == [0, 0, 128, 191, 255, 255]
+    # A dim image stays dim: nothing is stretched to its own extremes, and a constant one is no NaN.
+    assert viz.to_uint8(torch.full((1, 3, 2, 2), -0.5)).max() == 64
+
+
+def test_round_trip_with_the_data():
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert np.array_equal(viz.to_uint8(pixels.float() / 127.5 - 1)[0, ..., 0], pixels[0, 0].numpy())
+
+
+def test_grid_places_every_image():
+    images = np.stack([np.full((2, 3, 1), k, np.uint8) for k in range(5)])
+    sheet = viz.grid(images, columns=3, pad=1, scale=1)[..., 0]
+    assert sheet.shape == (7, 13)
+    assert [sheet[1 + k // 3 * 3, 1 + k % 3 * 4] for k in range(5)] == [0, 1, 2, 3, 4]
+    assert sheet[4, 9] == 128 and sheet[0, 0] == 128  # the empty place and the frame are grey
+    big = viz.grid(images, columns=3, pad=1, scale=4)
+    assert big.shape == (28, 52, 1) and np.array_equal(big[::4, ::4, 0], sheet)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gif_frames_durations_and_loop(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (20, 20, channels), dtype=np.uint8) for _ in range(6)]
+    path = viz.save_gif(frames, tmp_path / "a.gif", fps=10, hold=1.5)
+    gif = Image.open(path)
+    assert gif.n_frames == 6 and gif.info["loop"] == 0
+    durations = []
+    for k in range(6):
+        gif.seek(k)
+        durations.append(gif.info["duration"])
+        if channels == 1:
+            assert np.array_equal(np.asarray(gif.convert("L")), frames[k][..., 0])
+    assert durations == [100] * 5 + [1600]
+
+
+def test_png_of_any_channels(tmp_path):
+    for channels in (1, 2, 3, 4):
+        image = np.arange(16 * channels, dtype=np.uint8).reshape(4, 4, channels)
+        seen = np.asarray(Image.open(viz.save_png(image, tmp_path / "a.png")))
+        assert np.array_equal(seen, image if channels in (3, 4) else image[..., 0])
+
+
+@pytest.mark.parametrize("n, frames", [(50, 10), (3, 40), (1, 5), (1000, 2)])
+def test_spread_has_first_and_last(n, frames):
+    chosen = viz.spread(n, frames)
+    assert chosen[0] == 0 and chosen[-1] == n - 1 and len(chosen) == min(n, frames) and len(set(chosen)) == len(chosen)
+
+
+@pytest.mark.parametrize("fps, hold", [(0, 1), (51, 1), (10, -1)])
+def test_impossible_timing(fps, hold, tmp_path):
+    with pytest.raises(ValueError, match="GIF"):
+        viz.save_gif([np.zeros((2, 2, 1), np.uint8)], tmp_path / "a.gif", fps, hold)
+    assert not list(tmp_path.iterdir())
