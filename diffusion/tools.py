@@ -22,7 +22,7 @@ def gather(package: str) -> None:
 
 
 def suggest(word: str, words: list[str]) -> str:
-    """"; did you mean 'x'?" for the nearest of the words, or nothing."""
+    """ "; did you mean 'x'?" for the nearest of the words, or nothing."""
     near = get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -20,13 +20,16 @@ def to_uint8(x: Tensor) -> np.ndarray:
     return x.round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int | None = None) -> np.ndarray:
+def grid(
+    images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int | None = None, width: int = 640
+) -> np.ndarray:
     """One picture of many, row by row: uint8 (N, H, W, C) -> (H', W', C).
 
     Args:
         columns: images a row; the square root of N, rounded up, by default.
         pad: mid-grey pixels between images, before enlarging.
-        scale: whole factor of enlargement by nearest neighbour; by default what makes the picture about 480 wide.
+        scale: whole factor of enlargement by nearest neighbour; by default what makes the picture about `width` wide.
+        width: pixels.
     """
     N, H, W, C = images.shape
     columns = min(columns or math.ceil(math.sqrt(N)), N)
@@ -35,7 +38,7 @@ def grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: in
     for k, image in enumerate(images):
         top, left = pad + k // columns * (H + pad), pad + k % columns * (W + pad)
         sheet[top : top + H, left : left + W] = image
-    return enlarge(sheet, scale or max(1, round(480 / sheet.shape[1])))
+    return enlarge(sheet, scale or max(1, round(width / sheet.shape[1])))
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
@@ -74,9 +77,7 @@ def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, ho
         pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     durations = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 / fps + 1000 * hold)]
     with atomic(Path(path)) as temporary:
-        pictures[0].save(
-            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-        )
+        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return Path(path)
 
 

@@ -6,7 +6,7 @@ from diffusion.denoiser import Condition, Denoiser
 from diffusion.noise import Cosine, Linear
 from diffusion.noise.draws import StepDraws
 from diffusion.objective import Objective
-from diffusion.targets import V, X0, Eps
+from diffusion.targets import X0, Eps, V
 
 
 class Recorder(nn.Module):

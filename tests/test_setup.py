@@ -83,11 +83,14 @@ class Fake:
         (self.fills / "packaging").symlink_to(Path(packaging.__file__).parent)
         self.base = Path(sys.base_prefix, "bin/python3")
         # `python3 -m venv ... DIR` without pip (ensurepip takes seconds), then the fakes; all else is the real Python.
-        self.tool("python3", f'''
+        self.tool(
+            "python3",
+            f'''
             if [ "$1 $2" != "-m venv" ]; then exec "{self.base}" "$@"; fi
             for dir; do :; done
             "{self.base}" "$@" --without-pip && cp -R "{self.fills}/." "$dir"/lib/python3*/site-packages/
-            ''')
+            ''',
+        )
         self.tool("df", "printf 'x\\nx x x 99999999 x\\n'")
 
     @staticmethod
@@ -185,10 +188,10 @@ def test_fresh_install_then_nothing_to_do(fake):
     assert kernels == [["install", "--user", "--name", "diffusion", "--display-name", "Python (diffusion)"]]
 
     again = fake.run("demo", "--steps", "3")
-    assert again.stdout == "ran demo --steps 3\n" and len(fake.calls) == 2   # neither pip nor the kernel
+    assert again.stdout == "ran demo --steps 3\n" and len(fake.calls) == 2  # neither pip nor the kernel
     assert fake.run("--check").returncode == 0
     shutil.rmtree(fake.home / "kernels")
-    assert fake.run("demo").returncode == 0 and len(fake.calls) == 3         # a lost kernel comes back by itself
+    assert fake.run("demo").returncode == 0 and len(fake.calls) == 3  # a lost kernel comes back by itself
 
 
 def test_extras_follow_the_command_and_stay(fake):
@@ -217,7 +220,7 @@ def test_marker_is_not_believed_blindly(fake):
 def test_keeps_a_torch_that_works(fake, tmp_path, variable):
     env = fake.env(tmp_path / "env", torch=("2.10.0+cu128", TORCH), torchvision=("0.25.0", ""), numpy=("1.26.4", ""))
     if variable == "--python":
-        done = fake.run("--python", "env/bin/python", cwd=tmp_path)          # counts from the caller's folder
+        done = fake.run("--python", "env/bin/python", cwd=tmp_path)  # counts from the caller's folder
         assert f"{env}/bin/python -m diffusion demo" in done.stdout
     else:
         done = fake.run(**{variable: str(env)})
@@ -284,7 +287,7 @@ def test_failures_are_one_clear_line(fake, kind):
         env, words = {"FAKE_OFFLINE": "1"}, "pip did not finish"
     done = fake.run(**env)
     assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
-    assert fake.run("--check").returncode == 1                               # and no marker says otherwise
+    assert fake.run("--check").returncode == 1  # and no marker says otherwise
 
 
 @pytest.mark.slow

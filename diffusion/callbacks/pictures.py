@@ -107,4 +107,5 @@ def denoising(
     for frame in model.frames(n, y, seed, **options):
         # At unit variance: a process that does not preserve it would be all black and white.
         states.append(viz.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
-    return [viz.grid(states[k], columns, scale=scale) for k in viz.spread(len(states), frames)]
+    # Noise hardly compresses: half the width of a grid keeps the file small.
+    return [viz.grid(states[k], columns, scale=scale, width=320) for k in viz.spread(len(states), frames)]

@@ -11,7 +11,7 @@ from diffusion.callbacks.pictures import averaged, denoising
 from diffusion.callbacks.progress import Rate, clock
 from diffusion.commands.common import Parser
 from diffusion.commands.doctor import bf16_is_fast
-from diffusion.commands.fit import fit, shown
+from diffusion.commands.fit import fit, shown, tool
 from diffusion.data import ImageData
 from diffusion.metrics import DigitsNet, Gaussian, frechet_distance, train_classifier
 from diffusion.paths import REPO
@@ -52,8 +52,7 @@ def report(model: Diffusion, data: ImageData, run: Path, n: int) -> None:
     seconds = time.perf_counter() - begun
     by_class = x[:100].view(-1, 10, *x.shape[1:]).transpose(0, 1).flatten(0, 1)  # a row a class
     viz.save_png(viz.grid(viz.to_uint8(by_class), columns=len(x[:100]) // 10, scale=6), run / "samples" / "grid.png")
-    rows = torch.arange(10).repeat_interleave(4)
-    frames = denoising(model, len(rows), rows, frames=45, seed=1, columns=10, scale=6)
+    frames = denoising(model, 20, seed=1, columns=10, scale=6)  # a column a class
     viz.save_gif(frames, run / "samples" / "denoising.gif")
 
     (train, labels), (test, truth) = ((scale(i), y) for i, y in (data.arrays("train"), data.arrays("test")))
@@ -101,7 +100,7 @@ def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 def hints(run: Path) -> None:
     """The files, and the exact next commands."""
-    path = shown(run)
+    path, diffusion = shown(run), tool("diffusion")
     print(f"""
 files in {path}/
   samples/grid.png         a row a class
@@ -111,7 +110,7 @@ files in {path}/
   config.yaml              the whole configuration
 
 next:
-  diffusion sample {path} --label 3 --n 64 --out threes.png
-  diffusion gif {path} --n 9 --out denoising.gif
-  diffusion fit -c {shown(REPO / "configs" / "digits.yaml")} --resume {path} --trainer.max_epochs 180
-  tensorboard --logdir {path.parent}""")
+  {diffusion} sample {path} --label 3 --n 64 --out threes.png
+  {diffusion} gif {path} --n 9 --out denoising.gif
+  {diffusion} fit -c {shown(REPO / "configs" / "digits.yaml")} --resume {path} --trainer.max_epochs 180
+  {tool("tensorboard")} --logdir {path.parent}""")

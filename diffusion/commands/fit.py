@@ -2,6 +2,8 @@
 
 import logging
 import shlex
+import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -63,20 +65,23 @@ class DiffusionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
-        self.directory, self.resume = None, None
+        self.directory, self.resume, self.at = None, None, {"global_step": 0}
         if self.training:
             self.directory, self.resume = place(run_root(config.out) / name, config.resume)
+        if self.resume:
+            read = runs.read_checkpoint(self.resume)
+            self.at = {k: read[k] for k in ("global_step", "epoch")}
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
         kwargs["plugins"] = [DurableIO()]
         if self.training:
-            purge = self.resume and runs.read_checkpoint(self.resume)["global_step"]
             kwargs["logger"] = TensorBoardLogger(
                 self.directory.parent.parent,
                 name=self.directory.parent.name,
                 version=self.directory.name,
                 default_hp_metric=False,
-                purge_step=purge or None,  # steps after the checkpoint are done again: drop their curves
+                purge_step=self.at["global_step"]
+                or None,  # steps after the checkpoint are done again: drop their curves
             )
             if self._get(self.config_init, "trainer.enable_progress_bar") is None:
                 kwargs["enable_progress_bar"] = interactive()
@@ -99,7 +104,6 @@ def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
             print(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
     elif resume:
         path = runs.find_checkpoint(resume)
-        runs.read_checkpoint(path)
     if path is None:
         return experiment / f"version_{runs.next_version(experiment)}", None
     return runs.directory(path), path
@@ -109,6 +113,14 @@ def shown(path: Path) -> Path:
     """A path as a person would type it: relative to the current folder where it lies below it."""
     cwd = Path.cwd()
     return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+
+
+def tool(name: str) -> str:
+    """A command of this environment as it can be typed now: by its name where the shell finds it, else by its path."""
+    path = Path(sys.executable).parent / name
+    if (found := shutil.which(name)) and Path(found).resolve() == path.resolve():
+        return name
+    return str(shown(path)) if path.exists() else f"{shown(Path(sys.executable))} -m {name}"
 
 
 def quiet() -> None:
@@ -137,12 +149,13 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
             f"{trainer.strategy.root_device}, precision {trainer.precision}; run: {shown(directory)}"
         )
         if cli.resume:
-            at = runs.read_checkpoint(cli.resume)
-            print(f"resuming from {shown(cli.resume)}: step {at['global_step']:,}, epoch {at['epoch'] + 1}")
+            print(f"resuming from {shown(cli.resume)}: step {cli.at['global_step']:,}, epoch {cli.at['epoch'] + 1}")
     try:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
     finally:
-        if final and trainer.is_global_zero and not trainer.fast_dev_run:
+        if cli.resume and trainer.global_step == cli.at["global_step"]:
+            print("this run is complete, nothing left to train; raise --trainer.max_epochs or max_steps to go on")
+        elif final and trainer.is_global_zero and not trainer.fast_dev_run:
             hints(directory, argv, trainer)
     return cli, directory
 
@@ -171,11 +184,12 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
         return
     arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
     arguments = [a for a in arguments if not a.startswith("--resume=")]
+    diffusion = tool("diffusion")
     print("next:")
-    print(f"  diffusion sample {run} --n 64 --out grid.png")
-    print(f"  diffusion gif {run} --out denoising.gif")
-    print(f"  tensorboard --logdir {run.parent}")
-    print(f"  diffusion fit {shlex.join(arguments)} --resume {run}")
+    print(f"  {diffusion} sample {run} --n 64 --out grid.png")
+    print(f"  {diffusion} gif {run} --out denoising.gif")
+    print(f"  {tool('tensorboard')} --logdir {run.parent}")
+    print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
 
 
 def main(argv: list[str]) -> int:

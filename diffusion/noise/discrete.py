@@ -88,9 +88,7 @@ class Ramp(Discrete):
         rescale: multiply the betas by 1000 / T.
     """
 
-    def __init__(
-        self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
-    ) -> None:
+    def __init__(self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True) -> None:
         self.beta_start, self.beta_end, self.rescale = beta_start, beta_end, rescale
         super().__init__(T)
 

@@ -6,15 +6,19 @@ from torch import Tensor
 GOLDEN = 0.6180339887498949  # frac(k * GOLDEN) is spread evenly over [0, 1) for any run of consecutive k
 
 
-def _generator(device: torch.device | str, *key: int) -> torch.Generator:
-    """A generator seeded by a whole key. The key is hashed (splitmix64), so that neighbours are unrelated."""
+def seed_of(*key: int) -> int:
+    """One 63-bit seed from a whole key, hashed (splitmix64), so that neighbouring keys are unrelated."""
     state = 0
     for part in key:
         state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
-    return torch.Generator(device).manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+    return state >> 1
+
+
+def _generator(device: torch.device | str, *key: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed_of(*key))
 
 
 class StepDraws:

@@ -1,6 +1,7 @@
 """The LightningModule that trains a denoiser and samples from it."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.noise import Linear, Schedule
-from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws
+from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of
 from diffusion.objective import Objective
 from diffusion.runs import find_checkpoint, read_checkpoint
 from diffusion.samplers import DDIM, Frame, Sampler
@@ -83,6 +84,7 @@ class Diffusion(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
         step = self.trainer.fit_loop.total_batch_idx if self._trainer else batch_idx
+        torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         loss = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
         self.log("train/loss", loss, prog_bar=True)
@@ -124,7 +126,7 @@ class Diffusion(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's own, but for one case: it refuses to clip for a fused optimizer in bf16, where nothing is scaled."""
+        """Lightning's own, which refuses a fused optimizer in bf16 too, where nothing is scaled: there we clip."""
         if self.trainer.precision != "bf16-mixed" or not gradient_clip_val or gradient_clip_algorithm == "value":
             super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
@@ -228,7 +230,8 @@ class Diffusion(pl.LightningModule):
         y = self.in_turn(n) if y is None else y
         done = []
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
-        with tqdm(total=steps, desc="sampling", unit="step", disable=not progress, leave=False) as bar:
+        every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
+        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
             for first in range(0, n, batch_size):
                 last = min(first + batch_size, n)
                 walk = self.frames(last - first, None if y is None else y[first:last], seed, sampler, guidance, first)
@@ -241,9 +244,7 @@ class Diffusion(pl.LightningModule):
     # --- checkpoints ------------------------------------------------------------------------------------
 
     @classmethod
-    def load(
-        cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
-    ) -> "Diffusion":
+    def load(cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu") -> "Diffusion":
         """The model of a checkpoint file or a run directory, ready to sample.
 
         Args:

@@ -46,7 +46,9 @@ class Spy(pl.Callback):
     def on_validation_batch_end(self, trainer, m, *args):
         self.validated = m.denoiser.net.outc.weight.detach().clone()
         if self.saved is None:
-            self.saved = trainer._checkpoint_connector.dump_checkpoint()["state_dict"]["denoiser.net.outc.weight"].clone()
+            self.saved = trainer._checkpoint_connector.dump_checkpoint()["state_dict"][
+                "denoiser.net.outc.weight"
+            ].clone()
 
 
 def test_ema_is_the_formula_and_is_what_validation_sees(tmp_path):

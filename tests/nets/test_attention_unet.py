@@ -36,8 +36,12 @@ class Reference(nn.Module):
             )  # fmt: skip
 
         self.inc = double(1, 64)
-        self.down = nn.ModuleList(nn.ModuleList([double(i, i), double(i, o)]) for i, o in ((64, 128), (128, 256), (256, 256)))
-        self.up = nn.ModuleList(nn.ModuleList([double(i, i), double(i, o, i // 2)]) for i, o in ((512, 128), (256, 64), (128, 64)))
+        self.down = nn.ModuleList(
+            nn.ModuleList([double(i, i), double(i, o)]) for i, o in ((64, 128), (128, 256), (256, 256))
+        )
+        self.up = nn.ModuleList(
+            nn.ModuleList([double(i, i), double(i, o, i // 2)]) for i, o in ((512, 128), (256, 64), (128, 64))
+        )
         self.outc = nn.Conv2d(64, 1, 1)
         self.sa = nn.ModuleList(
             nn.ModuleDict({
@@ -48,7 +52,9 @@ class Reference(nn.Module):
 
     def code(self, t, c, x):
         w = 1.0 / (10000 ** (torch.arange(0, c, 2).float() / c))
-        return torch.cat([torch.sin(t[:, None] * w), torch.cos(t[:, None] * w)], -1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+        return torch.cat([torch.sin(t[:, None] * w), torch.cos(t[:, None] * w)], -1)[:, :, None, None].expand(
+            -1, -1, *x.shape[-2:]
+        )
 
     def attend(self, m, x):
         B, C, H, W = x.shape
@@ -117,7 +123,9 @@ def test_any_channels_and_sizes(channels, size):
 
 def test_all_gradients_flow_with_labels_and_ones():
     net = AttentionUNet(1, **SMALL, num_classes=3, ones=True)
-    net(torch.randn(4, 1, 8, 8), torch.rand(4) * 100, torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 1, 0]).bool()).sum().backward()
+    net(
+        torch.randn(4, 1, 8, 8), torch.rand(4) * 100, torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 1, 0]).bool()
+    ).sum().backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A sum over GroupNorm's output does not see what only shifts or scales before it; nothing else may be dead.
     assert not [n for n in dead if "condition" in n or "maps" in n or "qkv" in n], dead

@@ -40,7 +40,9 @@ def test_validation_times_are_spread_and_fixed():
     u = draws.uniform(1000).sort().values
     assert torch.equal(draws.uniform(1000), FixedDraws(0, torch.arange(1000)).uniform(1000))
     assert float((u - (torch.arange(1000) + 0.5) / 1000).abs().max()) < 0.002  # chance would give about .04
-    assert torch.equal(draws.normal(torch.empty(1000, 2))[7], FixedDraws(0, torch.tensor([7])).normal(torch.empty(1, 2))[0])
+    assert torch.equal(
+        draws.normal(torch.empty(1000, 2))[7], FixedDraws(0, torch.tensor([7])).normal(torch.empty(1, 2))[0]
+    )
 
 
 def test_stratified_times_take_one_from_each_slice_and_are_uniform():

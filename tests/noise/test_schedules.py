@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 
-from diffusion.noise.discrete import SNAP
 from diffusion.noise import Cosine, Discrete, Linear, Quadratic, Schedule, Sigmoid, forward_var, posterior_var
+from diffusion.noise.discrete import SNAP
 from diffusion.tools import concrete
 
 ALL = sorted(concrete(Schedule), key=lambda c: c.__name__)

@@ -65,10 +65,11 @@ def test_raw_and_averaged_weights_are_both_saved(run):
 
 @pytest.mark.parametrize("step", [3, 7, 10])
 def test_a_resumed_run_is_the_same_run_to_the_bit(tmp_path, step):
-    """From mid-epoch, from an epoch's end (7), from the middle of the second: data, noise, labels dropped, rates."""
+    """From mid-epoch, an epoch's end (7) and the second epoch: data, noise, labels and units dropped, rates."""
+
     def model():
         torch.manual_seed(0)
-        net = AttentionUNet(1, (8, 16), heads=2, attention=1, num_classes=10)
+        net = AttentionUNet(1, (8, 16), heads=2, attention=1, num_classes=10, dropout=0.1)
         return Diffusion(net, Cosine(50), V(), lr=1e-3, shape=(1, 8, 8), warmup=5, decay="cosine")
 
     whole, rest = trainer(tmp_path / "a", save=1), trainer(tmp_path / "b", save=1)

@@ -1,0 +1,103 @@
+"""`diffusion fit` and `validate`: run directories, configuration, resuming."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffusion.cli import main
+
+from .conftest import TINY
+
+
+def test_a_run_directory_has_everything(tiny):
+    assert {p.name for p in tiny.iterdir() if "tfevents" not in p.name} == {
+        "checkpoints",
+        "config.yaml",
+        "hparams.yaml",
+        "samples",
+    }
+    assert {p.name for p in (tiny / "samples").iterdir()} == {"denoising.gif", "step00000005.png", "step00000010.png"}
+    assert {p.name for p in (tiny / "checkpoints").iterdir()} == {"last.ckpt", "step00000010.ckpt"}
+    config = yaml.safe_load((tiny / "config.yaml").read_text())
+    assert config["model"]["net"]["init_args"]["widths"] == [8, 16] and config["ema"]["decay"] == 0.999
+
+
+def test_facts_of_the_data_reach_the_network(tiny):
+    hparams = torch.load(tiny / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert hparams["net"]["init_args"]["num_classes"] == 10 and hparams["shape"] == [1, 8, 8]
+    assert hparams["class_names"] == list("0123456789")
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tiny, tmp_path, capsys):
+    shutil.copytree(tiny, tmp_path / "digits" / "version_0")
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
+    assert (tmp_path / "digits" / "version_1" / "checkpoints" / "last.ckpt").exists()
+    said = capsys.readouterr().out
+    for command in ("diffusion sample", "diffusion gif", "diffusion fit", "tensorboard --logdir"):
+        assert command in said
+
+
+def test_resume_auto_goes_on_in_the_same_folder_and_curve(tiny, tmp_path, capsys):
+    run = tmp_path / "digits" / "version_0"
+    shutil.copytree(tiny, run)
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
+    assert "resuming from" in (said := capsys.readouterr().out) and "step 10, epoch 2" in said
+    assert not (tmp_path / "digits" / "version_1").exists()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 20
+    steps = [e.step for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+    assert steps == sorted(set(steps)) and steps[-1] == 19, steps
+
+
+def test_curves_have_no_duplicates_after_a_crash(tiny, tmp_path):
+    """Steps that were logged after the last checkpoint, and are done again, appear once."""
+    run = tmp_path / "digits" / "version_0"
+    assert (
+        main(["fit", *TINY, "--out", str(tmp_path), "--trainer.log_every_n_steps", "1", "--checkpoint.keep", "9"]) == 0
+    )
+    (run / "checkpoints" / "last.ckpt").unlink()
+    for step in (6, 9, 10):  # as if it had died between 3 and 6
+        (run / "checkpoints" / f"step{step:08d}.ckpt").unlink()
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--trainer.log_every_n_steps", "1", "--resume", "auto"]) == 0
+    events = EventAccumulator(str(run)).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == list(range(10))
+
+
+def test_resume_auto_starts_when_there_is_nothing(tmp_path, capsys):
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto", "--trainer.max_epochs", "1"]) == 0
+    assert "starting a new run" in capsys.readouterr().out
+
+
+def test_resume_auto_passes_over_a_broken_file(tiny, tmp_path, capsys):
+    run = tmp_path / "digits" / "version_0"
+    shutil.copytree(tiny, run)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto", "--trainer.max_epochs", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "skipped" in said and "truncated" in said and "step00000010.ckpt: step 10" in said
+
+
+def test_a_finished_run_says_that_it_is(tiny, tmp_path, capsys):
+    shutil.copytree(tiny, tmp_path / "digits" / "version_0")
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto"]) == 0
+    assert "nothing left to train" in capsys.readouterr().out
+
+
+def test_an_unconditional_model(tmp_path, capsys):
+    assert main(["fit", *TINY, "--out", str(tmp_path), "--data.labels", "false", "--trainer.max_epochs", "1"]) == 0
+    run = str(tmp_path / "digits")
+    assert main(["sample", run, "--n", "4", "--out", str(tmp_path / "a.png")]) == 0
+    assert main(["sample", run, "--n", "4", "--label", "3", "--out", str(tmp_path / "b.png")]) == 2
+    assert main(["sample", run, "--n", "4", "--scale", "2", "--out", str(tmp_path / "b.png")]) == 2
+    assert "trained without labels" in capsys.readouterr().err and not (tmp_path / "b.png").exists()
+
+
+def test_validate_gives_the_curves_last_value(tiny, capsys):
+    assert main(["validate", str(tiny)]) == 0
+    shown = float(capsys.readouterr().out.split("val/loss ")[1].split()[0])
+    curve = EventAccumulator(str(tiny)).Reload().Scalars("val/loss")
+    assert shown == pytest.approx(curve[-1].value, abs=2e-6)
+    assert main(["validate", str(tiny), "--weights", "raw"]) == 0
+    assert float(capsys.readouterr().out.split("val/loss ")[1].split()[0]) != shown

@@ -1,0 +1,34 @@
+"""Every configuration is short, parses, and runs one step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion.cli import main
+
+CONFIGS = sorted(Path("configs").glob("*.yaml")) or sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_they_are_found():
+    assert {"default", "digits", "mnist", "fashion", "cifar10", "sprites"} <= {p.stem for p in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_one_step(path, tmp_path, monkeypatch):
+    """With random images of the data set's own shape and number of classes, so that no files are needed."""
+    from diffusion.data import ImageData
+
+    def load(self, split):
+        n, kinds = 6, len(self.class_names)
+        y = torch.arange(n) % kinds
+        images = torch.randint(0, 256, (n, *self.shape), dtype=torch.uint8)
+        return images, torch.eye(kinds)[y] if self.context else y
+
+    for kind in ImageData.__subclasses__() + [k for c in ImageData.__subclasses__() for k in c.__subclasses__()]:
+        monkeypatch.setattr(kind, "load", load)
+        monkeypatch.setattr(kind, "prepare_data", lambda self: None)
+    if path.stem != "default":
+        assert len(path.read_text().splitlines()) <= 20
+    options = ["--out", str(tmp_path), "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
+    assert main(["fit", "-c", str(path), *options, "--data.batch_size", "2"]) == 0
