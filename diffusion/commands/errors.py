@@ -1,5 +1,6 @@
 """Errors as one line that says what was wanted, what came, and what to do."""
 
+import errno
 import inspect
 import re
 from importlib import import_module
@@ -20,6 +21,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return "a GPU was asked for and there is none here; use --trainer.accelerator auto or cpu", 2
     if kind == "MisconfigurationException":
         return text, 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{text}; free some space, or choose another place with --out", 2
     if isinstance(error, USER):
         return text or kind, 2
     if kind == "OutOfMemoryError":

@@ -140,6 +140,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     quiet()
     cli = DiffusionCLI(argv)
     trainer, model, directory = cli.trainer, cli.model, cli.directory
+    made = [p for p in (directory.parent, directory.parent.parent) if not p.exists()]
     if not trainer.fast_dev_run:
         writable(directory)
     params = sum(p.numel() for p in model.parameters())
@@ -152,10 +153,20 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
             print(f"resuming from {shown(cli.resume)}: step {cli.at['global_step']:,}, epoch {cli.at['epoch'] + 1}")
     try:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
-    finally:
+    except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
+        hints(directory, argv, trainer)
+        raise
+    except Exception:
+        if not runs.checkpoints(directory) and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
+            shutil.rmtree(directory, ignore_errors=True)
+            for folder in made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
+    if trainer.is_global_zero and not trainer.fast_dev_run:
         if cli.resume and trainer.global_step == cli.at["global_step"]:
             print("this run is complete, nothing left to train; raise --trainer.max_epochs or max_steps to go on")
-        elif final and trainer.is_global_zero and not trainer.fast_dev_run:
+        elif final:
             hints(directory, argv, trainer)
     return cli, directory
 
@@ -174,14 +185,14 @@ def writable(directory: Path) -> None:
 
 def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     """What was written, and the exact commands to go on."""
+    if not runs.checkpoints(directory):
+        return
     rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
     if rate and rate.images:
         print(f"{trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
     run = shown(directory)
     files = [str(p.relative_to(directory)) for p in sorted(directory.rglob("*")) if p.is_file()]
     print(f"files in {run}/: {', '.join(files[:12])}{' ...' if files[12:] else ''}")
-    if not runs.checkpoints(directory):
-        return
     arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
     arguments = [a for a in arguments if not a.startswith("--resume=")]
     diffusion = tool("diffusion")

@@ -83,7 +83,7 @@ class Diffusion(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
-        step = self.trainer.fit_loop.total_batch_idx if self._trainer else batch_idx
+        step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
         torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         loss = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
