@@ -50,9 +50,10 @@ def x():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule_tables(name):
     schedule, other = SCHEDULES[name](), diffusers.DDPMScheduler(1000, beta_schedule=name)
-    np.testing.assert_allclose(schedule.betas(), other.betas.double(), rtol=2e-4, atol=2e-7)  # theirs are float32
+    np.testing.assert_allclose(schedule.betas(), other.betas.double(), rtol=RTOL)
     abar = torch.cumprod(1 - other.betas.double(), 0)
-    np.testing.assert_allclose(schedule.alphas**2, abar, rtol=RTOL if name != "squaredcos_cap_v2" else 1e-3)
+    # In float32 their last cosine beta, .999, leaves 1 - beta with an error of 1.3e-5: that entry by its beta alone.
+    np.testing.assert_allclose((schedule.alphas**2)[:-1], abar[:-1], rtol=RTOL)
 
 
 @pytest.mark.parametrize("clamp", [False, True])
