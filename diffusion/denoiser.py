@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from diffusion.noise.level import Level
@@ -44,10 +45,17 @@ class Denoiser(nn.Module):
         net: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W); knows no maths of diffusion.
         schedule: the forward process that the network is trained on.
         target: what the network says.
+    Raises:
+        ValueError: the schedule leaves no signal at t = 1, and the target needs some to give x_0.
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, target: Target = Eps()) -> None:
         super().__init__()
+        if target.needs_signal and schedule.scales(torch.ones((), dtype=torch.float64))[0] == 0:
+            raise ValueError(
+                f"{type(target).__name__} divides by alpha, which {type(schedule).__name__} brings to 0 at t = 1; "
+                "choose the target V, X0, Velocity or EDM"
+            )
         self.net, self.schedule, self.target = net, schedule, target
 
     def forward(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:

@@ -10,6 +10,8 @@ from diffusion.noise.level import Level
 class Target(ABC):
     """A linear reading of (x_0, eps) at a level, and its inverse given x = alpha x_0 + sigma eps."""
 
+    needs_signal = False  # x_0 cannot be read from it where alpha = 0
+
     def c_in(self, t: Level) -> Tensor | float:
         """Factor on the network's input."""
         return 1.0
@@ -25,6 +27,8 @@ class Target(ABC):
 
 class Eps(Target):
     """The noise: x_0 = (x - sigma eps) / alpha. Source: Ho et al. 2020, arXiv:2006.11239, eq. 15."""
+
+    needs_signal = True
 
     def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
         return eps
@@ -55,3 +59,67 @@ class V(Target):
 
     def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
         return (t.alpha * x - t.sigma * out) / (t.alpha**2 + t.sigma**2)
+
+
+class Score(Target):
+    """The score of x given x_0, -eps / sigma: x_0 = (x + sigma^2 score) / alpha (Tweedie's formula).
+
+    Source: Song & Ermon 2019, arXiv:1907.05600, eq. 4; Efron 2011.
+    """
+
+    needs_signal = True
+
+    def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
+        return -eps / t.sigma
+
+    def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
+        return (x + t.sigma**2 * out) / t.alpha
+
+
+class Velocity(Target):
+    """The velocity of straight paths, eps - x_0: x_0 = (x - sigma v) / (alpha + sigma).
+
+    Source: Lipman et al. 2023, arXiv:2210.02747, eq. 23, with our direction of time (t = 1 is noise).
+    """
+
+    def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
+        return eps - x0
+
+    def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
+        return (x - t.sigma * out) / (t.alpha + t.sigma)
+
+
+class EDM(Target):
+    """EDM's preconditioning: input and answer have unit variance at every level, and x_0 = c_skip x + c_out answer.
+
+        d = alpha^2 s^2 + sigma^2,   c_in = 1 / sqrt(d),   c_skip = alpha s^2 / d,   c_out = sigma s / sqrt(d)
+
+    The paper's formulas (for alpha = 1) with x / alpha in the place of x, written so that alpha = 0 is allowed.
+    Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 and app. B.6.
+
+    Args:
+        sigma_data: standard deviation s of the images' pixels, > 0.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"EDM: sigma_data must be positive, got {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def c_in(self, t: Level) -> Tensor:
+        return 1 / self._d(t).sqrt()
+
+    def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
+        skip, out = self._coefficients(t)
+        return (x0 - skip * (t.alpha * x0 + t.sigma * eps)) / out
+
+    def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
+        skip, c_out = self._coefficients(t)
+        return skip * x + c_out * out
+
+    def _d(self, t: Level) -> Tensor:
+        return t.alpha**2 * self.sigma_data**2 + t.sigma**2
+
+    def _coefficients(self, t: Level) -> tuple[Tensor, Tensor]:
+        d = self._d(t)
+        return t.alpha * self.sigma_data**2 / d, t.sigma * self.sigma_data / d.sqrt()

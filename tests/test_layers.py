@@ -8,7 +8,7 @@ GROUPS = {
     "": 0, "tools": 0, "paths": 0,
     "viz": 1, "noise": 1,
     "targets": 2, "nets": 2,
-    "denoiser": 3,
+    "weights": 3, "denoiser": 3,
     "objective": 4, "guidance": 4, "samplers": 4,
     "metrics": 5,
     "runs": 5, "systems": 6,

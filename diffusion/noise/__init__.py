@@ -1,11 +1,13 @@
 """Noise: levels, schedules, where training looks and where sampling stops. Needs torch alone."""
 
-from diffusion.noise.discrete import Cosine, Discrete, Linear, Quadratic, Sigmoid
+from diffusion.noise.continuous import VE, VP, Flow, Karras, SubVP
+from diffusion.noise.discrete import ConstantBeta, Cosine, Discrete, Linear, Quadratic, ScaledLinear, Sigmoid
 from diffusion.noise.level import Level, forward_var, posterior_var
 from diffusion.noise.schedule import Schedule
-from diffusion.noise.times import Stratified, Times, Uniform
+from diffusion.noise.times import LogitNormal, LogNormal, LossAware, Stratified, Times, Uniform
 
 __all__ = [
-    "Cosine", "Discrete", "Level", "Linear", "Quadratic", "Schedule", "Sigmoid", "Stratified", "Times", "Uniform",
+    "VE", "VP", "ConstantBeta", "Cosine", "Discrete", "Flow", "Karras", "Level", "Linear", "LogNormal", "LogitNormal",
+    "LossAware", "Quadratic", "ScaledLinear", "Schedule", "Sigmoid", "Stratified", "SubVP", "Times", "Uniform",
     "forward_var", "posterior_var",
 ]  # fmt: skip

@@ -22,16 +22,18 @@ class Discrete(Schedule):
 
     Args:
         T: number of diffusion steps, >= 2.
+        zero_snr: shift and scale alpha so that alpha_T = 0 exactly and alpha_0 stays: no signal is left at t = 1.
+            Source: Lin et al. 2023, arXiv:2305.08891, alg. 1. Such a schedule refuses the targets Eps and Score.
     Raises:
         ValueError: T < 2, or a beta outside (0, 1).
     Warns:
         UserWarning: alpha-bar at T is above 1e-3, so that sampling starts from noise the network never saw.
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    def __init__(self, T: int = 1000, zero_snr: bool = False) -> None:
         if T < 2:
             raise ValueError(f"{type(self).__name__}: T must be at least 2 diffusion steps, got {T}")
-        self.T = T
+        self.T, self.zero_snr = T, zero_snr
         self.t_min = 1 / T
         betas = self.betas().double()
         if not (bool((betas > 0).all()) and bool((betas < 1).all())):
@@ -40,6 +42,9 @@ class Discrete(Schedule):
                 "lower beta_end or raise T"
             )
         abar = torch.cumprod(1 - betas, 0)
+        if zero_snr:
+            alphas = abar.sqrt()
+            abar = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
         self.alphas, self.sigmas = abar.sqrt(), (1 - abar).sqrt()
         if abar[-1] > 1e-3:
             warnings.warn(
@@ -68,8 +73,22 @@ class Discrete(Schedule):
         alpha, sigma = torch.sigmoid(between).sqrt(), torch.sigmoid(-between).sqrt()
         return torch.where(i == k, self.alphas[k], alpha), torch.where(i == k, self.sigmas[k], sigma)
 
+    def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """f = sigma^2 L' / 2 and g^2 = -sigma^2 L', with L' the slope of log-SNR between table entries.
+
+        Source: Kingma et al. 2021, arXiv:2107.00630, app. L, for alpha^2 + sigma^2 = 1.
+        """
+        log_snr = 2 * (self.alphas / self.sigmas).log()
+        j = (self.index(t).ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t: where sampling goes
+        slope = (log_snr[j + 1] - log_snr[j]) * self.T
+        var = self.scales(t)[1] ** 2
+        return var * slope / 2, -var * slope
+
     def clock(self, t: Tensor) -> Tensor:
         return self.index(t)
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return t - 0.5 / self.T  # the middle of the slice that is mapped to t
 
     def quantile(self, u: Tensor) -> Tensor:
         return ((u * self.T).floor() + 1).clamp(max=self.T) / self.T
@@ -86,11 +105,19 @@ class Ramp(Discrete):
         beta_start: first one-step variance at T = 1000, in (0, 1).
         beta_end: last one-step variance at T = 1000, in (0, 1).
         rescale: multiply the betas by 1000 / T.
+        zero_snr: see Discrete.
     """
 
-    def __init__(self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True) -> None:
+    def __init__(
+        self,
+        T: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        rescale: bool = True,
+        zero_snr: bool = False,
+    ) -> None:
         self.beta_start, self.beta_end, self.rescale = beta_start, beta_end, rescale
-        super().__init__(T)
+        super().__init__(T, zero_snr)
 
     def betas(self) -> Tensor:
         rise = self.rise(torch.linspace(0, 1, self.T, dtype=torch.float64))
@@ -119,6 +146,40 @@ class Quadratic(Ramp):
         return (start + u * (end - start)) ** 2
 
 
+class ScaledLinear(Quadratic):
+    """Quadratic between Stable Diffusion's ends, .00085 and .012; some signal is left at T, as there.
+
+    Source: Rombach et al. 2022, arXiv:2112.10752 (their configuration).
+    """
+
+    def __init__(
+        self,
+        T: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        rescale: bool = True,
+        zero_snr: bool = False,
+    ) -> None:
+        super().__init__(T, beta_start, beta_end, rescale, zero_snr)
+
+
+class ConstantBeta(Discrete):
+    """One and the same beta at every step, beta 1000 / T: the simplest chain. Source: Sohl-Dickstein et al. 2015.
+
+    Args:
+        T: number of diffusion steps, >= 2.
+        beta: one-step variance at T = 1000, in (0, 1).
+        zero_snr: see Discrete.
+    """
+
+    def __init__(self, T: int = 1000, beta: float = 0.01, zero_snr: bool = False) -> None:
+        self.beta = beta
+        super().__init__(T, zero_snr)
+
+    def betas(self) -> Tensor:
+        return torch.full((self.T,), min(self.beta * 1000 / self.T, 0.999), dtype=torch.float64)
+
+
 class Sigmoid(Ramp):
     """beta_start + (beta_end - beta_start) sigmoid(12 u - 6). Source: Xu et al. 2022 (GeoDiff), arXiv:2203.02923."""
 
@@ -136,11 +197,12 @@ class Cosine(Discrete):
         T: number of diffusion steps, >= 2.
         s: offset that keeps the first betas from vanishing, > 0.
         max_beta: the clip, in (0, 1).
+        zero_snr: see Discrete.
     """
 
-    def __init__(self, T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> None:
+    def __init__(self, T: int = 1000, s: float = 0.008, max_beta: float = 0.999, zero_snr: bool = False) -> None:
         self.s, self.max_beta = s, max_beta
-        super().__init__(T)
+        super().__init__(T, zero_snr)
 
     def betas(self) -> Tensor:
         u = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)

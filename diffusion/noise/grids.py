@@ -8,7 +8,10 @@ from torch import Tensor
 
 from diffusion.noise.schedule import Schedule
 
-Grid = Literal["trailing", "leading", "linspace"]
+Grid = Literal["trailing", "leading", "linspace", "quadratic", "karras", "log_snr"]
+
+RHO = 7  # EDM's spacing of sigma
+NEARLY = 0.999  # stands in for t = 1 where that has no signal and so no log-SNR
 
 
 def trailing(schedule: Schedule, n: int) -> Tensor:
@@ -32,12 +35,50 @@ def linspace(schedule: Schedule, n: int) -> Tensor:
     return _snap(torch.linspace(1, schedule.t_min, n, dtype=torch.float64), schedule)
 
 
+def quadratic(schedule: Schedule, n: int) -> Tensor:
+    """(k / n)^2, k = n .. 1: most steps near the image. Source: Song et al. 2021, arXiv:2010.02502, app. D.2.
+
+    On a table of T levels the k-th from the end is at least k levels up, so that none comes twice.
+    """
+    k = torch.arange(n, 0, -1, dtype=torch.float64)
+    t = (k / n) ** 2
+    if schedule.T:
+        return torch.maximum((t * schedule.T).round(), k) / schedule.T
+    return schedule.t_min + (1 - schedule.t_min) * t
+
+
+def karras(schedule: Schedule, n: int) -> Tensor:
+    """Even steps in (sigma / alpha)^(1/7), from t = 1 to t_min. Source: Karras et al. 2022, arXiv:2206.00364, eq. 5."""
+    high, low = (schedule.level(t).ratio ** (1 / RHO) for t in _ends(schedule))
+    return _between(schedule, n, -2 * RHO * torch.lerp(high, low, torch.linspace(0, 1, n, dtype=torch.float64)).log())
+
+
+def log_snr(schedule: Schedule, n: int) -> Tensor:
+    """Even steps in log-SNR, from t = 1 to t_min. Source: Lu et al. 2022, arXiv:2206.00927, sec. 3.4."""
+    low, high = (schedule.level(t).log_snr for t in _ends(schedule))
+    return _between(schedule, n, torch.lerp(low, high, torch.linspace(0, 1, n, dtype=torch.float64)))
+
+
+def _ends(schedule: Schedule) -> tuple[Tensor, Tensor]:
+    one = torch.ones((), dtype=torch.float64)
+    nearly = 1 - 1 / schedule.T if schedule.T else NEARLY
+    return (one if schedule.scales(one)[0] > 0 else nearly * one), one * schedule.t_min
+
+
+def _between(schedule: Schedule, n: int, log_snr: Tensor) -> Tensor:
+    """The times of these log-SNRs, which start at t = 1 and end at t_min to the bit."""
+    t = schedule.time(log_snr)
+    t[-1], t[0] = schedule.t_min, 1.0  # in this order: a single step starts from noise
+    return t
+
+
 def _snap(t: Tensor, schedule: Schedule) -> Tensor:
     """The nearest levels that a discrete network was trained on; a continuous schedule takes any time."""
     return (t * schedule.T).round().clamp(min=1) / schedule.T if schedule.T else t
 
 
-GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {g.__name__: g for g in (trailing, leading, linspace)}
+_ALL = (trailing, leading, linspace, quadratic, karras, log_snr)
+GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {g.__name__: g for g in _ALL}
 
 
 def times(grid: Grid, schedule: Schedule, n: int) -> Tensor:

@@ -44,6 +44,24 @@ class Schedule(ABC):
         """Map u in [0, 1) to the training time below which a fraction u of uniform training times lies."""
         return self.t_min + (1 - self.t_min) * u
 
+    def cdf(self, t: Tensor) -> Tensor:
+        """The fraction of uniform training times below t: the inverse of `quantile`."""
+        return (t - self.t_min) / (1 - self.t_min)
+
+    def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """f and g^2 of the forward process dx = f x dt + g dw, by automatic differentiation of `scales`.
+
+            f = (log alpha)',    g^2 = (sigma^2)' - 2 f sigma^2
+
+        Source: Kingma et al. 2021, arXiv:2107.00630, app. L; Karras et al. 2022, arXiv:2206.00364, eq. 10-13.
+        """
+        with torch.enable_grad():
+            t = t.detach().double().requires_grad_()
+            alpha, sigma = self.scales(t)
+            (f,) = torch.autograd.grad((alpha + 0 * t).log().sum(), t, retain_graph=True)
+            (growth,) = torch.autograd.grad((sigma + 0 * t).square().sum(), t)
+        return f, growth - 2 * f * sigma.detach() ** 2
+
     def time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t), by bisection: log-SNR falls as t grows. A subclass may have a closed form."""
         lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)

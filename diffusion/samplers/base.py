@@ -8,13 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoise, Prediction
+from diffusion.denoiser import Denoise, Prediction, predict
 from diffusion.noise.grids import GRIDS, Grid, times
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
 
 Noise = Callable[[Tensor], Tensor]
 Past = deque[tuple[Level, Prediction]]  # newest last; three are enough for every multistep method
+
+FAR = 100.0  # a step that divides sigma / alpha by more is no small step: eps times sigma / alpha would drown x_0
 
 
 class Frame(NamedTuple):
@@ -30,7 +32,8 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps, >= 1; at most T for a discrete schedule.
-        grid: which levels: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does both.
+        grid: which levels: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does both;
+            "quadratic", "karras" and "log_snr" put more steps near the image.
     Raises:
         ValueError: steps < 1, or an unknown grid.
     """
@@ -49,6 +52,7 @@ class Sampler(ABC):
         """Yield a frame after each step; x (B, C, H, W) starts as N(0, prior_std^2) noise."""
         levels = [schedule.level(t) for t in times(self.grid, schedule, self.steps)] + [schedule.clean()]
         past: Past = deque(maxlen=3)
+        denoise = anywhere(denoise, schedule)
         for t, s in zip(levels[:-1], levels[1:], strict=True):
             x, pred = self.step(denoise, x, t, s, past, noise)
             past.append((t, pred))
@@ -65,3 +69,44 @@ class Sampler(ABC):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         """From level t to the less noisy s (both scalars): the image at s, and the prediction at t."""
+
+
+def jump(pred: Prediction, s: Level) -> Tensor:
+    """The plain first-order step: x_0 and eps as they are, at level s."""
+    return s.alpha * pred.x0 + s.sigma * pred.eps
+
+
+def abrupt(t: Level, s: Level) -> bool:
+    """Only the first-order step is left: s is clean, or t has (nearly) no signal, as Flow and Cosine at t = 1."""
+    return bool(s.sigma == 0) or bool(t.alpha * s.sigma * FAR < t.sigma * s.alpha)
+
+
+def lam(t: Level) -> Tensor:
+    """log(alpha / sigma), the clock of the exponential integrators: half the log-SNR."""
+    return t.log_snr / 2
+
+
+def signal(past: Past) -> list[tuple[Level, Prediction]]:
+    """What a multistep method may use of the past, newest first: levels without signal have no log-SNR."""
+    return [(t, pred) for t, pred in reversed(past) if t.alpha > 0]
+
+
+def between(alpha: Tensor, sigma: Tensor) -> Level:
+    """A level off the grid, known by its scales alone: the walk looks its time up, a sampler cannot."""
+    return Level(torch.full_like(sigma, torch.nan), alpha, sigma)
+
+
+def anywhere(denoise: Denoise, schedule: Schedule) -> Denoise:
+    """Let `denoise` answer at levels made by `between`: at the schedule's level of that log-SNR, x scaled to it.
+
+    Noisier than the schedule's end (churn in the first step) is asked at the end. A discrete network hears a
+    fractional index.
+    """
+
+    def ask(x: Tensor, t: Level) -> Prediction:
+        if not t.t.isnan():
+            return denoise(x, t)
+        near = schedule.level(schedule.time(t.log_snr))
+        return predict(x, denoise(near.alpha / t.alpha * x, near).x0, t)
+
+    return ask

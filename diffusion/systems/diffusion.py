@@ -86,9 +86,20 @@ class Diffusion(pl.LightningModule):
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
         torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
-        loss = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        terms = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform)
+        self.log("train/loss", terms.loss, prog_bar=True)
+        if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
+            seen = self.all_gather((terms.t.t.flatten(), terms.mse.detach()))
+            times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
+        return terms.loss
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        if state := self.objective.times.state_dict():
+            checkpoint["times"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if "times" in checkpoint:
+            self.objective.times.load_state_dict(checkpoint["times"])
 
     def on_validation_epoch_start(self) -> None:
         self._seen = 0

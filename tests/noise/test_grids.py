@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from diffusion.noise import Linear
+from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP
 from diffusion.noise.grids import GRIDS, times
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_every_n_covers_the_schedule(grid):
+@pytest.mark.parametrize("grid", ["trailing", "leading", "linspace", "quadratic"])
+def test_every_n_covers_the_table(grid):
     """n distinct falling levels of T = 500, for every n, from the noisy end to the clean one: no negative index."""
     schedule = Linear(500)
     for n in range(1, 501):
@@ -17,11 +17,30 @@ def test_every_n_covers_the_schedule(grid):
         gap = 500 / n
         if grid == "leading":
             assert index[-1] == 0 and index[0] >= 500 - gap - 1, n
-        elif grid == "trailing":
-            assert index[0] == 499 and 0 <= index[-1] <= gap, n
-        else:
+        elif grid == "linspace":
             assert index[0] == 499 and (n == 1 or index[-1] == 0), n
+        else:
+            assert index[0] == 499 and 0 <= index[-1] <= gap, n
     assert torch.equal(times(grid, schedule, 500), (torch.arange(500, 0, -1).double()) / 500)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("schedule", [Linear(500), Cosine(500, zero_snr=True), VP(), VE(), Karras(), Flow(), SubVP()])
+def test_every_grid_goes_from_noise_to_t_min_on_every_schedule(grid, schedule):
+    for n in (1, 2, 3, 10, 77, 500):
+        t = times(grid, schedule, n)
+        assert t.shape == (n,) and t.dtype == torch.float64 and (t.diff() < 0).all(), n
+        assert t[-1] >= schedule.t_min - 1e-12 and (t[0] == 1 or grid == "leading"), n
+        if grid in ("linspace", "karras", "log_snr", "leading") and n > 1:
+            assert float(t[-1]) == pytest.approx(schedule.t_min, abs=1.1e-3), n
+
+
+def test_karras_and_log_snr_are_evenly_spaced():
+    ratio = VE().level(times("karras", VE(), 20)).ratio ** (1 / 7)
+    torch.testing.assert_close(ratio.diff(), ratio.diff().mean().expand(19), rtol=1e-6, atol=0)
+    torch.testing.assert_close(times("karras", Karras(), 18), times("linspace", Karras(), 18), rtol=0, atol=1e-9)
+    steps = VP().level(times("log_snr", VP(), 20)).log_snr.diff()
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("n", [0, -1, 501])

@@ -6,8 +6,22 @@ import warnings
 import pytest
 import torch
 
-from diffusion.noise import Cosine, Discrete, Linear, Quadratic, Schedule, Sigmoid, forward_var, posterior_var
+from diffusion.denoiser import Denoiser
+from diffusion.noise import (
+    VP,
+    ConstantBeta,
+    Cosine,
+    Discrete,
+    Linear,
+    Quadratic,
+    ScaledLinear,
+    Schedule,
+    Sigmoid,
+    forward_var,
+    posterior_var,
+)
 from diffusion.noise.discrete import SNAP
+from diffusion.targets import Eps
 from diffusion.tools import concrete
 
 ALL = sorted(concrete(Schedule), key=lambda c: c.__name__)
@@ -31,7 +45,7 @@ def test_snr_falls_and_time_inverts_it(kind):
     torch.testing.assert_close(schedule.time(level.log_snr), t, rtol=0, atol=snapped)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [*concrete(Discrete), VP])
 def test_variance_is_preserved(kind):
     level = kind().level(torch.rand(1000, dtype=torch.float64).clamp(min=1e-3))
     torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones(1000).double(), rtol=0, atol=1e-12)
@@ -118,6 +132,28 @@ def test_cosine_clips_betas_and_never_rises():
 def test_too_few_steps_are_refused(kind, T):
     with pytest.raises(ValueError, match="at least 2"):
         kind(T)
+
+
+@pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine, ConstantBeta, ScaledLinear])
+def test_zero_terminal_snr(kind):
+    """alpha_T = 0, alpha_0 as it was, and no target that divides by alpha."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = kind()
+    schedule = kind(zero_snr=True)
+    assert schedule.alphas[-1] == 0 and schedule.sigmas[-1] == 1
+    assert float(schedule.alphas[0]) == pytest.approx(float(plain.alphas[0]), rel=1e-12)
+    shrunk = (plain.alphas - plain.alphas[-1]) / (plain.alphas[0] - plain.alphas[-1]) * plain.alphas[0]
+    torch.testing.assert_close(schedule.alphas, shrunk, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="divides by alpha"):
+        Denoiser(torch.nn.Identity(), schedule, Eps())
+
+
+def test_scaled_linear_and_constant():
+    with pytest.warns(UserWarning, match="pure noise"):
+        betas = ScaledLinear().betas()
+    assert betas[[0, -1]].tolist() == pytest.approx([0.00085, 0.012])
+    assert ConstantBeta(500).alphas[-1] == pytest.approx((1 - 0.02) ** 250, rel=1e-9)
 
 
 def test_betas_outside_the_unit_interval_are_refused():

@@ -1,0 +1,31 @@
+"""Euler-Maruyama: the plain step of the reverse SDE."""
+
+from torch import Tensor
+
+from diffusion.denoiser import Denoise, Prediction
+from diffusion.noise.level import Level, forward_var
+from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump
+
+
+class EulerMaruyama(Sampler):
+    """The reverse SDE in steps between levels, score = -eps / sigma_t.
+
+        x_s = (2 - alpha_t / alpha_s) x + var score + sqrt(var) z,    var = Var[x_t | x_s]
+
+    Drift and variance are those of the forward step from s to t, run backwards ("reverse diffusion"), so that no
+    schedule is asked for f and g. The last step returns x_0. One evaluation a step; wants hundreds of them.
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 46-47 and alg. 2-3.
+
+    Args:
+        steps: network evaluations, >= 1.
+        grid: which levels, see Sampler.
+    """
+
+    def step(
+        self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
+    ) -> tuple[Tensor, Prediction]:
+        pred = denoise(x, t)
+        if abrupt(t, s):
+            return jump(pred, s), pred
+        var = forward_var(s, t)
+        return (2 - t.alpha / s.alpha) * x - var / t.sigma * pred.eps + var.sqrt() * noise(x), pred
