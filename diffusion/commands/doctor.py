@@ -66,20 +66,21 @@ def bf16_is_fast() -> bool:
 
 
 def gpu() -> str:
-    """Names and memory of the usable GPUs, or why there is none."""
+    """Names, memory and driver of the usable GPUs, or why there is none."""
     import torch
 
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in names) + f", CUDA {torch.version.cuda}"
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        driver = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "none; training runs on the processor"
-    return f"{driver}, but torch {torch.__version__} cannot use it: update the driver, or install a torch for it"
+        driver = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = "not found"
+    if torch.cuda.is_available():
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        names = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
+        return f"{names}, driver {driver}, torch built for CUDA {torch.version.cuda}"
+    if driver == "not found":
+        return "none, no NVIDIA driver; training runs on the processor"
+    return f"driver {driver}, but torch {torch.__version__} cannot use it: update the driver, or install a torch for it"
 
 
 def writes(folder: Path) -> str:
