@@ -60,7 +60,8 @@ class Quantiles(Analytic):
 class Gaussian(Quantiles):
     """Independent Gaussian pixels, x_0 ~ N(mean, std^2).
 
-        x_0 = mean + alpha std^2 (x - alpha mean) / v,    eps = sigma (x - alpha mean) / v,    v = alpha^2 std^2 + sigma^2
+        v = alpha^2 std^2 + sigma^2
+        x_0 = mean + alpha std^2 (x - alpha mean) / v,    eps = sigma (x - alpha mean) / v
 
     The probability flow is affine: x_t = alpha mean + sqrt(v) z with the same z at every level.
     Source: Bishop 2006, eq. 2.113-2.117; the flow: Song et al. 2021, arXiv:2011.13456, eq. 13, solved for this score.

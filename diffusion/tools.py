@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,33 @@ def gather(package: str) -> None:
     module = import_module(package)
     for info in iter_modules(module.__path__):
         import_module(f"{package}.{info.name}")
+
+
+def named(name: str, base: type, package: str) -> type:
+    """A class by its short name in a package, or by its import path; modules of the current directory count.
+
+    Raises:
+        ValueError: there is no such class, or it is no `base` that can be made.
+    """
+    gather(package)
+    if "." not in name:
+        known = {k.__name__: k for k in concrete(base) if k.__module__.startswith(f"{package}.")}
+        if name not in known:
+            kind, names = base.__name__.lower(), sorted(known)
+            raise ValueError(f"there is no {kind} {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
+        return known[name]
+    module, _, last = name.rpartition(".")
+    if os.getcwd() not in sys.path:  # a console script has its own folder there instead
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(import_module(module), last)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import {name!r}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise ValueError(f"{name} is no {base.__name__}: derive it from {base.__module__}.{base.__qualname__}")
+    if inspect.isabstract(found):
+        raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+    return found
 
 
 def suggest(word: str, words: list[str]) -> str:

@@ -69,9 +69,18 @@ class Discrete(Schedule):
         k = i.round().long().clamp(0, self.T - 1)
         log_ratio = (self.alphas / self.sigmas).log()
         j = i.floor().long().clamp(0, self.T - 2)
-        between = 2 * torch.lerp(log_ratio[j], log_ratio[j + 1], i - j)
+        # Not torch.lerp: it is NaN in the upper half of the last interval where that ends at -inf (zero_snr).
+        between = 2 * (log_ratio[j] + (i - j) * (log_ratio[j + 1] - log_ratio[j]))
         alpha, sigma = torch.sigmoid(between).sqrt(), torch.sigmoid(-between).sqrt()
         return torch.where(i == k, self.alphas[k], alpha), torch.where(i == k, self.sigmas[k], sigma)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """Inverse of log_snr(t): linear between table entries, and below the first, as `scales`."""
+        table, log_snr = 2 * (self.alphas / self.sigmas).log(), log_snr.double()
+        j = (torch.searchsorted(-table, -log_snr) - 1).clamp(0, self.T - 2)
+        part = (log_snr - table[j]) / (table[j + 1] - table[j])
+        part = torch.where(log_snr == -torch.inf, 1.0, part)  # the last entry, if it has no signal
+        return ((j + part + 1) / self.T).clamp(0, 1)
 
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f = sigma^2 L' / 2 and g^2 = -sigma^2 L', with L' the slope of log-SNR between table entries.

@@ -145,6 +145,9 @@ def test_zero_terminal_snr(kind):
     assert float(schedule.alphas[0]) == pytest.approx(float(plain.alphas[0]), rel=1e-12)
     shrunk = (plain.alphas - plain.alphas[-1]) / (plain.alphas[0] - plain.alphas[-1]) * plain.alphas[0]
     torch.testing.assert_close(schedule.alphas, shrunk, rtol=1e-9, atol=1e-12)
+    near = schedule.level(f64(0.9991, 0.9995, 0.9999))  # log-SNR falls to -inf: no signal on the way either
+    assert near.alpha.tolist() == [0, 0, 0] and near.sigma.tolist() == [1, 1, 1]
+    assert schedule.time(f64(-torch.inf, float(schedule.level(f64(0.5)).log_snr))).tolist() == pytest.approx([1, 0.5])
     with pytest.raises(ValueError, match="divides by alpha"):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 

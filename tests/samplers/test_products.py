@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from diffusion import noise, samplers, targets
-from diffusion.denoiser import Denoiser, predict
+from diffusion.analytic import Gaussian
+from diffusion.denoiser import Denoiser
 from diffusion.tools import concrete
 
 MEAN, STD = 0.3, 0.4
+DATA = Gaussian(MEAN, STD)
 RANDOM = {
     samplers.DDPM: 60, samplers.EulerAncestral: 40, samplers.EulerMaruyama: 80, samplers.PredictorCorrector: 100,
     samplers.AnnealedLangevin: 100,
@@ -36,10 +38,7 @@ class Ideal(nn.Module):
         if heard not in self.known:
             self.known[heard] = self.level(heard)
         t = self.known[heard]
-        x = x / self.target.c_in(t)
-        var = t.alpha**2 * STD**2 + t.sigma**2
-        x0 = MEAN + t.alpha * STD**2 / var * (x - t.alpha * MEAN)
-        return self.target.of(x0, predict(x, x0, t).eps, t)
+        return self.target.of(*DATA(x / self.target.c_in(t), t), t)
 
     def level(self, clock):
         times = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -81,7 +80,7 @@ def test_gaussian_data(sampler, kind, target):
     x, t = last.x, before.t
     assert x.isfinite().all() and float(last.t.sigma) == 0
     # Every walk ends with E[x_0 | x_t], which from a true x_t has this much less spread; few steps leave a large t.
-    spread = STD * float(t.alpha * STD / (t.alpha**2 * STD**2 + t.sigma**2).sqrt())
+    spread = float(DATA(DATA.at(torch.ones(1, 1).double(), t), t).x0) - MEAN
     tolerance = 0.2 if sampler in RANDOM or sampler in FIRST else 0.1
     assert float(x.mean()) == pytest.approx(MEAN, abs=tolerance * STD)
     assert float(x.std()) == pytest.approx(spread, rel=tolerance)
