@@ -30,7 +30,7 @@ def named(name: str, base: type, package: str) -> type:
     """
     gather(package)
     if "." not in name:
-        known = {k.__name__: k for k in concrete(base) if k.__module__.startswith(f"{package}.")}
+        known = {k.__name__: k for k in concrete(base, package)}
         if name not in known:
             kind, names = base.__name__.lower(), sorted(known)
             raise ValueError(f"there is no {kind} {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
@@ -55,11 +55,11 @@ def suggest(word: str, words: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def concrete(base: type) -> set[type]:
-    """The subclasses of a class, at any depth, that can be made, and the class itself if it can."""
-    found = set() if inspect.isabstract(base) else {base}
+def concrete(base: type, package: str = "") -> set[type]:
+    """The subclasses of a class, at any depth, and itself: those that can be made, of one package if that is given."""
+    found = set() if inspect.isabstract(base) or not base.__module__.startswith(package) else {base}
     for child in base.__subclasses__():
-        found |= concrete(child)
+        found |= concrete(child, package)
     return found
 
 

@@ -124,7 +124,7 @@ FIXED = """
 Order: how the error against the exact probability flow falls on a mixture of two Gaussians, over a section of the
 schedule (log-SNR -4 to 4, uneven steps, exact past), from 48 levels to 144; smallest and largest over the schedules.
 Error: of the whole walk with the sampler's own grid on Gaussian data, mean distance to the exact map in per cent of
-the data's spread; median over the schedules. All samplers here end with E[x_0 | x_t] at the grid's last level, which
+the data's spread; median over the schedules. Most samplers end with E[x_0 | x_t] at the grid's last level, which
 has less spread than x_0; the last column is what is wrong beyond that at the end, on the worst schedule.
 """
 DRAWN = """

@@ -59,7 +59,7 @@ def chosen(names: list[str] | None, base: type, package: str) -> list[type]:
         ValueError: one is not there, or cannot be made without arguments.
     """
     gather(package)
-    ours = sorted((k for k in concrete(base) if k.__module__.startswith(package)), key=lambda k: k.__name__)
+    ours = sorted(concrete(base, package), key=lambda k: k.__name__)
     kinds = ours if names is None else [named(name, base, package) for name in names]
     for kind in kinds:
         parameters = inspect.signature(kind).parameters.values()
