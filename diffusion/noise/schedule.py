@@ -63,7 +63,10 @@ class Schedule(ABC):
         return f, growth - 2 * f * sigma.detach() ** 2
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Inverse of log_snr(t), by bisection: log-SNR falls as t grows. A subclass may have a closed form."""
+        """Inverse of log_snr(t), 0 or 1 beyond the ends.
+
+        By bisection: log-SNR falls as t grows. A subclass may have a closed form, which is much faster.
+        """
         lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             mid = (lo + hi) / 2
