@@ -451,3 +451,49 @@ def test_guidance_is_the_score_of_a_sharpened_posterior():
     label = given + math.log(0.5) - free  # log q(c | x)
     grad = lambda v: torch.autograd.grad(v.sum(), x, retain_graph=True)[0]  # noqa: E731
     torch.testing.assert_close(grad(free + w * label), torch.lerp(grad(free), grad(given), w))
+
+
+# --- bits, and the box of mistakes ----------------------------------------------------------------------
+
+
+def test_discretised_decoder_adds_up_to_one():
+    """The 256 bins of a Gaussian, the outer two open; a bin's probability is the integral of the density over it."""
+    values = torch.linspace(-1, 1, 256, dtype=torch.float64)
+    cdf = lambda x: torch.special.ndtr((x - 0.13) / 0.02)  # noqa: E731
+    p = cdf(values + 1 / 255) - cdf(values - 1 / 255)
+    p[0], p[-1] = cdf(values[0] + 1 / 255), 1 - cdf(values[-1] - 1 / 255)
+    assert float(p.sum()) == pytest.approx(1, rel=1e-12)
+    inside = torch.linspace(float(values[150]) - 1 / 255, float(values[150]) + 1 / 255, 1001, dtype=torch.float64)
+    density = normal(inside, 0.13, 0.02**2).exp()
+    assert float(torch.trapezoid(density, inside)) == pytest.approx(float(p[150]), rel=1e-5)
+
+
+def test_bits_per_dimension():
+    """Uniform grey values cost 8 bits, counted or as the density of values spread over their bins."""
+    D = 12
+    assert -D * math.log(1 / 256) / (D * math.log(2)) == pytest.approx(8)
+    density = 1 / (2 + 2 / 255)  # from half a bin below -1 to half a bin above 1
+    assert -D * math.log(density) / (D * math.log(2)) + math.log2(127.5) == pytest.approx(8)
+
+
+def test_common_mistakes_are_mistakes():
+    """Each wrong form of the box is far from right on a case that can be done by hand."""
+    schedule = Linear()
+    betas, s, t = schedule.betas(), level(schedule, 0.5), level(schedule, 0.501)
+    i, x, x0 = 500, f64(0.9), f64(0.7)
+    eps, right = predict(x, x0, t).eps, posterior_mean(x, x0, s, t)
+    for root, good in ((t.sigma, True), (betas[i].sqrt(), False)):  # 1 - bar alpha, or 1 - alpha of one step
+        mean = (x - betas[i] / root * eps) / (1 - betas[i]).sqrt()
+        assert (abs(float(mean / right) - 1) < 1e-9) == good
+    v, e = 0.7, 0.01
+    for up, noise, factor in ((e / 2, e, 1), (e, 2 * e, 1), (e, e, 0.5), (e / 2, 2 * e, 2)):  # Langevin
+        assert noise / (1 - (1 - up / v) ** 2) == pytest.approx(factor * v, rel=0.01)
+    every_tenth = torch.cumprod(1 - betas[::10], 0)[-1].sqrt()
+    assert float(every_tenth) > 30 * float(schedule.alphas[-1])
+    deviations = betas[0].sqrt() + betas[1].sqrt()
+    assert float(deviations / schedule.sigmas[1]) == pytest.approx(1.41, abs=0.1)
+    f, g2 = schedule.sde(t.t)
+    var = t.alpha**2 * STD**2 + t.sigma**2  # dv/dt of the ODE with half and with all of g^2
+    true = (2 * f * var + g2).item()
+    assert (2 * (f + 0.5 * g2 / var) * var).item() == pytest.approx(true, rel=1e-9)
+    assert abs((2 * (f + g2 / var) * var).item() / true) > 2
