@@ -77,7 +77,9 @@ def test_formulas_survive_markdown(page):
     assert page.name != "theory.md" or (len(blocks) > 40 and len(inline) > 100)
     for formula in blocks + inline:
         assert not re.search(r"\\[^a-zA-Z]|\*|[^\w]_|<|>", formula), formula
-        assert formula.count("{") == formula.count("}") and formula.count("\\left") == formula.count("\\right"), formula
+        assert formula.count("{") == formula.count("}") and len(re.findall(r"\\left\b", formula)) == len(
+            re.findall(r"\\right\b", formula)
+        ), formula
     for formula in inline:
         assert "\n" not in formula and formula == formula.strip(), formula
     for line in rest.splitlines():
