@@ -80,6 +80,8 @@ def test_formulas_survive_markdown(page):
         assert formula.count("{") == formula.count("}") and len(re.findall(r"\\left\b", formula)) == len(
             re.findall(r"\\right\b", formula)
         ), formula
+    between = rest.split("$")[::2]  # GitHub takes no dollar for one that touches a letter or a figure
+    assert not [t for t in between[1:] if re.match(r"\w", t)] + [t for t in between[:-1] if re.search(r"\w$", t)]
     for formula in inline:
         assert "\n" not in formula and formula == formula.strip(), formula
     for line in rest.splitlines():

@@ -410,7 +410,9 @@ def test_ddim_keeps_the_marginal(schedule, eta):
 
     mean = step(0.0, 0.0)
     assert mean == pytest.approx(0.7 * float(s.alpha), abs=1e-9)
-    assert (step(1.0, 0.0) - mean) ** 2 + (step(0.0, 1.0) - mean) ** 2 == pytest.approx(float(s.sigma**2), rel=1e-9)
+    kept, fresh = (step(1.0, 0.0) - mean) ** 2, (step(0.0, 1.0) - mean) ** 2
+    assert fresh == pytest.approx(eta**2 * float(posterior_var(s, t)), rel=1e-9)  # eta scales the deviation
+    assert kept + fresh == pytest.approx(float(s.sigma**2), rel=1e-9)
 
 
 @pytest.mark.parametrize("schedule", [VP(), Flow()], ids=["VP", "Flow"])
