@@ -24,6 +24,12 @@ class Schedule(ABC):
     t_min: float = 1e-3
     prior_std: float = 1.0
 
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("time", "sde"):  # a parent's closed form does not fit new scales
+            if "scales" in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(Schedule)[name])
+
     @abstractmethod
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at times t (any shape, float64, in (0, 1])."""

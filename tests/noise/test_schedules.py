@@ -17,6 +17,7 @@ from diffusion.noise import (
     ScaledLinear,
     Schedule,
     Sigmoid,
+    SubVP,
     forward_var,
     posterior_var,
 )
@@ -218,3 +219,21 @@ def test_the_last_interval_of_zero_snr(kind):
     torch.testing.assert_close(rate, -2 * f, rtol=1e-3, atol=0)
     weight = ELBO()(schedule.level(f64(0.5, 0.98, 0.99, 1)), Eps(), schedule)
     assert weight.isfinite().all() and weight[-1] == 0 and (weight[:-1] > 0).all()
+
+
+def test_new_scales_do_not_inherit_an_old_inverse():
+    """A subclass that changes `scales` alone gets the bisection and the derivatives, not its parent's closed forms."""
+
+    class Part(VP):
+        def scales(self, t):
+            return super().scales(0.4 + 0.6 * t)
+
+    class Coarse(Linear):
+        def scales(self, t):
+            return VP().scales(t)
+
+    t = f64(0.1, 0.55, 0.9)
+    for schedule, beta in ((Part(), 0.6 * (0.1 + 19.9 * (0.4 + 0.6 * t))), (Coarse(), 0.1 + 19.9 * t)):
+        torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t, rtol=0, atol=1e-9)
+        torch.testing.assert_close(schedule.sde(t)[1], beta, rtol=1e-9, atol=0)
+    assert Linear.sde is Discrete.sde and SubVP.time is not VP.time
