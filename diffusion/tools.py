@@ -79,7 +79,10 @@ def build(value: Any) -> Any:
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot import {value['class_path']!r}, which this file was made with: {error}") from error
+        raise ValueError(
+            f"cannot import {value['class_path']!r}, which this file was made with: {error}; "
+            f"if it is a module of yours, start from its folder"
+        ) from error
     try:
         return kind(**build(value.get("init_args") or {}))
     except TypeError as error:

@@ -2,17 +2,17 @@
 
 import inspect
 from argparse import ArgumentParser, Namespace
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import torch
 
-from diffusion import samplers
 from diffusion.guidance import ClassifierFree, Guidance, Plain
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
-from diffusion.tools import build, gather, spec, suggest
+from diffusion.tools import build, concrete, gather, spec, suggest
 
 
 class Parser(ArgumentParser):
@@ -77,7 +77,7 @@ def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list
     if args.sampler:
         chosen = {"class_path": sampler_class(args.sampler), "init_args": {}}
     module, _, name = chosen["class_path"].rpartition(".")
-    kind = getattr(__import__(module, fromlist=[name]), name)
+    kind = getattr(import_module(module), name)
     parameters = dict(list(inspect.signature(kind).parameters.items()))
     if args.steps is not None:
         chosen["init_args"]["steps"] = args.steps
@@ -94,15 +94,18 @@ def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list
 
 
 def sampler_class(name: str) -> str:
-    """The import path of a sampler given by short name or import path."""
-    if "." in name:
-        return name
+    """The import path of a sampler given by import path, or by the short name of any that is imported by now."""
     gather("diffusion.samplers")
-    found = getattr(samplers, name, None)
-    names = [n for n in samplers.__all__ if n not in ("Frame", "Sampler")]
-    if name not in names:
-        raise ValueError(f"there is no sampler {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
-    return f"{found.__module__}.{found.__qualname__}"
+    known = {c.__name__: c for c in sorted(concrete(Sampler), key=lambda c: c.__name__)}
+    if name in known:
+        return f"{known[name].__module__}.{known[name].__qualname__}"
+    module, _, last = name.rpartition(".")
+    if not module:
+        raise ValueError(f"there is no sampler {name!r}{suggest(name, list(known))}; there are: {', '.join(known)}")
+    kind = getattr(import_module(module), last, None)
+    if not (isinstance(kind, type) and issubclass(kind, Sampler)):
+        raise ValueError(f"--sampler {name}: {module} has no sampler {last!r}")
+    return name
 
 
 def convert(option: str, text: str, kind: type) -> object:
