@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     add("--steps", type=int, help="length of the bound's chain (default: T, or 1000)")
     add("--variance", choices=["small", "large", "learned"], help="of its steps (default: learned, else large)")
     add("--exact", action="store_true", help="the ODE's divergence in full, not by a random probe: D times the cost")
-    add("--tolerance", type=float, default=1e-4, help="of the ODE's solver (default 1e-4)")
+    add("--tolerance", type=float, default=1e-3, help="of the ODE's solver (default 1e-3)")
     add("--unconditional", action="store_true", help="leave the labels out (default: given its label)")
     add("--seed", type=int, default=0, help="of noise, probes and dequantisation (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     add("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
     add("--out", type=Path, help="also write everything, image by image, to this .json file")
     args, rest = parser.parse_known_args(argv)
-    if min(args.batch_size, args.n or 1, args.steps or 1) < 1 or args.tolerance <= 0:
+    if min(v for v in (args.batch_size, args.n, args.steps) if v is not None) < 1 or args.tolerance <= 0:
         raise ValueError("--n, --steps and --batch_size must be at least 1, and --tolerance positive")
     if args.out:
         check_writable(args.out)
