@@ -1,5 +1,6 @@
 """The command `diffusion`: finds the subcommand, runs it, and turns errors into one line. Imports no torch itself."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -8,6 +9,7 @@ from diffusion import __version__
 COMMANDS = {
     "fit": "train a model:             diffusion fit -c configs/mnist.yaml [--resume auto]",
     "validate": "measure val/loss:          diffusion validate RUN",
+    "nll": "likelihood in bits/dim:    diffusion nll RUN",
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
     "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
     "demo": "all of it on real digits:  diffusion demo",
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         from diffusion.tools import suggest
 
         return _fail("", f"unknown command {name!r}{suggest(name, list(COMMANDS))}; see: diffusion --help", 2)
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # a my.py here is found as my.MyClass; last, so that it hides no installed package
     try:
         return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion.noise.level import Level
+from diffusion.noise.level import Level, broadcast
 from diffusion.noise.schedule import Schedule
 from diffusion.targets import Eps, Target
 
@@ -17,25 +17,32 @@ class Condition(NamedTuple):
     Attributes:
         y: class labels (B,) int64, or context vectors (B, D) float.
         keep: (B,) bool; False replaces y by the network's learned null row. None keeps all.
+        guess: (B, C, H, W), the last guess of x_0 for a self-conditioned network. None is a guess of zeros.
     """
 
     y: Tensor | None = None
     keep: Tensor | None = None
+    guess: Tensor | None = None
 
 
 class Prediction(NamedTuple):
-    """A guess at one level: x0 and eps, both (B, C, H, W), with x = alpha x0 + sigma eps always true."""
+    """A guess at one level: x0 and eps, both (B, C, H, W), with x = alpha x0 + sigma eps always true.
+
+    Attributes:
+        var: (B, C, H, W) where a network learns the variance: from -1 for Var[x_s | x_t, x_0] to 1 for Var[x_t | x_s].
+    """
 
     x0: Tensor
     eps: Tensor
+    var: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, Level], Prediction]
 
 
-def predict(x: Tensor, x0: Tensor, t: Level) -> Prediction:
+def predict(x: Tensor, x0: Tensor, t: Level, var: Tensor | None = None) -> Prediction:
     """The prediction that belongs to a guess of x_0: eps = (x - alpha x_0) / sigma."""
-    return Prediction(x0, (x - t.alpha * x0) / t.sigma)
+    return Prediction(x0, (x - t.alpha * x0) / t.sigma, var)
 
 
 class Denoiser(nn.Module):
@@ -43,6 +50,8 @@ class Denoiser(nn.Module):
 
     Args:
         net: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W); knows no maths of diffusion.
+            One that learns the variance says 2C channels, the target's C first. One with a true `self_condition`
+            is given 2C channels, the second C its last guess of x_0.
         schedule: the forward process that the network is trained on.
         target: what the network says.
     Raises:
@@ -68,9 +77,59 @@ class Denoiser(nn.Module):
             raise ValueError(f"Denoiser: wanted one noise level or one an image ({len(x)}), got {t.t.numel()}")
         clock = self.schedule.clock(t.t).to(x.device, x.dtype, non_blocking=True).reshape(-1).expand(len(x))
         t = t.like(x)
-        out = self.net(self.target.c_in(t) * x, clock, cond.y, cond.keep)
-        return predict(x, self.target.x0(x, out.to(x.dtype), t), t)
+        shown = self.target.c_in(t) * x
+        if self.remembers:
+            shown = torch.cat([shown, torch.zeros_like(shown) if cond.guess is None else cond.guess], dim=1)
+        out, var = self.net(shown, clock, cond.y, cond.keep).to(x.dtype), None
+        if out.shape[1] == 2 * x.shape[1]:
+            out, var = out.chunk(2, dim=1)
+        return predict(x, self.target.x0(x, out, t), t, var)
+
+    @property
+    def remembers(self) -> bool:
+        """The network is shown its last guess of x_0."""
+        return bool(getattr(self.net, "self_condition", False))
+
+    def walk(self) -> "Denoiser | Walk":
+        """The denoiser of one run of a sampler, with that run's memory if the network wants one."""
+        return Walk(self) if self.remembers else self
 
     def bind(self, cond: Condition) -> Denoise:
         """This denoiser with the condition fixed: what guidance and samplers take."""
         return lambda x, t: self(x, t, cond)
+
+
+class Walk:
+    """A denoiser that is shown its own last guess: self-conditioning, the memory of one run of a sampler.
+
+    Source: Chen et al. 2023, arXiv:2208.04202, alg. 2.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.schedule, self.target, self.guess = denoiser, denoiser.schedule, denoiser.target, None
+
+    def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
+        pred = self.denoiser(x, t, cond._replace(guess=self.guess))
+        self.guess = pred.x0.to(x.dtype)
+        return pred
+
+    def bind(self, cond: Condition) -> Denoise:
+        return lambda x, t: self(x, t, cond)
+
+
+def anywhere(denoise: Denoise, schedule: Schedule) -> Denoise:
+    """Let `denoise` answer at levels made by `between`: at the schedule's level of that log-SNR, x scaled to it.
+
+    Noisier than the schedule's end (churn in the first step) is asked at the end. A discrete network hears a
+    fractional index.
+    """
+
+    def ask(x: Tensor, t: Level) -> Prediction:
+        if not t.t.isnan().any():
+            return denoise(x, t)
+        near = schedule.level(schedule.time(t.log_snr))
+        scale = torch.hypot(near.alpha, near.sigma) / torch.hypot(t.alpha, t.sigma)
+        pred = denoise(broadcast(scale, x) * x, near)
+        return predict(x, pred.x0, t.like(x), pred.var)
+
+    return ask

@@ -46,8 +46,10 @@ class ClassifierFree(Guidance):
         def denoise(x, t):
             # Levels of one an image are doubled like the images.
             t2 = t if t.t.ndim == 0 else type(t)(*(torch.cat([v, v]) for v in t))
-            uncond, given = denoiser(torch.cat([x, x]), t2, both).x0.chunk(2)
-            return predict(x, torch.lerp(uncond, given, self.scale), t.like(x))
+            pred = denoiser(torch.cat([x, x]), t2, both)
+            uncond, given = pred.x0.chunk(2)
+            var = None if pred.var is None else pred.var.chunk(2)[1]
+            return predict(x, torch.lerp(uncond, given, self.scale), t.like(x), var)
 
         return denoise
 
@@ -81,4 +83,8 @@ class Clamp(Bound):
         self.low, self.high = float(low), float(high)
 
     def __call__(self, denoise: Denoise) -> Denoise:
-        return lambda x, t: predict(x, denoise(x, t).x0.clamp(self.low, self.high), t.like(x))
+        def limited(x, t):
+            pred = denoise(x, t)
+            return predict(x, pred.x0.clamp(self.low, self.high), t.like(x), pred.var)
+
+        return limited

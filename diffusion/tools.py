@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,21 +22,19 @@ def gather(package: str) -> None:
 
 
 def named(name: str, base: type, package: str) -> type:
-    """A class by its short name in a package, or by its import path; modules of the current directory count.
+    """A class by its import path, or by the short name of any that is imported, the package's among them.
 
     Raises:
         ValueError: there is no such class, or it is no `base` that can be made.
     """
     gather(package)
     if "." not in name:
-        known = {k.__name__: k for k in concrete(base, package)}
+        known = {k.__name__: k for k in concrete(base)}
         if name not in known:
             kind, names = base.__name__.lower(), sorted(known)
             raise ValueError(f"there is no {kind} {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
         return known[name]
     module, _, last = name.rpartition(".")
-    if os.getcwd() not in sys.path:  # a console script has its own folder there instead
-        sys.path.append(os.getcwd())
     try:
         found = getattr(import_module(module), last)
     except (ImportError, AttributeError) as error:
@@ -107,7 +104,10 @@ def build(value: Any) -> Any:
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot import {value['class_path']!r}, which this file was made with: {error}") from error
+        raise ValueError(
+            f"cannot import {value['class_path']!r}, which this file was made with: {error}; "
+            f"if it is a module of yours, start from its folder"
+        ) from error
     try:
         return kind(**build(value.get("init_args") or {}))
     except TypeError as error:

@@ -57,7 +57,8 @@ class ELBO(Weight):
     def __call__(self, t: Level, target: Target, schedule: Schedule) -> Tensor:
         f, g2 = schedule.sde(t.t.double().cpu())
         slope = (g2 / schedule.scales(t.t.double().cpu())[1] ** 2).to(t.alpha)
-        return (t.alpha / t.sigma).square() * slope / 2
+        weight = (t.alpha / t.sigma).square() * slope / 2
+        return torch.where(t.alpha > 0, weight, 0.0)  # the limit where no signal is left: 0 times an infinite slope
 
 
 class MinSNR(SnrWeight):

@@ -66,7 +66,12 @@ def test_classes_by_name():
     assert named("diffusion.samplers.ddpm.DDPM", Sampler, "diffusion.samplers") is DDPM
     mine = type("Mine", (DDPM,), {"__module__": "elsewhere"})
     assert mine in concrete(Sampler) and mine not in concrete(Sampler, "diffusion")
-    for name, words in [("Mine", "no sampler 'Mine'"), ("json.dumps", "is no Sampler"), ("json.x.Y", "cannot import")]:
+    assert named("Mine", Sampler, "diffusion.samplers") is mine
+    for name, words in [
+        ("Mime", "no sampler 'Mime'; did you mean 'Mine'"),
+        ("json.dumps", "is no Sampler"),
+        ("json.x.Y", "cannot import"),
+    ]:
         with pytest.raises(ValueError, match=words):
             named(name, Sampler, "diffusion.samplers")
     with pytest.raises(ValueError, match="cannot be made: it has no step"):

@@ -93,6 +93,18 @@ class DiffusionCLI(LightningCLI):
         return trainer
 
 
+def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
+    """The parts of the run that a checkpoint lies in, built from its own configuration and further options.
+
+    Raises:
+        FileNotFoundError: the run's configuration is missing.
+    """
+    config = runs.directory(checkpoint) / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
+    return DiffusionCLI(["-c", str(config), *argv], training=False)
+
+
 def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
     """The run directory to write to, and the checkpoint to go on from."""
     path = None

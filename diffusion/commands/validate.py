@@ -1,7 +1,7 @@
 """`diffusion validate`: val/loss of a run, or of another configuration of it."""
 
 from diffusion import runs
-from diffusion.commands.fit import DiffusionCLI, quiet, shown
+from diffusion.commands.fit import quiet, recorded, shown
 from diffusion.systems import Diffusion
 
 HELP = """usage: diffusion validate RUN [--weights ema|raw] [options of `diffusion fit`]
@@ -24,10 +24,7 @@ def main(argv: list[str]) -> int:
     if weights not in ("ema", "raw"):
         raise ValueError(f"--weights: wanted ema or raw, got {weights!r}")
     model = Diffusion.load(path, weights)
-    config = runs.directory(path) / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
-    cli = DiffusionCLI(["-c", str(config), *rest], training=False)
+    cli = recorded(path, rest)
     loss = cli.trainer.validate(model, cli.datamodule, verbose=False)[0]["val/loss"]
     images = len(cli.datamodule.arrays("test")[0])
     print(f"val/loss {loss:.6f}  ({shown(path)}, {weights} weights, {images:,} images)")

@@ -94,6 +94,8 @@ class AttentionUNet(nn.Module):
         dropout: probability, in [0, 1), inside the double convolutions.
         ones: append a channel of ones to the input. The first GroupNorm divides the image's overall brightness out;
             beside a constant it can be read again. Matters most for small images of few grey levels.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
     Raises:
@@ -108,6 +110,8 @@ class AttentionUNet(nn.Module):
         attention: int = 2,
         dropout: float = 0.0,
         ones: bool = False,
+        learn_variance: bool = False,
+        self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
     ) -> None:
@@ -116,15 +120,16 @@ class AttentionUNet(nn.Module):
             raise ValueError(f"AttentionUNet: widths must be two or more even numbers, got {list(widths)}")
         self.channels, self.widths, self.heads, self.attention = channels, tuple(widths), heads, attention
         self.dropout, self.ones, self.num_classes, self.context_dim = dropout, ones, num_classes, context_dim
+        self.learn_variance, self.self_condition = learn_variance, self_condition
         self.depth = depth = len(widths) - 1
         w = self.widths
         ups = [w[max(level - 1, 0)] for level in reversed(range(depth))]  # channels after each up stage
-        self.inc = DoubleConv(channels + ones, w[0])
+        self.inc = DoubleConv(channels * (1 + self_condition) + ones, w[0])
         self.downs = nn.ModuleList(Down(w[i], w[i + 1], dropout) for i in range(depth))
         self.ups = nn.ModuleList(
             Up((w[-1] if i == 0 else ups[i - 1]) + w[depth - 1 - i], c, dropout) for i, c in enumerate(ups)
         )
-        self.outc = nn.Conv2d(w[0], channels, 1)
+        self.outc = nn.Conv2d(w[0], channels * (1 + learn_variance), 1)
         levels = [*range(1, depth + 1), *reversed(range(depth))]
         stages = list(zip(levels, [*w[1:], *ups], strict=True))  # (level, channels) of each
         self.attentions = nn.ModuleList(
@@ -136,9 +141,9 @@ class AttentionUNet(nn.Module):
             self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for _, c in stages)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W)."""
-        if x.shape[1] != self.channels:
-            raise ValueError(f"AttentionUNet: made for {self.channels} channels, got images of {x.shape[1]}")
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        if x.shape[1] != (wanted := self.channels * (1 + self.self_condition)):
+            raise ValueError(f"AttentionUNet: made for {wanted} channels, got images of {x.shape[1]}")
         step = 2**self.depth
         H, W = x.shape[-2:]
         if H % step or W % step:

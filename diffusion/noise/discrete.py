@@ -17,7 +17,8 @@ class Discrete(Schedule):
 
         alpha_i^2 = prod_{j <= i} (1 - beta_j),    sigma_i^2 = 1 - alpha_i^2
 
-    Exact on the table and linear in log-SNR between its entries. A subclass gives `betas`.
+    Exact on the table and linear in log-SNR between its entries; where that ends at -inf (zero_snr), alpha is linear
+    in the last interval. A subclass gives `betas`.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 4.
 
     Args:
@@ -46,6 +47,7 @@ class Discrete(Schedule):
             alphas = abar.sqrt()
             abar = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
         self.alphas, self.sigmas = abar.sqrt(), (1 - abar).sqrt()
+        self.log_snrs = 2 * (self.alphas / self.sigmas).log()
         if abar[-1] > 1e-3:
             warnings.warn(
                 f"{type(self).__name__}: alpha-bar at T = {T} is {abar[-1]:.2g}, above 1e-3: training never reaches "
@@ -67,31 +69,38 @@ class Discrete(Schedule):
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         i = self.index(t)
         k = i.round().long().clamp(0, self.T - 1)
-        log_ratio = (self.alphas / self.sigmas).log()
         j = i.floor().long().clamp(0, self.T - 2)
-        # Not torch.lerp: it is NaN in the upper half of the last interval where that ends at -inf (zero_snr).
-        between = 2 * (log_ratio[j] + (i - j) * (log_ratio[j + 1] - log_ratio[j]))
+        between = torch.lerp(self.log_snrs[j], self.log_snrs[j + 1], i - j)
         alpha, sigma = torch.sigmoid(between).sqrt(), torch.sigmoid(-between).sqrt()
+        if self.zero_snr:
+            last = i > self.T - 2
+            alpha = torch.where(last, self.alphas[-2] * (self.T - 1 - i), alpha)
+            sigma = torch.where(last, (1 - alpha**2).sqrt(), sigma)
         return torch.where(i == k, self.alphas[k], alpha), torch.where(i == k, self.sigmas[k], sigma)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Inverse of log_snr(t): linear between table entries, and below the first, as `scales`."""
-        table, log_snr = 2 * (self.alphas / self.sigmas).log(), log_snr.double()
-        j = (torch.searchsorted(-table, -log_snr) - 1).clamp(0, self.T - 2)
-        part = (log_snr - table[j]) / (table[j + 1] - table[j])
-        part = torch.where(log_snr == -torch.inf, 1.0, part)  # the last entry, if it has no signal
-        return ((j + part + 1) / self.T).clamp(0, 1)
+        """Inverse of log_snr(t), in closed form; 0 or 1 beyond the ends."""
+        fall = -log_snr.double()
+        j = (torch.searchsorted(-self.log_snrs, fall, right=True) - 1).clamp(0, self.T - 2)
+        i = j + (fall + self.log_snrs[j]) / (self.log_snrs[j] - self.log_snrs[j + 1])
+        if self.zero_snr:
+            last = fall > -self.log_snrs[-2]
+            i = torch.where(last, self.T - 1 - torch.sigmoid(-fall).sqrt() / self.alphas[-2], i)
+        return ((i + 1) / self.T).clamp(0, 1)
 
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f = sigma^2 L' / 2 and g^2 = -sigma^2 L', with L' the slope of log-SNR between table entries.
 
         Source: Kingma et al. 2021, arXiv:2107.00630, app. L, for alpha^2 + sigma^2 = 1.
         """
-        log_snr = 2 * (self.alphas / self.sigmas).log()
-        j = (self.index(t).ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t: where sampling goes
-        slope = (log_snr[j + 1] - log_snr[j]) * self.T
+        i = self.index(t)
+        j = (i.ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t: where sampling goes
+        slope = (self.log_snrs[j + 1] - self.log_snrs[j]) * self.T
         var = self.scales(t)[1] ** 2
-        return var * slope / 2, -var * slope
+        f = var * slope / 2
+        if self.zero_snr:  # alpha is linear there: f = (log alpha)'
+            f = torch.where(i > self.T - 2, -self.T / (self.T - 1 - i), f)
+        return f, -2 * f
 
     def clock(self, t: Tensor) -> Tensor:
         return self.index(t)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -33,13 +34,19 @@ class Level(NamedTuple):
 
         Scalars stay float64 on the CPU: torch multiplies them into x on any device without a copy or a sync.
         """
-        return Level(*(_like(v, x) for v in self))
+        return Level(*(broadcast(v, x) for v in self))
 
 
-def _like(v: Tensor, x: Tensor) -> Tensor:
+def broadcast(v: Tensor, x: Tensor) -> Tensor:
+    """A number an image (B,) as (B, 1, ..., 1) on x's device and in its dtype; a scalar as it is."""
     if v.ndim == 0:
         return v
     return v.to(x.device, x.dtype, non_blocking=True).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def between(alpha: Tensor, sigma: Tensor) -> Level:
+    """A level off the grid, known by its scales alone: the walk looks its time up, a sampler cannot."""
+    return Level(torch.full_like(sigma, torch.nan), alpha, sigma)
 
 
 def forward_var(s: Level, t: Level) -> Tensor:
@@ -58,3 +65,11 @@ def posterior_var(s: Level, t: Level) -> Tensor:
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
     """
     return forward_var(s, t) * s.sigma**2 / t.sigma**2
+
+
+def learned_var(v: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """exp(lerp(log low, log high, (v + 1) / 2)): a network's v in [-1, 1] as a variance between two others.
+
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15, and their code's range of v.
+    """
+    return low * (high / low) ** ((v + 1) / 2)

@@ -24,6 +24,12 @@ class Schedule(ABC):
     t_min: float = 1e-3
     prior_std: float = 1.0
 
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("time", "sde"):  # a parent's closed form does not fit new scales
+            if "scales" in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(Schedule)[name])
+
     @abstractmethod
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at times t (any shape, float64, in (0, 1])."""
@@ -63,7 +69,10 @@ class Schedule(ABC):
         return f, growth - 2 * f * sigma.detach() ** 2
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Inverse of log_snr(t), by bisection: log-SNR falls as t grows. A subclass may have a closed form."""
+        """Inverse of log_snr(t), 0 or 1 beyond the ends.
+
+        By bisection: log-SNR falls as t grows. A subclass may have a closed form, which is much faster.
+        """
         lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             mid = (lo + hi) / 2

@@ -13,9 +13,10 @@ from diffusion.samplers.euler_ancestral import EulerAncestral
 from diffusion.samplers.euler_maruyama import EulerMaruyama
 from diffusion.samplers.heun import Heun
 from diffusion.samplers.predictor_corrector import PredictorCorrector
+from diffusion.samplers.probability_flow import ProbabilityFlow
 from diffusion.samplers.unipc import UniPC
 
 __all__ = [
     "AnnealedLangevin", "DDIM", "DDPM", "DEIS", "DPM2", "DPMSolver", "DPMSolverSingle", "Euler", "EulerAncestral",
-    "EulerMaruyama", "Frame", "Heun", "PredictorCorrector", "Sampler", "UniPC",
+    "EulerMaruyama", "Frame", "Heun", "PredictorCorrector", "ProbabilityFlow", "Sampler", "UniPC",
 ]  # fmt: skip

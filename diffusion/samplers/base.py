@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoise, Prediction, predict
+from diffusion.denoiser import Denoise, Prediction, anywhere
 from diffusion.noise.grids import GRIDS, Grid, times
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
@@ -95,24 +95,3 @@ def lam(t: Level) -> Tensor:
 def signal(past: Past) -> list[tuple[Level, Prediction]]:
     """What a multistep method may use of the past, newest first: levels without signal have no log-SNR."""
     return [(t, pred) for t, pred in reversed(past) if t.alpha > 0]
-
-
-def between(alpha: Tensor, sigma: Tensor) -> Level:
-    """A level off the grid, known by its scales alone: the walk looks its time up, a sampler cannot."""
-    return Level(torch.full_like(sigma, torch.nan), alpha, sigma)
-
-
-def anywhere(denoise: Denoise, schedule: Schedule) -> Denoise:
-    """Let `denoise` answer at levels made by `between`: at the schedule's level of that log-SNR, x scaled to it.
-
-    Noisier than the schedule's end (churn in the first step) is asked at the end. A discrete network hears a
-    fractional index.
-    """
-
-    def ask(x: Tensor, t: Level) -> Prediction:
-        if not t.t.isnan():
-            return denoise(x, t)
-        near = schedule.level(schedule.time(t.log_snr))
-        return predict(x, denoise(near.alpha / t.alpha * x, near).x0, t)
-
-    return ask

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
-from diffusion.noise.level import Level, forward_var, posterior_var
+from diffusion.noise.level import Level, forward_var, learned_var, posterior_var
 from diffusion.samplers.base import Noise, Past, Sampler
 
 
@@ -15,25 +15,26 @@ class DDPM(Sampler):
 
         x_s = alpha_s x_0 + sqrt(sigma_s^2 - small) eps + sqrt(var) z
 
-        small = Var[x_s | x_t, x_0],    large = Var[x_t | x_s]
+        small = Var[x_s | x_t, x_0],    large = Var[x_t | x_s],    learned = between the two, as the network says
 
     The last step, to the clean level, adds no noise. Fewer steps than T respace the chain. One evaluation a step.
-    Source: Ho et al. 2020, arXiv:2006.11239, alg. 2 and sec. 3.2; respacing: arXiv:2102.09672, eq. 19.
+    Source: Ho et al. 2020, arXiv:2006.11239, alg. 2 and sec. 3.2; learned, respaced: arXiv:2102.09672, eq. 15, 19.
 
     Args:
         steps: network evaluations, >= 1.
-        variance: "small" is right for a single point as data, "large" for Gaussian data.
+        variance: "small" is right for a single point as data, "large" for Gaussian data; "learned" lies between
+            them and needs a network trained with Objective(vlb=...).
         grid: which levels, see Sampler.
     Raises:
-        ValueError: an unknown variance.
+        ValueError: an unknown variance, or "learned" where the network says none.
     """
 
     def __init__(
-        self, steps: int = 1000, variance: Literal["small", "large"] = "small", grid: Grid = "trailing"
+        self, steps: int = 1000, variance: Literal["small", "large", "learned"] = "small", grid: Grid = "trailing"
     ) -> None:
         super().__init__(steps, grid)
-        if variance not in ("small", "large"):
-            raise ValueError(f"DDPM: variance must be 'small' or 'large', got {variance!r}")
+        if variance not in ("small", "large", "learned"):
+            raise ValueError(f"DDPM: variance must be 'small', 'large' or 'learned', got {variance!r}")
         self.variance = variance
 
     def step(
@@ -45,4 +46,8 @@ class DDPM(Sampler):
         if s.sigma == 0:
             return x, pred
         var = small if self.variance == "small" else forward_var(s, t)
+        if self.variance == "learned":
+            if pred.var is None:
+                raise ValueError("DDPM: this network says no variance; choose the variance small or large")
+            var = learned_var(pred.var, small, var)
         return x + var.sqrt() * noise(x), pred

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
-from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, between, jump
+from diffusion.noise.level import Level, between
+from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump
 
 
 class DPM2(Sampler):

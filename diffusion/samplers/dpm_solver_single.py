@@ -4,8 +4,8 @@ from torch import Tensor, expm1
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
-from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, between, jump, lam
+from diffusion.noise.level import Level, between
+from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump, lam
 
 
 class DPMSolverSingle(Sampler):

@@ -70,6 +70,11 @@ class Diffusion(pl.LightningModule):
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
                 f"got {lr}, {weight_decay} and {warmup}"
             )
+        if (learns := bool(getattr(parts["net"], "learn_variance", False))) != (parts["objective"].vlb > 0):
+            raise ValueError(
+                "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
+                f"got {learns} and {parts['objective'].vlb}"
+            )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
@@ -88,6 +93,9 @@ class Diffusion(pl.LightningModule):
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         terms = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform)
         self.log("train/loss", terms.loss, prog_bar=True)
+        if terms.vlb is not None:
+            self.log("train/mse", terms.mse.mean())
+            self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
         if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
             seen = self.all_gather((terms.t.t.flatten(), terms.mse.detach()))
             times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
@@ -111,7 +119,7 @@ class Diffusion(pl.LightningModule):
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
-        objective = Objective(drop=0.0)
+        objective = Objective(drop=0.0, guess=0.0)
         loss = objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
 
@@ -209,7 +217,7 @@ class Diffusion(pl.LightningModule):
         """
         y = self.in_turn(n) if y is None else y
         cond = self.condition(None if y is None else y.to(self.device))
-        denoise = self.clamp((guidance or self.guidance)(self.denoiser, cond))
+        denoise = self.clamp((guidance or self.guidance)(self.denoiser.walk(), cond))
         x, noise = self.start(n, seed, first)
         training = self.training
         self.eval()

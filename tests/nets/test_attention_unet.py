@@ -186,3 +186,14 @@ def test_errors_say_what_to_do(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)
+
+
+def test_twice_the_channels_in_and_out():
+    """A learned variance says 2C channels, self-conditioning takes them; the rest of the network is the same."""
+    plain = AttentionUNet(3, (8, 16), heads=2, attention=1)
+    net = AttentionUNet(3, (8, 16), heads=2, attention=1, learn_variance=True, self_condition=True)
+    assert net(torch.randn(2, 6, 8, 8), torch.zeros(2)).shape == (2, 6, 8, 8)
+    more = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == 3 * 8 * 9 + 3 * (8 + 1)  # three more inputs of the first convolution, outputs of the last
+    with pytest.raises(ValueError, match="made for 6 channels"):
+        net(torch.randn(2, 3, 8, 8), torch.zeros(2))

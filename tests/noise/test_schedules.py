@@ -17,12 +17,14 @@ from diffusion.noise import (
     ScaledLinear,
     Schedule,
     Sigmoid,
+    SubVP,
     forward_var,
     posterior_var,
 )
 from diffusion.noise.discrete import SNAP
 from diffusion.targets import Eps
 from diffusion.tools import concrete
+from diffusion.weights import ELBO
 
 ALL = sorted(concrete(Schedule, "diffusion"), key=lambda c: c.__name__)
 
@@ -145,9 +147,6 @@ def test_zero_terminal_snr(kind):
     assert float(schedule.alphas[0]) == pytest.approx(float(plain.alphas[0]), rel=1e-12)
     shrunk = (plain.alphas - plain.alphas[-1]) / (plain.alphas[0] - plain.alphas[-1]) * plain.alphas[0]
     torch.testing.assert_close(schedule.alphas, shrunk, rtol=1e-9, atol=1e-12)
-    near = schedule.level(f64(0.9991, 0.9995, 0.9999))  # log-SNR falls to -inf: no signal on the way either
-    assert near.alpha.tolist() == [0, 0, 0] and near.sigma.tolist() == [1, 1, 1]
-    assert schedule.time(f64(-torch.inf, float(schedule.level(f64(0.5)).log_snr))).tolist() == pytest.approx([1, 0.5])
     with pytest.raises(ValueError, match="divides by alpha"):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 
@@ -168,3 +167,73 @@ def test_betas_outside_the_unit_interval_are_refused():
         Wild(10)
     with pytest.raises(ValueError, match="must lie in"):
         Linear(beta_start=0.0)
+
+
+ZERO = [k for k in ALL if issubclass(k, Discrete) and k is not Discrete]
+
+
+def probes(schedule):
+    """Times on the table and off it, and log-SNRs beyond both ends."""
+    on = torch.arange(1, (schedule.T or 500) + 1).double() / (schedule.T or 500)
+    t = torch.cat([on, torch.linspace(0.1 * schedule.t_min, 1, 1777, dtype=torch.float64)])
+    log_snr = schedule.level(t).log_snr
+    return t, log_snr, torch.cat([log_snr, f64(-90, 90, 800)])
+
+
+OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
+
+
+@pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
+def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
+    """Without the snapping to the table, which makes log-SNR jump, both are the one inverse."""
+    assert kind.time is not Schedule.time
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
+    if zero_snr:
+        schedules = [kind(zero_snr=True), kind(T=20, zero_snr=True)]
+    for schedule in schedules:
+        t, inside, log_snr = probes(schedule)
+        snapped = SNAP / schedule.T if schedule.T else 0.0
+        bisected = Schedule.time(schedule, log_snr)
+        torch.testing.assert_close(schedule.time(log_snr), bisected, rtol=0, atol=snapped + 1e-9)
+        monkeypatch.setattr("diffusion.noise.discrete.SNAP", 0.0)
+        torch.testing.assert_close(schedule.time(log_snr), Schedule.time(schedule, log_snr), rtol=0, atol=1e-9)
+        torch.testing.assert_close(schedule.time(inside), t, rtol=0, atol=snapped + 1e-9)
+        monkeypatch.undo()
+        assert schedule.time(f64(-math.inf, math.inf)).tolist() == pytest.approx([1, 0], abs=1e-15)
+        assert schedule.time(log_snr.reshape(-1, 1)).shape == (len(log_snr), 1) and schedule.time(log_snr[0]).ndim == 0
+
+
+@pytest.mark.parametrize("kind", ZERO)
+def test_the_last_interval_of_zero_snr(kind):
+    """alpha falls in a straight line to 0, f and g^2 are those of that line, and no weight is nan."""
+    schedule = kind(50, zero_snr=True)
+    t = f64(0.985, 0.99, 0.995)
+    level = schedule.level(t)
+    torch.testing.assert_close(level.alpha, schedule.alphas[-2] * f64(0.75, 0.5, 0.25), rtol=1e-9, atol=0)
+    torch.testing.assert_close(level.alpha**2 + level.sigma**2, f64(1, 1, 1))
+    f = -1 / (1 - t)  # alpha'/alpha, alpha in proportion to 1 - t
+    torch.testing.assert_close(torch.stack(schedule.sde(t)), torch.stack([f, -2 * f]), rtol=1e-9, atol=0)
+    rate = forward_var(schedule.level(t - 5e-7), schedule.level(t + 5e-7)) / 1e-6
+    torch.testing.assert_close(rate, -2 * f, rtol=1e-3, atol=0)
+    weight = ELBO()(schedule.level(f64(0.5, 0.98, 0.99, 1)), Eps(), schedule)
+    assert weight.isfinite().all() and weight[-1] == 0 and (weight[:-1] > 0).all()
+
+
+def test_new_scales_do_not_inherit_an_old_inverse():
+    """A subclass that changes `scales` alone gets the bisection and the derivatives, not its parent's closed forms."""
+
+    class Part(VP):
+        def scales(self, t):
+            return super().scales(0.4 + 0.6 * t)
+
+    class Coarse(Linear):
+        def scales(self, t):
+            return VP().scales(t)
+
+    t = f64(0.1, 0.55, 0.9)
+    for schedule, beta in ((Part(), 0.6 * (0.1 + 19.9 * (0.4 + 0.6 * t))), (Coarse(), 0.1 + 19.9 * t)):
+        torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t, rtol=0, atol=1e-9)
+        torch.testing.assert_close(schedule.sde(t)[1], beta, rtol=1e-9, atol=0)
+    assert Linear.sde is Discrete.sde and SubVP.time is not VP.time

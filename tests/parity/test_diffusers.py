@@ -85,6 +85,37 @@ def test_ddpm(name, variance, clamp, x):
     close(ours(DDPM(1000, variance), schedule, x, 1, clamp), theirs(scheduler, x, 1, 1000))
 
 
+@pytest.mark.parametrize("steps", [1000, 100])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_ddpm_with_learned_variance(name, steps, x):
+    """Twice the channels, the second half where the log-variance lies between the two: "learned_range" there.
+
+    On leading grids, which end at index 0: theirs adds noise in every last step that starts at another index, of a
+    variance between 1e-20 and beta, where the chain has arrived at the image and nothing is left to add.
+    """
+    schedule, sampler = SCHEDULES[name](), DDPM(steps, "learned", "leading")
+    scheduler = diffusers.DDPMScheduler(
+        trained_betas=schedule.betas().numpy(), variance_type="learned_range", clip_sample=False,
+        timestep_spacing="leading",
+    )  # fmt: skip
+    upcast(scheduler, schedule)
+
+    def raw(x, index):
+        return torch.tanh(x.roll(1, -2) + np.sin(index / 50))
+
+    def denoise(x, t):
+        index = float(schedule.clock(t.t))
+        return predict(x, (x - t.sigma * network(x, index)) / t.alpha, t, raw(x, index))
+
+    generator, other = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    found = sampler.sample(denoise, x, schedule, lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    scheduler.set_timesteps(steps)
+    for index in scheduler.timesteps:
+        both = torch.cat([network(x, float(index)), raw(x, float(index))], dim=1)
+        x = scheduler.step(both, index, x, generator=other).prev_sample
+    close(found, x)
+
+
 @pytest.mark.parametrize("steps", [10, 50, 250])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("grid", ["trailing", "leading"])

@@ -7,9 +7,9 @@ import torch
 
 from diffusion.analytic import Gaussian
 from diffusion.bench import law, whole_walk
-from diffusion.noise import Cosine, Linear, Sigmoid, forward_var, posterior_var
+from diffusion.noise import VE, Cosine, Flow, Karras, Linear, Sigmoid, forward_var, posterior_var
 from diffusion.noise.grids import times
-from diffusion.samplers import DDIM, DDPM
+from diffusion.samplers import DDIM, DDPM, ProbabilityFlow
 
 MEAN, STD = 0.3, 0.4
 DATA = Gaussian(MEAN, STD)
@@ -77,3 +77,65 @@ def test_frames_end_clean_and_are_as_many_as_steps():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError):
         bad()
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Flow(), VE()], ids=lambda s: type(s).__name__)
+def test_inversion_finds_the_noise_of_a_ddim_walk(schedule):
+    """Images made from noise give that noise back, and so do images that were never made."""
+    z = schedule.prior_std * noise(500)
+    sampler = DDIM(20)
+    x0 = sampler.sample(DATA, z, schedule)
+    back = sampler.invert(DATA, x0, schedule, iterations=60)
+    torch.testing.assert_close(back, z, rtol=1e-6, atol=1e-6 * schedule.prior_std)
+    data = MEAN + STD * noise(500, seed=1)
+    made = sampler.sample(DATA, sampler.invert(DATA, data, schedule, iterations=60), schedule)
+    torch.testing.assert_close(made, data, rtol=1e-6, atol=1e-6)
+
+
+def test_one_iteration_of_inversion_is_wrong_to_first_order():
+    z = noise(500)
+    errors = []
+    for n in (50, 100, 200):
+        x0 = MEAN + STD * (z - z.mean())
+        made = DDIM(n).sample(DATA, DDIM(n).invert(DATA, x0, Cosine(), iterations=1), Cosine())
+        errors.append(float((made - x0).abs().mean()))
+    assert math.log(errors[0] / errors[2]) / math.log(4) == pytest.approx(1, abs=0.3), errors
+
+
+def test_a_random_walk_cannot_be_inverted():
+    with pytest.raises(ValueError, match="eta = 0"):
+        DDIM(5, eta=0.5).invert(DATA, noise(2), Linear())
+
+
+@pytest.mark.parametrize("variance, v", [("small", -1.0), ("large", 1.0)])
+def test_the_ends_of_the_learned_variance(variance, v):
+    def learned(x, t):
+        return DATA(x, t)._replace(var=torch.full_like(x, v))
+
+    def walk(sampler):
+        torch.manual_seed(5)
+        return sampler.sample(learned, noise(50), Cosine())
+
+    torch.testing.assert_close(walk(DDPM(30, "learned")), walk(DDPM(30, variance)), rtol=1e-10, atol=1e-10)
+
+
+def test_a_variance_that_was_not_learned_is_refused():
+    with pytest.raises(ValueError, match="says no variance"):
+        DDPM(5, "learned").sample(DATA, noise(2), Linear())
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Flow(), VE(), Karras()], ids=lambda s: type(s).__name__)
+def test_probability_flow_keeps_its_tolerance(schedule):
+    """Down to the last noisy level, where the exact map is known; one level further all methods do the same."""
+    z = noise(200)
+    first, last = (schedule.level(torch.tensor(t).double()) for t in (1.0, schedule.t_min))
+
+    for tolerance in (1e-3, 1e-6):
+        *_, before, _ = ProbabilityFlow(4, tolerance, tolerance).iterate(DATA, DATA.at(z, first), schedule)
+        assert float((before.x - DATA.at(z, last)).abs().max()) < 30 * tolerance
+
+
+def test_probability_flow_is_the_same_in_any_batch():
+    z = noise(9).float()
+    many = ProbabilityFlow(3).sample(DATA, z, Cosine())
+    torch.testing.assert_close(ProbabilityFlow(3).sample(DATA, z[4:5], Cosine()), many[4:5], rtol=1e-6, atol=1e-6)

@@ -21,6 +21,7 @@ from diffusion.samplers import (
     EulerMaruyama,
     Heun,
     PredictorCorrector,
+    ProbabilityFlow,
     Sampler,
     UniPC,
 )
@@ -49,7 +50,7 @@ def test_order(kind, options, schedule):
 @pytest.mark.parametrize("sampler, order", [
     (DDIM(), 1), (DDIM(eta=0.5), None), (DDIM(eta=1), None), (DDPM(), None), (Euler(), 1), (Heun(), 2),
     (Heun(churn=1), None), (DPM2(), 2), (EulerAncestral(), None), (EulerAncestral(eta=0), 1), (EulerMaruyama(), None),
-    (PredictorCorrector(), None), (AnnealedLangevin(), None),
+    (PredictorCorrector(), None), (AnnealedLangevin(), None), (ProbabilityFlow(), None),
     *[(DPMSolver(order=k), k) for k in (1, 2, 3)], (DPMSolver(sde=True), None),
     *[(DPMSolverSingle(order=k), k) for k in (2, 3)],
     *[(UniPC(order=k), k + 1) for k in (1, 2, 3)],  # the corrector adds one

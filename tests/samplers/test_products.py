@@ -38,7 +38,8 @@ class Ideal(nn.Module):
         if heard not in self.known:
             self.known[heard] = self.level(heard)
         t = self.known[heard]
-        return self.target.of(*DATA(x / self.target.c_in(t), t), t)
+        pred = DATA(x / self.target.c_in(t), t)
+        return self.target.of(pred.x0, pred.eps, t)
 
     def level(self, clock):
         times = torch.tensor([0.0, 1.0], dtype=torch.float64)

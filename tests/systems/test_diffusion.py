@@ -168,3 +168,24 @@ def test_training_lowers_the_loss_in_either_precision(tmp_path, precision):
     t.fit(model, data)
     assert float(t.callback_metrics["val/loss"]) < 0.75 * first
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_learned_variance_and_self_conditioning_train_and_sample():
+    torch.manual_seed(0)
+    net = AttentionUNet(1, (8, 16), heads=2, attention=1, learn_variance=True, self_condition=True, num_classes=10)
+    model = Diffusion(
+        net, Linear(50), objective=Objective(vlb=0.001), sampler=DDPM(8, "learned"), shape=(1, 8, 8),
+        guidance=ClassifierFree(1.5),
+    )  # fmt: skip
+    x = model.sample(4, seed=3, batch_size=4)
+    assert x.shape == (4, 1, 8, 8) and x.isfinite().all()
+    torch.testing.assert_close(model.sample(4, seed=3, batch_size=3), x, rtol=1e-4, atol=1e-4)
+    fixed = model.sample(4, seed=3, sampler=DDPM(8, "small"))
+    assert not torch.allclose(fixed, x, atol=1e-3)
+
+
+@pytest.mark.parametrize("learn, vlb", [(True, 0.0), (False, 0.001)])
+def test_half_a_learned_variance_is_refused(learn, vlb):
+    net = AttentionUNet(1, (8, 16), heads=2, attention=1, learn_variance=learn)
+    with pytest.raises(ValueError, match="learn_variance: true and objective.vlb"):
+        Diffusion(net, objective=Objective(vlb=vlb))

@@ -1,0 +1,60 @@
+"""`diffusion nll`: the figures it prints are those of the library, on the images it names."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from diffusion import Diffusion, vlb
+from diffusion.cli import main
+from diffusion.data import Digits
+from diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
+from diffusion.noise.draws import ImageDraws
+
+
+def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
+    out = tmp_path / "nll.json"
+    options = ["--n", "7", "--steps", "12", "--batch_size", "4", "--seed", "3", "--out", str(out)]
+    assert main(["nll", str(tiny), *options]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(out.read_text())
+    model = Diffusion.load(str(tiny)).requires_grad_(False)
+    images, y = (v[:7] for v in Digits(limit=320).arrays("test"))
+    x0, schedule = images.float() / 127.5 - 1, model.denoiser.schedule
+    denoise = model.denoiser.bind(model.condition(y))
+    with torch.no_grad():
+        table = torch.stack(
+            list(vlb.terms(model.clamp(denoise), x0, schedule, 12, "large", noise=ImageDraws(3, range(7))))
+        )
+    torch.testing.assert_close(torch.tensor(found["vlb"]), table.double(), rtol=1e-3, atol=1e-4, check_dtype=False)
+    noise = ImageDraws(3, range(7))
+    density = log_likelihood(denoise, dequantise(x0, noise), schedule, rtol=1e-3, atol=1e-3, noise=noise)
+    torch.testing.assert_close(torch.tensor(found["ode"]), bits_per_dim(density, 64), rtol=0, atol=0.02)
+    mean, error = (float(v) for v in re.search(r"vlb  (\S+) \+- (\S+) bits/dim", text).groups())
+    bits = table.double().sum(0)
+    assert mean == pytest.approx(float(bits.mean()), rel=1e-3)
+    assert error == pytest.approx(float(bits.std()) / 7**0.5, rel=1e-2)
+    rows = re.findall(r"^    L_.*?\s([\d.]+)$", text, re.M)
+    assert len(rows) >= 5 and sum(map(float, rows)) == pytest.approx(mean, abs=1e-3)
+    assert "7 images of the test split, 64 dimensions, given the labels" in text
+
+
+def test_without_labels_it_is_another_question(tiny, capsys):
+    def bits(*more):
+        assert main(["nll", str(tiny), "--n", "4", "--method", "ode", *more]) == 0
+        return float(re.search(r"ode  (\S+)", capsys.readouterr().out)[1])
+
+    assert bits() != bits("--unconditional")
+    assert bits("--exact") == pytest.approx(bits(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [(["--steps", "0"], "at least 1"), (["--tolerance", "-1"], "positive"), (["--data.rot", "x"], "rot"),
+     (["--variance", "learned", "--n", "2"], "learn_variance")],
+)  # fmt: skip
+def test_bad_input_is_one_line(tiny, capsys, options, message):
+    assert main(["nll", str(tiny), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
