@@ -35,21 +35,27 @@ class Ideal(nn.Module):
 
     def forward(self, x, clock, y=None, keep=None):
         heard = float(clock[0])
-        if heard not in self.known:
-            self.known[heard] = self.level(heard)
-        t = self.known[heard]
+        if not bool((clock == heard).all()):  # every image at its own level
+            t = self.level(clock)
+        else:
+            if heard not in self.known:
+                self.known[heard] = self.level(clock[0])
+            t = self.known[heard]
+        t = t.like(x)
         pred = DATA(x / self.target.c_in(t), t)
         return self.target.of(pred.x0, pred.eps, t)
 
     def level(self, clock):
-        times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        clock, ends = clock.double(), torch.tensor([0.0, 1.0], dtype=torch.float64)
         if type(self.schedule).clock is noise.Schedule.clock or self.schedule.T:  # linear in time
-            low, high = self.schedule.clock(times).tolist()
-            return self.schedule.level(torch.tensor((clock - low) / (high - low), dtype=torch.float64))
+            low, high = self.schedule.clock(ends)
+            return self.schedule.level((clock - low) / (high - low))
+        low, high = torch.zeros_like(clock), torch.ones_like(clock)
         for _ in range(50):  # by bisection
-            mid = times.mean()
-            times[int(self.schedule.clock(mid) > clock)] = mid
-        return self.schedule.level(times.mean())
+            middle = (low + high) / 2
+            late = self.schedule.clock(middle) > clock
+            low, high = torch.where(late, low, middle), torch.where(late, middle, high)
+        return self.schedule.level((low + high) / 2)
 
 
 def schedules():
