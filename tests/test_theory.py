@@ -254,7 +254,7 @@ def test_edm_scales(schedule):
     target = EDM(std)
     var_x = t.alpha**2 * std**2 + t.sigma**2
     assert float(target.c_in(t) ** 2 * var_x) == pytest.approx(1)
-    image, noise = (target.of(v.x0, v.eps, t) for v in ((f64(1), f64(0)), (f64(0), f64(1))))
+    image, noise = (target.of(*v, t) for v in ((f64(1), f64(0)), (f64(0), f64(1))))
     assert float(image**2 * std**2 + noise**2) == pytest.approx(1)
     skip, out = (target.x0(*v, t) for v in ((f64(1), f64(0)), (f64(0), f64(1))))
     left = lambda c: float((1 - t.alpha * c) ** 2 * std**2 + c**2 * t.sigma**2)  # noqa: E731  Var[x_0 - c x]
