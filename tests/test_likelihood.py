@@ -31,9 +31,7 @@ class EachPixel:
         self.law = law
 
     def __call__(self, x, t):
-        pixels = Level(
-            *(v if v.ndim == 0 else v.reshape(len(x), -1)[:, :1].expand(-1, x[0].numel()).flatten() for v in t)
-        )
+        pixels = Level(*(v if v.ndim == 0 else v.flatten().repeat_interleave(x[0].numel()) for v in t))
         return Prediction(*(v.view_as(x) for v in self.law(x.reshape(-1, 1, 1, 1), pixels)[:2]))
 
     def log_density(self, x, t):
