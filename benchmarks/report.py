@@ -62,7 +62,9 @@ digits, of which there are fewer.
 wide than too narrow). They do not cover training another model or another judge.
 - **spread**: distance between two samples of a class, in per cent of that between real digits.
 - **against {name(reference)} {steps(reference):,}**: "equal" where neither agreement nor Frechet is worse beyond a 95 \
-% interval of the difference, "better" where Frechet is better beyond it too, else "worse".
+% interval of the difference, "better" where Frechet is better beyond it too, else "worse". So many \
+digits do not show a difference in Frechet below about {blind(rows, reference) / floor:.2f} of the floor: "equal" means \
+no further apart than that.
 
 | sampler | steps | evaluations | agreement % | Frechet / floor | Frechet | spread % | against {name(reference)} \
 {steps(reference):,} |
@@ -85,6 +87,12 @@ def verdict(row: dict, reference: dict) -> str:
 def difference(row: dict, reference: dict, what: str) -> tuple[float, float]:
     """Row minus reference, and its standard error as if the two were independent."""
     return row[what] - reference[what], (row[f"{what}_error"] ** 2 + reference[f"{what}_error"] ** 2) ** 0.5
+
+
+def blind(rows: list[dict], reference: dict) -> float:
+    """The middle one of the rows' 95 % half-widths of a difference in Frechet: what is smaller goes unseen."""
+    widths = sorted(SURE * difference(r, reference, "frechet")[1] for r in rows if r is not reference)
+    return widths[len(widths) // 2]
 
 
 def sentence(rows: list[dict], reference: dict, floor: float) -> str:

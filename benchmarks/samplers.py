@@ -165,7 +165,8 @@ def row(model: Diffusion, sampler: Sampler, guidance: Counted, judge: Judge, arg
 
 def machine(where: torch.device) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cores} CPU cores"
+    threads = torch.get_num_threads()  # the judge's training, and so the floor, depends on them
+    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cores} CPU cores ({threads} used)"
     return f"{chip}, Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"
 
 
