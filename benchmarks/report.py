@@ -63,8 +63,8 @@ wide than too narrow). They do not cover training another model or another judge
 - **spread**: distance between two samples of a class, in per cent of that between real digits.
 - **against {name(reference)} {steps(reference):,}**: "equal" where neither agreement nor Frechet is worse beyond a 95 \
 % interval of the difference, "better" where Frechet is better beyond it too, else "worse". So many \
-digits do not show a difference in Frechet below about {blind(rows, reference) / floor:.2f} of the floor: "equal" means \
-no further apart than that.
+digits do not show a difference in Frechet below about {blind(rows, reference) / floor:.2f} of the floor: "equal" \
+means no further apart than that.
 
 | sampler | steps | evaluations | agreement % | Frechet / floor | Frechet | spread % | against {name(reference)} \
 {steps(reference):,} |
