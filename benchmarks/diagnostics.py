@@ -3,7 +3,8 @@
     python benchmarks/diagnostics.py [--pairs 40] [--widths 32 64 64]
 
 A block is as many steps as lie between two logs, so that each block with diagnostics has one. Neighbouring blocks are
-compared, and the median of the ratios is reported: what else the machine does passes over both.
+compared, each order as often, and the median of the ratios is reported with its standard error: what else the machine
+does passes over both. The time of the process on the CPU is compared too, which other processes hardly touch.
 """
 
 import argparse
@@ -31,13 +32,13 @@ class Alternate(pl.Callback):
 
     def __init__(self, diagnostics: Diagnostics) -> None:
         self.diagnostics, self.on, self.inside = diagnostics, False, 0.0
-        self.seconds: dict[bool, list[float]] = {False: [], True: []}
+        self.blocks: dict[bool, list[tuple[float, float]]] = {False: [], True: []}  # wall and CPU seconds
 
     def on_train_start(self, *args):
         started = time.perf_counter()
         self.diagnostics.on_train_start(*args)
-        self.since = time.perf_counter()
-        self.start = self.since - started
+        self.since = time.perf_counter(), time.process_time()
+        self.start = self.since[0] - started
 
     def on_before_optimizer_step(self, *args):
         self._pass("on_before_optimizer_step", *args)
@@ -47,9 +48,9 @@ class Alternate(pl.Callback):
         if trainer.global_step % BLOCK == 0:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            now = time.perf_counter()
-            self.seconds[self.on].append(now - self.since)
-            self.since, self.on = now, not self.on
+            now = time.perf_counter(), time.process_time()
+            self.blocks[self.on].append((now[0] - self.since[0], now[1] - self.since[1]))
+            self.since, self.on = now, trainer.global_step // BLOCK % 4 in (1, 2)  # off, on, on, off
 
     def _pass(self, hook, *args):
         if self.on:
@@ -80,27 +81,28 @@ def main() -> None:
         trainer.fit(model, data)
         # The error without weight is computed in every block: timed alone.
         x0 = torch.randn(64, *model.shape, device=model.device)
-        error = best_of(lambda: (x0 - x0).square().flatten(1).mean(1))
+        single = typical(lambda: (x0 - x0).square().flatten(1).mean(1))
         before = time.perf_counter()
         diagnostics.probe(trainer, model)
         probe = time.perf_counter() - before
         trainer.logger.experiment.close()
-    without, with_ = (v[1:] for v in (alternate.seconds[False], alternate.seconds[True]))  # the first pair warms up
-    ratios = sorted(b / a for a, b in zip(without, with_, strict=True))
-    step = statistics.median(without) / BLOCK
-    low, middle, high = (ratios[int(q * (len(ratios) - 1))] for q in (0.25, 0.5, 0.75))
-    hooks = alternate.inside / (BLOCK * len(alternate.seconds[True]))
+    without, with_ = (torch.tensor(alternate.blocks[on][1:]) for on in (False, True))  # the first pair warms up
+    step = float(without[:, 0].median()) / BLOCK
+    hooks = alternate.inside / (BLOCK * len(alternate.blocks[True]))
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"step {step * 1e3:.2f} ms, batch 64, {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"with / without: median {middle:.4f} (quartiles {low:.4f} .. {high:.4f}) of {len(ratios)} pairs")
-    print(f"inside the hooks {hooks * 1e6:.0f} us a step: {hooks / step:.2%}; the error {error / step:.2%}")
+    for name, ratios in zip(("wall", "CPU"), (with_ / without).T, strict=True):
+        low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        error = 0.93 * (high - low) / len(ratios) ** 0.5  # of a median of normal numbers
+        print(f"with / without, {name} time: median {middle:.4f}, standard error {error:.4f}, {len(ratios)} pairs")
+    print(f"inside the hooks {hooks * 1e6:.0f} us a step: {hooks / step:.2%}; the error of x_0 {single / step:.2%}")
     wait = SHARE * diagnostics.images  # images between two probes
     share = probe / (wait / 64 * step)
     print(f"start {alternate.start:.2f} s")
     print(f"a probe {probe:.2f} s, every {wait:,} images or more: {share:.2%} of their time")
 
 
-def best_of(work, n: int = 200) -> float:
+def typical(work, n: int = 200) -> float:
     times = []
     for _ in range(n):
         before = time.perf_counter()

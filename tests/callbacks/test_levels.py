@@ -52,6 +52,15 @@ def test_the_linear_denoiser_of_white_images_is_the_ideal_one():
     torch.testing.assert_close(spectrum.denoise(x, t), Gaussian(0.1, 0.5)(x, t).x0, rtol=0, atol=0.03)
 
 
+def test_the_table_of_the_linear_error_is_fine_enough():
+    spectrum = Spectrum(smooth(100))
+    log_snr = torch.linspace(-25, 29, 997, dtype=torch.float64)
+    var = spectrum.var.double().flatten()
+    expected = (var / (log_snr.exp()[:, None] * var + 1)).mean(1)
+    torch.testing.assert_close(spectrum.error(log_snr), expected, rtol=1e-4, atol=0)
+    assert float(spectrum.error(torch.tensor([-math.inf]))) == pytest.approx(float(var.mean()), rel=1e-6)
+
+
 def test_no_linear_denoiser_is_better():
     """Other gains at each frequency have a larger error."""
     images = smooth(2000)
