@@ -13,7 +13,7 @@ from diffusion.callbacks.levels import BINS, NAMES, Probe, Ratio, Spectrum, bins
 from diffusion.callbacks.pictures import averaged
 
 SHARE = 200  # a probe of n images waits for n * SHARE trained ones: n images of work against 0.5 % of theirs
-MOMENTS = 4096  # images for the second moments
+MOMENTS = 4096  # images for the second moments, and no more than MEMORY / 2 pixels of them
 MEMORY = 2**25  # pixels of training images that the ideal denoiser holds: 128 MiB
 
 
@@ -67,14 +67,15 @@ class Diagnostics(pl.Callback):
         if arrays is None or not trainer.is_global_zero:  # loaders of someone else: no fixed images to ask about
             return
         (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
-        self._spectrum = Spectrum(_plain(images[_evenly(len(images), min(len(images), MOMENTS))]))
+        fits = MEMORY // images[0].numel()
+        some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))
+        self._spectrum = Spectrum(_plain(images[some]))
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
         self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
         if self.images:
             mine = _evenly(len(images), self.images)
-            fits = min(len(images), MEMORY // images[0].numel())
-            known = torch.cat([mine, _evenly(len(images), fits)]).unique()
+            known = torch.cat([mine, _evenly(len(images), min(len(images), fits))]).unique()
             test, labels = arrays("test")
             theirs = _evenly(len(test), self.images)
             self._probes = tuple(
