@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, DurableIO, Gif, Lines, Rate, Samples
+from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Gif, Lines, Rate, Samples
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.data import ImageData
 from diffusion.paths import REPO, run_root
@@ -55,8 +55,8 @@ class DiffusionCLI(LightningCLI):
         parser.add_argument(
             "--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file"
         )
-        for kind, key in ((EMA, "ema"), (Samples, "samples"), (Gif, "gif"), (Checkpoint, "checkpoint")):
-            parser.add_lightning_class_args(kind, key)
+        for kind in (EMA, Samples, Gif, Checkpoint, Diagnostics):
+            parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
             parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
