@@ -13,7 +13,7 @@ from diffusion.commands.common import Parser
 from diffusion.commands.doctor import bf16_is_fast
 from diffusion.commands.fit import fit, shown, tool
 from diffusion.data import ImageData
-from diffusion.metrics import DigitsNet, Gaussian, frechet_distance, train_classifier
+from diffusion.metrics import Judge, Labelled
 from diffusion.paths import REPO
 from diffusion.systems import Diffusion
 
@@ -55,47 +55,23 @@ def report(model: Diffusion, data: ImageData, run: Path, n: int) -> None:
     frames = denoising(model, 20, seed=1, columns=10, scale=6)  # a column a class
     viz.save_gif(frames, run / "samples" / "denoising.gif")
 
-    (train, labels), (test, truth) = ((scale(i), y) for i, y in (data.arrays("train"), data.arrays("test")))
-    judge = train_classifier(train, labels)
-    real, held, made = (Gaussian.of(judge.features(v)) for v in (train, test, x))
-    floor, distance = frechet_distance(real, held), frechet_distance(real, made)
-    agree = (judge(x).argmax(1) == y).float()
+    judge = Judge(*(Labelled.of(*data.arrays(split)) for split in ("train", "test")))
+    agree, distance, spread = judge.agrees(x, y).float(), judge.distance(judge.net.features(x)), judge.spread(x, y)
     worst = min(range(10), key=lambda k: float(agree[y == k].mean()))
-    spread = torch.tensor([spread_of(x[y == k]) / spread_of(train[labels == k]) for k in range(10)])
-    near, usual = (float(nearest(v, train).mean()) for v in (x, test))
     print(f"""
   sampling         {n:,} digits in {seconds:.0f} s: {type(model.sampler).__name__}, {model.sampler.steps} steps, \
 guidance scale {getattr(model.guidance, "scale", 1.0)}, EMA weights
   class agreement  {agree.mean():.1%} of the samples are seen as the digit asked for (worst class {worst}: \
 {agree[y == worst].mean():.0%}), by a
-                   classifier that took no part in training and is right on {accuracy(judge, test, truth):.1%} of \
-the {len(test)} test digits
+                   classifier that took no part in training and is right on {judge.accuracy:.1%} of \
+the {len(judge.test.x)} test digits
   Frechet          {distance:.3f} to the training digits in that classifier's {judge.width} features; the test digits \
 are at
-                   {floor:.3f}: {distance / floor:.2f} of that floor (below 1 is good; n = {n:,})
+                   {judge.floor:.3f}: {distance / judge.floor:.2f} of that floor (below 1 is good; n = {n:,})
   diversity        {spread.mean():.0%} of the real spread within a class (least: class {int(spread.argmin())}, \
 {spread.min():.0%})
-  copying          the nearest training digit is {near / usual:.2f} times as far as from a test digit (well below 1 \
-would be copying)""")
-
-
-def scale(images: torch.Tensor) -> torch.Tensor:
-    """uint8 to [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def accuracy(judge: DigitsNet, x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((judge(x).argmax(1) == y).float().mean())
-
-
-def spread_of(x: torch.Tensor) -> float:
-    """Mean distance between two different images of a set."""
-    return float(torch.pdist(x.flatten(1)).mean())
-
-
-def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Distance (N,) from each image to the nearest of the others, in pixels."""
-    return torch.cdist(x.flatten(1), others.flatten(1)).min(1).values
+  copying          the nearest training digit is {judge.nearness(x):.2f} times as far as from a test digit (well \
+below 1 would be copying)""")
 
 
 def hints(run: Path) -> None:

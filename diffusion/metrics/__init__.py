@@ -2,5 +2,6 @@
 
 from diffusion.metrics.features import DigitsNet, train_classifier
 from diffusion.metrics.frechet import Gaussian, frechet_distance
+from diffusion.metrics.judge import Judge, Labelled
 
-__all__ = ["DigitsNet", "Gaussian", "frechet_distance", "train_classifier"]
+__all__ = ["DigitsNet", "Gaussian", "Judge", "Labelled", "frechet_distance", "train_classifier"]

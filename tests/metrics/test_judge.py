@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from diffusion.data import Digits
+from diffusion.metrics import Judge, Labelled
+
+
+@pytest.fixture(scope="module")
+def judge():
+    data, state = Digits(), torch.get_rng_state()
+    judge = Judge(*(Labelled.of(*data.arrays(split)) for split in ("train", "test")), epochs=8)
+    assert torch.equal(state, torch.get_rng_state())
+    return judge
+
+
+def test_it_is_right_on_digits_it_never_saw(judge):
+    assert judge.accuracy > 0.97
+
+
+def test_the_real_digits_are_the_measure(judge):
+    """Of the training digits themselves the distance is 0, the spread 1 and the nearest one the same image."""
+    x, y = judge.train
+    assert judge.floor > 1
+    assert judge.distance(judge.net.features(x)) == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(judge.spread(x, y), torch.ones(10))
+    assert judge.nearness(x) == pytest.approx(0, abs=1e-3) and judge.nearness(judge.test.x) == pytest.approx(1)
+    assert judge.agrees(x, y).float().mean() > 0.99
+
+
+def test_bad_pictures_are_seen(judge):
+    """Wrong labels, noise, one image a class, and half the contrast."""
+    x, y = judge.test
+    assert judge.agrees(x, (y + 1) % 10).float().mean() < 0.03
+    noisy = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert judge.distance(judge.net.features(noisy)) > 3 * judge.floor
+    one = torch.stack([judge.train.x[judge.train.y == k][0] for k in range(10)]).repeat_interleave(20, 0)
+    assert judge.spread(one, torch.arange(10).repeat_interleave(20)).max() < 1e-3
+    assert judge.spread(x / 2, y).max() < 0.6
+
+
+def test_the_error_is_the_spread_between_sets(judge):
+    """The standard deviation of the distance over 60 disjoint sets of 500 features, against what one set guesses."""
+    g = torch.Generator().manual_seed(0)
+    values, vectors = torch.linalg.eigh(judge.real.cov)  # some features are dead: no Cholesky factor
+    z = torch.randn(30_000, len(values), generator=g, dtype=torch.float64) * values.clamp(min=0).sqrt()
+    sets = (judge.real.mean + z @ vectors.T).split(500)
+    between = float(torch.tensor([judge.distance(s) for s in sets]).std())
+    guess = torch.tensor([judge.error(s) for s in sets[:10]])
+    assert between < float(guess.mean()) < 2 * between
