@@ -6,11 +6,14 @@ from pathlib import Path
 from diffusion.commands import sweep
 from diffusion.commands.common import Parser, choose_guidance, choose_sampler
 from diffusion.commands.fit import quiet, shown
-from diffusion.commands.quality import Opened, cost, measure, open_runs, progress
+from diffusion.commands.quality import Opened, cost, measure, open_models, open_runs, progress
 from diffusion.commands.tables import between, number, rows_of
+from diffusion.guidance import Guidance
 from diffusion.metrics.base import Metric, known, metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.extractor import to_labels
+from diffusion.samplers import Sampler
+from diffusion.systems import Diffusion
 
 DEFAULT = "frechet,kid,pr,dc,is,consistency,diversity,memory"
 ARROWS = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}
@@ -52,39 +55,40 @@ def main(argv: list[str]) -> int:
     own, data_options = split(rest)
     settings = sweep.parse(args.sweep) if args.sweep else [{}]
     quiet()
-    opened = open_runs(paths, args, data_options)
-    if len({run.evaluator.reference.hash for run in opened}) > 1:
-        raise ValueError("these runs were trained on different data: their figures cannot be compared")
-    evaluate(parser, args, own, opened, metrics, settings)
+    models = open_models(paths, args)
+    jobs = [
+        (k, setting, *choose(parser, args, own, m, setting)) for k, (_, m) in enumerate(models) for setting in settings
+    ]
+    evaluate(args, open_runs(models, args, data_options), jobs, metrics)
     return 0
 
 
-def evaluate(
-    parser: Parser, args: Namespace, own: list[str], opened: list[Opened], metrics: list[Metric], settings: list[dict]
-) -> None:
-    """Measure every run at every setting, and print what came out."""
-    jobs = []
-    for run in opened:
-        for setting in settings:
-            chosen = Namespace(**vars(args) | {k: v for k, v in setting.items() if k in sweep.AXES})
-            more = [w for k, v in setting.items() if k not in sweep.AXES for w in (f"--{k}", v)]
-            sampler = choose_sampler(parser, run.model, chosen, [*own, *more])
-            jobs.append((run, setting, sampler, choose_guidance(run.model, chosen.scale)))
-    usable = {run.path: measurable(run, metrics, args) for run in opened}
+def choose(
+    parser: Parser, args: Namespace, own: list[str], model: Diffusion, setting: dict
+) -> tuple[Sampler, Guidance]:
+    """How to sample: as the run does, changed by the command line, changed by a setting of the sweep."""
+    chosen = Namespace(**vars(args) | {k: v for k, v in setting.items() if k in sweep.AXES})
+    more = [w for k, v in setting.items() if k not in sweep.AXES for w in (f"--{k}", v)]
+    return choose_sampler(parser, model, chosen, [*own, *more]), choose_guidance(model, chosen.scale)
+
+
+def evaluate(args: Namespace, opened: list[Opened], jobs: list[tuple], metrics: list[Metric]) -> None:
+    """Measure every job (number of its run, setting of the sweep, sampler, guidance), and print what came out."""
+    usable = [measurable(run, metrics, args) for run in opened]
     print(f"judge: {described(opened[0])}")
     for warning in opened[0].evaluator.warnings(args.n):
         print(f"warning: {warning}")
     records = []
-    with progress(sum(args.n * cost(s, run.model.denoiser.schedule) for run, _, s, _ in jobs)) as bar:
-        for run, setting, sampler, guidance in jobs:
+    costs = [args.n * cost(sampler, opened[k].model.denoiser.schedule) for k, _, sampler, _ in jobs]
+    with progress(sum(costs)) as bar:
+        for (k, setting, sampler, guidance), work in zip(jobs, costs, strict=True):
             bar.set_description(f"{type(sampler).__name__} {getattr(sampler, 'steps', '')}".strip(), refresh=False)
             before = bar.n
-            records.append(measure(run, args, sampler, guidance, usable[run.path], bar) | {"asked": setting})
-            bar.update(args.n * cost(sampler, run.model.denoiser.schedule) - (bar.n - before))  # what was known already
+            records.append(measure(opened[k], args, sampler, guidance, usable[k], bar) | {"asked": setting})
+            bar.update(work - (bar.n - before))  # what was known already
     if args.sweep:
-        for run in opened:
-            mine = [r for r, job in zip(records, jobs, strict=True) if job[0] is run]
-            sweep.report(run, mine, args, metrics)
+        for k, run in enumerate(opened):
+            sweep.report(run, [r for r, job in zip(records, jobs, strict=True) if job[0] == k], args)
     elif len(opened) > 1:
         print(compared(records, opened))
     else:
@@ -142,7 +146,8 @@ def described(run: Opened) -> str:
 def table(record: dict) -> str:
     """Every figure of a setting: value, interval, and test images beside samples at equal numbers."""
     setting = record["setting"]
-    rows = [("metric", "value", "95 % interval", "test images", "samples, as many", "")]
+    most = max(f["m"] for f in record["figures"])
+    rows = [("metric", "value", "95 % interval", f"{most:,} test images", "as many samples", "")]
     rows += [
         (f["metric"], number(f["value"]), between(f), number(f["floor"]), number(f["matched"]), ARROWS[f["better"]])
         for f in record["figures"]

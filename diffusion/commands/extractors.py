@@ -77,6 +77,6 @@ def open_evaluator(data: ImageData, extractor: Extractor) -> Evaluator:
     """The judge of samples of a data set, its real features cached."""
     train, test = data.arrays("train"), data.arrays("test")
     every = 0.2 if sys.stderr.isatty() else 15
-    with tqdm(total=len(train[0]) + len(test[0]), desc="real images", unit="img", mininterval=every) as bar:
+    with tqdm(total=len(train[0]) + len(test[0]), desc="real images", unit="img", mininterval=every, delay=2) as bar:
         cache = cache_root() / "references"
         return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update)

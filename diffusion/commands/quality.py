@@ -31,6 +31,8 @@ from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
 from diffusion.tools import atomic, spec
 
+STEPS = None  # of the bound that bits are measured by: T, or 1000
+
 
 class Opened(NamedTuple):
     """A checkpoint, ready to be measured."""
@@ -47,18 +49,29 @@ class Opened(NamedTuple):
         return runs.directory(self.path) / "evaluation"
 
 
-def open_runs(paths: list[str], args: Namespace, data_options: list[str]) -> list[Opened]:
-    """The checkpoints, each with the judge of its data; the same judge for the same data."""
-    opened, where, judges = [], device(args.device), {}
-    for path in map(runs.find_checkpoint, paths):
-        model = Diffusion.load(path, args.weights, where).requires_grad_(False)
+def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Diffusion]]:
+    """The checkpoint files and their models."""
+    files = [runs.find_checkpoint(path) for path in paths]
+    return [(file, Diffusion.load(file, args.weights, device(args.device)).requires_grad_(False)) for file in files]
+
+
+def open_runs(models: list[tuple[Path, Diffusion]], args: Namespace, data_options: list[str]) -> list[Opened]:
+    """The checkpoints with the judges of their data; the same judge for the same data.
+
+    Raises:
+        ValueError: they were trained on different data, so that no figures of theirs can be compared.
+    """
+    opened, judges = [], {}
+    for path, model in models:
         data = recorded(path, data_options).datamodule
-        key = json.dumps(spec(data) | {"batch_size": 0}, sort_keys=True)
-        data.prepare_data()
+        key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
         if key not in judges:
-            judges[key] = open_evaluator(data, open_extractor(data, args.features, where))
+            data.prepare_data()
+            judges[key] = open_evaluator(data, open_extractor(data, args.features, model.device))
         step = runs.read_checkpoint(path)["global_step"]
         opened.append(Opened(path, hashlib.sha256(path.read_bytes()).hexdigest()[:12], step, model, data, judges[key]))
+    if len({run.evaluator.reference.hash for run in opened}) > 1:
+        raise ValueError("these runs were trained on different data: their figures cannot be compared")
     return opened
 
 
@@ -192,7 +205,7 @@ def bits(run: Opened, args: Namespace, split: str) -> Tensor:
     images, y = (v[:256] for v in run.data.arrays(split))
     learned = run.model.objective.vlb
     asked = Namespace(
-        method="vlb", steps=None, variance="learned" if learned else "large", seed=args.seed, unconditional=False,
+        method="vlb", steps=STEPS, variance="learned" if learned else "large", seed=args.seed, unconditional=False,
         batch_size=args.batch_size,
     )  # fmt: skip
     return nll.measure(asked, run.model, images, y)["vlb"].sum(0)

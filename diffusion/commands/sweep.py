@@ -8,7 +8,6 @@ from itertools import product
 from diffusion.commands.fit import shown
 from diffusion.commands.quality import Opened
 from diffusion.commands.tables import between, number, rows_of
-from diffusion.metrics.base import Metric
 from diffusion.tools import atomic
 
 AXES = ("sampler", "steps", "scale")  # other words are arguments of the sampler
@@ -54,7 +53,7 @@ def recommend(records: list[dict]) -> tuple[int, int]:
     return min(good, key=lambda k: (records[k]["evaluations"], sign * figures[k]["value"])), best
 
 
-def report(run: Opened, records: list[dict], args: Namespace, metrics: list[Metric]) -> None:
+def report(run: Opened, records: list[dict], args: Namespace) -> None:
     """The table, the plot, and the recommendation in words."""
     records = sorted(records, key=lambda r: (r["evaluations"], r["figures"][0]["value"]))
     sign = 1 if records[0]["figures"][0]["better"] == "low" else -1

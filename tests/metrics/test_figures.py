@@ -137,7 +137,7 @@ def test_a_dropped_mode_lowers_recall_and_noise_lowers_precision():
 def test_coverage_where_nothing_differs_is_its_closed_form():
     """1 - C(2n - k - 1, n) / C(2n - 1, n): all n samples are beyond the k nearest. Density is 1 in the mean.
 
-    Source: Naeem et al. 2020, arXiv:2002.09797, lemma 2.
+    Source: Naeem et al. 2020, arXiv:2002.09797, the expected value of coverage.
     """
     n, k = 200, 5
     found = [DensityCoverage().scores(features(normal(n, 6, seed=s)), features(normal(n, 6, seed=s + 500))) for s in range(30)]  # fmt: skip # noqa: E501
