@@ -45,7 +45,7 @@ class FeatureNet(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (32, 64, 128), width: int = 64
+        self, channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64), width: int = 64
     ) -> None:
         super().__init__()
         self.channels, self.num_classes, self.widths, self.width = channels, num_classes, tuple(widths), width
