@@ -9,6 +9,7 @@ from diffusion import __version__
 COMMANDS = {
     "fit": "train a model:             diffusion fit -c configs/mnist.yaml [--resume auto]",
     "validate": "measure val/loss:          diffusion validate RUN",
+    "evaluate": "quality of samples:        diffusion evaluate RUN --n 5000",
     "nll": "likelihood in bits/dim:    diffusion nll RUN",
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
     "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",

@@ -18,3 +18,9 @@ def run_root(explicit: str | os.PathLike | None = None) -> Path:
     if not chosen and os.environ.get("SM_MODEL_DIR"):  # a training job: this folder is synced while it runs
         chosen = "/opt/ml/checkpoints"
     return Path(chosen).expanduser().absolute() if chosen else REPO / "lightning_logs"
+
+
+def cache_root() -> Path:
+    """The folder of what can be made again, as the metrics' classifiers: $DIFFUSION_CACHE | ~/.cache/litdiffusion."""
+    chosen = os.environ.get("DIFFUSION_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "litdiffusion"

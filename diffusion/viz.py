@@ -90,3 +90,46 @@ def check_timing(fps: float, hold: float) -> None:
 def spread(n: int, frames: int) -> Sequence[int]:
     """Which of n steps to show in a given number of frames: evenly, always with the last; sorted, no repeats."""
     return sorted({round(k * (n - 1) / max(frames - 1, 1)) for k in range(frames)} | {n - 1}) if n else []
+
+
+def quality_plot(records: list[dict]):
+    """A matplotlib figure of a sweep: quality against network evaluations, a line a sampler and scale.
+
+    Error bars are 95 % intervals, circles the settings that no other beats, the dashed line the test images.
+
+    Args:
+        records: as `diffusion evaluate --sweep` writes them.
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("matplotlib is missing; pip install 'litdiffusion[notebook]' has it") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[dict]] = {}
+    several = len({r["setting"]["scale"] for r in records}) > 1
+    for r in records:
+        more = "".join(f" {k}={v}" for k, v in r["asked"].items() if k not in ("sampler", "steps", "scale"))
+        scale = f", scale {r['setting']['scale']:g}" if several else ""
+        lines.setdefault(f"{r['setting']['sampler']}{more}{scale}", []).append(r)
+    for k, (name, mine) in enumerate(lines.items()):
+        mine = sorted(mine, key=lambda r: r["evaluations"])
+        first = [r["figures"][0] for r in mine]
+        x, y = [r["evaluations"] for r in mine], [f["value"] for f in first]
+        error = [[f["value"] - f["low"] for f in first], [f["high"] - f["value"] for f in first]]
+        axes.errorbar(x, y, error, marker="osD^v<>P"[k % 8], ms=5, lw=1.3, capsize=2, label=name)
+    front = [r for r in records if r["pareto"]]
+    values = [r["figures"][0]["value"] for r in front]
+    axes.scatter([r["evaluations"] for r in front], values, s=140, facecolors="none", edgecolors="k", label="Pareto")
+    shown = records[0]["figures"][0]
+    axes.axhline(shown["floor"], color="0.5", lw=1, ls="--", label=f"{shown['m']:,} test images")
+    axes.set(xscale="log", xlabel="network evaluations an image", ylabel=shown["metric"])
+    if all(f["value"] > 0 for r in records for f in r["figures"][:1]) and shown["better"] == "low":
+        axes.set_yscale("log")
+    axes.set_title(f"{shown['n']:,} samples a point, {shown['weights']} weights")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure

@@ -79,12 +79,16 @@ PARTS = {
     "samples": "diffusion.callbacks.Samples",
     "gif": "diffusion.callbacks.Gif",
     "checkpoint": "diffusion.callbacks.Checkpoint",
+    "evaluation": "diffusion.callbacks.Evaluation",
     "model.objective": "diffusion.objective.Objective",
     "": "diffusion.commands.errors.top",
 }
 
 
-def top(config, experiment, out, resume, seed_everything, trainer, model, data, ema, samples, gif, checkpoint):
+def top(
+    config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, samples, gif, checkpoint,
+    evaluation,
+):  # fmt: skip
     """The top-level keys of a configuration, as a signature for `arguments`."""
 
 

@@ -8,18 +8,22 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Gif, Lines, Rate, Samples
+from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Lines, Rate, Samples
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.data import ImageData
-from diffusion.paths import REPO, run_root
-from diffusion.systems import Diffusion
-from diffusion.tools import gather
+from diffusion.paths import REPO, cache_root, run_root
+from diffusion.systems import Classifier, Diffusion
+from diffusion.tools import gather, suggest
 
-DEFAULTS = REPO / "configs" / "default.yaml"
+SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
+    "Diffusion": (Diffusion, "default.yaml", (EMA, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Classifier": (Classifier, "features.yaml", (Checkpoint,)),
+}
 LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
     "shape": "model.shape",
     "class_names": "model.class_names",
@@ -36,26 +40,33 @@ class DiffusionCLI(LightningCLI):
         for package in ("diffusion.data", "diffusion.nets", "diffusion.noise", "diffusion.samplers"):
             gather(package)  # classes are then known by their short names
         self.training = training
+        self.system = system_of(argv)
+        kind, defaults, self.configured = SYSTEMS[self.system]
         super().__init__(
-            Diffusion,
+            kind,
             ImageData,
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=SaveConfigCallback if training else None,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_config_files": [str(DEFAULTS)], "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "default_config_files": [str(REPO / "configs" / defaults)],
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             trainer_defaults={"use_distributed_sampler": False},
             args=argv,
             run=False,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--system", type=str, default="Diffusion", help=f"one of {', '.join(SYSTEMS)}")
         parser.add_argument("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
         parser.add_argument("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
         parser.add_argument(
             "--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file"
         )
-        for kind in (EMA, Samples, Gif, Checkpoint, Diagnostics):
+        for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
             parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
@@ -67,7 +78,8 @@ class DiffusionCLI(LightningCLI):
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
         self.directory, self.resume, self.at = None, None, {"global_step": 0}
         if self.training:
-            self.directory, self.resume = place(run_root(config.out) / name, config.resume)
+            root = run_root(config.out) if config.out or self.system == "Diffusion" else cache_root() / "features"
+            self.directory, self.resume = place(root / name, config.resume)
         if self.resume:
             read = runs.read_checkpoint(self.resume)
             self.at = {k: read[k] for k in ("global_step", "epoch")}
@@ -91,6 +103,28 @@ class DiffusionCLI(LightningCLI):
         if self.training:
             trainer.callbacks[:0] = [Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
         return trainer
+
+
+def system_of(argv: list[str]) -> str:
+    """The system that a command line or its last configuration file names: it decides what the options are.
+
+    Raises:
+        ValueError: there is no such system.
+    """
+    words = [w for word in argv for w in (word.split("=", 1) if word.startswith("-") else [word])]
+    name = "Diffusion"
+    for option, value in zip(words[:-1], words[1:], strict=True):
+        if option in ("-c", "--config") and Path(value).is_file():
+            try:
+                read = yaml.safe_load(Path(value).read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue  # the parser says what is wrong with it
+            name = read.get("system", name) if isinstance(read, dict) else name
+    name = next((v for o, v in zip(words[:-1], words[1:], strict=True) if o == "--system"), name)
+    if name not in SYSTEMS:
+        near = suggest(str(name), list(SYSTEMS))
+        raise ValueError(f"system: there is no {name!r}{near}; there are: {', '.join(SYSTEMS)}")
+    return name
 
 
 def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
@@ -158,11 +192,13 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     params = sum(p.numel() for p in model.parameters())
     if trainer.is_global_zero:
         print(
-            f"{type(model.denoiser.net).__name__} ({params:,} parameters) on {type(cli.datamodule).__name__}, "
-            f"{trainer.strategy.root_device}, precision {trainer.precision}; run: {shown(directory)}"
+            f"{type(getattr(model, 'denoiser', model).net).__name__} ({params:,} parameters) on "
+            f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}; "
+            f"run: {shown(directory)}"
         )
         if cli.resume:
             print(f"resuming from {shown(cli.resume)}: step {cli.at['global_step']:,}, epoch {cli.at['epoch'] + 1}")
+    prepare(cli)
     try:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
@@ -181,6 +217,17 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
         elif final:
             hints(directory, argv, trainer)
     return cli, directory
+
+
+def prepare(cli: DiffusionCLI) -> None:
+    """What the evaluation callback judges with, if it is on; its classifier is trained first where there is none."""
+    from diffusion.commands.extractors import open_evaluator, open_extractor  # which train by `fit`
+
+    evaluation = next((c for c in cli.trainer.callbacks if isinstance(c, Evaluation)), None)
+    if evaluation and evaluation.every_n_epochs and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
+        cli.datamodule.prepare_data()
+        extractor = open_extractor(cli.datamodule, evaluation.features, cli.trainer.strategy.root_device)
+        evaluation.evaluator = open_evaluator(cli.datamodule, extractor)
 
 
 def writable(directory: Path) -> None:
@@ -208,8 +255,13 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
     arguments = [a for a in arguments if not a.startswith("--resume=")]
     diffusion = tool("diffusion")
+    if "val/accuracy" in trainer.callback_metrics:
+        print(f"right on {float(trainer.callback_metrics['val/accuracy']):.2%} of the test images")
+        print(f"next:\n  {diffusion} evaluate RUN --features {run}")
+        return
     print("next:")
     print(f"  {diffusion} sample {run} --n 64 --out grid.png")
+    print(f"  {diffusion} evaluate {run}")
     print(f"  {diffusion} gif {run} --out denoising.gif")
     print(f"  {tool('tensorboard')} --logdir {run.parent}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")

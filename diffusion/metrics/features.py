@@ -1,6 +1,7 @@
-"""A small classifier of small images: an independent judge of samples, and its features."""
+"""Small classifiers of small images: independent judges of samples, and their features."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,56 @@ class DigitsNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, 8, 8) -> logits (B, num_classes)."""
         return self.head(self.features(x))
+
+
+class FeatureNet(nn.Module):
+    """Stages of two convolutions, halving down to 4x4, and two linear layers, for C x H x W images in [-1, 1].
+
+    Any size from 4 on: a stage halves only what is larger than 4x4. The last hidden layer is the features.
+
+    Args:
+        channels: C.
+        num_classes: number of classes.
+        widths: channels of the stages.
+        width: number of features D.
+    """
+
+    def __init__(
+        self, channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64), width: int = 64
+    ) -> None:
+        super().__init__()
+        self.channels, self.num_classes, self.widths, self.width = channels, num_classes, tuple(widths), width
+        stages, before = [], channels
+        for after in widths:
+            stages.append(Stage(before, after))
+            before = after
+        self.features = nn.Sequential(  # (B, C, H, W) -> (B, D)
+            *stages,
+            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(before * 16, width), nn.ReLU()),
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, num_classes)."""
+        return self.head(self.features(x))
+
+
+class Stage(nn.Sequential):
+    """Convolution, half the size, convolution: the second, wide one works on a quarter of the pixels."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(
+            *(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()),
+            Halve(),
+            *(nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()),
+        )
+
+
+class Halve(nn.Module):
+    """Max-pooling by 2 of what is larger than 4x4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 4 else x
 
 
 def train_classifier(x: Tensor, y: Tensor, epochs: int = 30, seed: int = 0) -> DigitsNet:

@@ -1,5 +1,6 @@
 """The LightningModules."""
 
+from diffusion.systems.classifier import Classifier
 from diffusion.systems.diffusion import Diffusion
 
-__all__ = ["Diffusion"]
+__all__ = ["Classifier", "Diffusion"]

@@ -1,0 +1,82 @@
+"""Which extractor judges a data set: found in the cache, trained if missing, or one that the user points at."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from diffusion import runs
+from diffusion.data import ImageData
+from diffusion.metrics.evaluator import Evaluator
+from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.inception import Inception
+from diffusion.paths import REPO, cache_root
+from diffusion.systems import Classifier
+from diffusion.tools import spec
+
+
+def open_extractor(data: ImageData, wanted: str = "auto", device: torch.device | str = "cpu") -> Extractor:
+    """The extractor for a data set.
+
+    Args:
+        wanted: "auto", a run or checkpoint of a Classifier, or "Inception:FILE".
+    Raises:
+        ValueError: it is for other images or classes; the message lists the right ones.
+    """
+    name = type(data).__name__
+    if wanted == "auto":
+        run = folder(data)
+        if not runs.versions(run):
+            train(data)
+        model = Classifier.load(run, device)
+    elif wanted.partition(":")[0] == "Inception":
+        model = Inception.load(wanted.partition(":")[2], device)
+    else:
+        model = Classifier.load(wanted, device)
+    extractor = model.extractor()
+    if reason := extractor.refuse(name, data.shape, data.class_names):
+        raise ValueError(f"--features {wanted}: {reason}; right ones for {name}: {', '.join(right(data))}")
+    return extractor
+
+
+def folder(data: ImageData) -> Path:
+    """Where the runs of a data set's own classifier are."""
+    return cache_root() / "features" / type(data).__name__.lower()
+
+
+def train(data: ImageData) -> None:
+    """Train the data set's classifier, as `diffusion fit` with its configuration does, on all of its images."""
+    from diffusion.commands.fit import fit  # fit itself asks for extractors
+
+    name = type(data).__name__
+    config = REPO / "configs" / f"features_{name.lower()}.yaml"
+    config = config if config.exists() else config.with_name("features.yaml")
+    chosen = spec(data)
+    chosen["init_args"] |= {"limit": 0, "labels": True, "batch_size": 128}
+    print(f"no classifier of {name} in {folder(data)} yet: training one (once, minutes)", flush=True)
+    options = ["-c", str(config), "--data", json.dumps(chosen), "--experiment", name.lower()]
+    fit([*options, "--trainer.devices", "1"], final=False)
+
+
+def right(data: ImageData) -> list[str]:
+    """The words after --features that fit a data set."""
+    fitting = []
+    for run in sorted((cache_root() / "features").glob("*/version_*")):
+        try:
+            extractor = Classifier.load(run).extractor()
+        except (ValueError, OSError):
+            continue
+        if not extractor.refuse("", data.shape, data.class_names):
+            fitting.append(str(run))
+    return ["auto", *fitting, *(["Inception:FILE"] if data.channels in (1, 3) else [])]
+
+
+def open_evaluator(data: ImageData, extractor: Extractor) -> Evaluator:
+    """The judge of samples of a data set, its real features cached."""
+    train, test = data.arrays("train"), data.arrays("test")
+    every = 0.2 if sys.stderr.isatty() else 15
+    with tqdm(total=len(train[0]) + len(test[0]), desc="real images", unit="img", mininterval=every, delay=2) as bar:
+        cache = cache_root() / "references"
+        return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update)

@@ -1,0 +1,108 @@
+"""Everything that judging samples of one data set takes: extractor, real features (cached), labels to ask for."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
+from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
+from diffusion.tools import atomic
+
+FEW = 10  # images a feature, below which a covariance is poorly known
+
+
+class Evaluator:
+    """Figures of samples against a data set.
+
+    Real images are used as they are: no augmentation, none left out. Their features are kept in a file that says what
+    they are of, and are computed again when images or extractor change.
+
+    Args:
+        extractor: of the features.
+        data: name of the data set.
+        train, test: its images uint8 (N, C, H, W) and labels (N,) or contexts (N, K).
+        cache: folder of the features' files; None keeps none.
+        tell: called with a number of images when they are done.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        data: str,
+        train: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor],
+        cache: Path | None = None,
+        tell=lambda n: None,
+    ) -> None:
+        self.extractor, self.data, self.cache = extractor, data, cache
+        (images, y), (unseen, its) = train, test
+        one, other = mixed(to_labels(y)), mixed(to_labels(its))
+        self.y = y[one]
+        sets = {"train": (images[one], self.y), "test": (unseen[other], its[other])}
+        self.provenance = {split: self._provenance(split, *pair) for split, pair in sets.items()}
+        features = {split: self._features(split, *pair, tell) for split, pair in sets.items()}
+        text = json.dumps(self.provenance, sort_keys=True)
+        self.reference = Reference(**features, hash=hashlib.sha256(text.encode()).hexdigest()[:12])
+
+    def labels(self, n: int) -> Tensor:
+        """What to ask a model for: n labels or contexts in the shares of the training set, whatever part is taken."""
+        return repeated(self.y, n)
+
+    def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
+        """Samples, uint8 (N, C, H, W), as metrics see them."""
+        return self.extractor.describe(images, y, tell=tell)
+
+    def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
+        """Every figure of the samples."""
+        return [figure for metric in metrics for figure in metric.figures(samples, self.reference)]
+
+    def warnings(self, n: int) -> list[str]:
+        """What there is too little of for the width of the features."""
+        width = self.reference.train.features.shape[1]
+        sizes = {"samples": n, "training images": len(self.reference.train)}
+        return [
+            f"{count:,} {what} are few for {width:,} features: the Frechet distance is biased upwards, compare it at "
+            f"equal numbers only, or take KID; {FEW * width:,} or more would do"
+            for what, count in sizes.items()
+            if count < FEW * width
+        ]
+
+    def _provenance(self, split: str, images: Tensor, y: Tensor) -> dict:
+        return {
+            "data": self.data,
+            "split": split,
+            "n": len(images),
+            "images": fingerprint(images, y),
+            "extractor": self.extractor.name,
+            "extractor_hash": self.extractor.hash,
+            "augmentation": "none",
+            "left_out": 0,
+        }
+
+    def _features(self, split: str, images: Tensor, y: Tensor, tell) -> Features:
+        said = self.provenance[split]
+        name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
+        path = self.cache and self.cache / name
+        if path and path.exists():
+            read = torch.load(path, weights_only=True)
+            if read.get("provenance") == said:
+                tell(len(images))
+                return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
+        found = self.extractor.describe(images, y, tell=tell)
+        if path:
+            with atomic(path) as temporary:
+                torch.save({"provenance": said, "features": found.features, "logits": found.logits}, temporary)
+        return found
+
+
+def repeated(y: Tensor, n: int) -> Tensor:
+    """The first n of y (N, ...), from the start again where there are fewer."""
+    return y.repeat(-(-n // len(y)), *[1] * (y.ndim - 1))[:n]
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as they would be saved: uint8, same shape."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()

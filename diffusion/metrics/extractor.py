@@ -1,0 +1,75 @@
+"""Extractors: a network that turns images into features and logits, and which images it is for."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.metrics.base import Features
+
+
+class Extractor(NamedTuple):
+    """A frozen network with `features(x)` and `head(features)`, for x in [-1, 1].
+
+    Its hash is of the weights, so that figures of two trainings are never taken for figures of one.
+    """
+
+    net: nn.Module
+    name: str
+    shape: tuple[int, int, int] | None  # of the images; None takes any
+    class_names: tuple[str, ...]  # of the logits; () for other classes than the data's
+    hash: str
+
+    @classmethod
+    def of(cls, net: nn.Module, name: str, shape=None, class_names=()) -> "Extractor":
+        """Frozen, in evaluation mode."""
+        net = net.eval().requires_grad_(False)
+        return cls(net, name, None if shape is None else tuple(shape), tuple(class_names), fingerprint(net))
+
+    def refuse(self, data: str, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> str:
+        """Why this extractor is wrong for a data set of that name, shape and classes, or nothing."""
+        if self.shape is not None and self.shape != tuple(shape):
+            ours, theirs = ("x".join(map(str, s)) for s in (self.shape, shape))
+            return f"{self.name} takes images of {ours}, and those of {data} are {theirs}"
+        if self.shape is None and shape[0] not in (1, 3):
+            return f"{self.name} takes 1 or 3 channels, and images of {data} have {shape[0]}"
+        if self.class_names and self.class_names != tuple(class_names):
+            return f"{self.name} tells {some(self.class_names)}, and the classes of {data} are {some(class_names)}"
+        return ""
+
+    @torch.no_grad()
+    def describe(self, images: Tensor, labels: Tensor | None, batch: int = 256, tell=lambda n: None) -> Features:
+        """The features of uint8 images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
+
+        Args:
+            tell: called with the number of images done, after each batch.
+        """
+        device = next(self.net.parameters()).device
+        pixels, found = images.float() / 127.5 - 1, []
+        for part in pixels.split(batch):
+            features = self.net.features(part.to(device))
+            found.append((features.float().cpu(), self.net.head(features).float().cpu()))
+            tell(len(part))
+        features, logits = (torch.cat(v) for v in zip(*found, strict=True))
+        return Features(pixels, features, logits, to_labels(labels))
+
+
+def to_labels(y: Tensor | None) -> Tensor | None:
+    """Labels (N,) as they are; the place of the largest entry of contexts (N, K)."""
+    return y.argmax(1) if y is not None and y.ndim > 1 else y
+
+
+def fingerprint(*what: nn.Module | Tensor) -> str:
+    """12 hexadecimal digits of the sha256 of tensors and weights, as they are in memory."""
+    digest = hashlib.sha256()
+    for item in what:
+        for value in item.state_dict().values() if isinstance(item, nn.Module) else [item]:
+            digest.update(str((value.dtype, tuple(value.shape))).encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def some(names: tuple[str, ...]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

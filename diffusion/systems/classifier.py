@@ -1,0 +1,99 @@
+"""A classifier of a data set: what turns images into features for the metrics."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.features import FeatureNet, jitter
+from diffusion.noise.draws import seed_of
+from diffusion.runs import find_checkpoint, read_checkpoint
+from diffusion.tools import build, spec
+
+
+class Classifier(pl.LightningModule):
+    """Learns the classes of images that are slightly turned, scaled and shifted; its last hidden layer is the features.
+
+    AdamW with one cycle of the learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
+    Source of the cycle: Smith & Topin 2017, arXiv:1708.07120.
+
+    Args:
+        net: images (B, C, H, W) -> logits, with `features` and `head`.
+        lr: the highest learning rate, > 0.
+        weight_decay: of AdamW, >= 0.
+        degrees, shift, scale: the most that an image is turned, shifted (in units of half its size) and scaled.
+        seed: of the jitter and dropout.
+        shape: (C, H, W) of an image.
+        class_names: names of the classes.
+    Raises:
+        ValueError: a learning rate or decay out of range.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module = FeatureNet(),
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        degrees: float = 10.0,
+        shift: float = 0.2,
+        scale: float = 0.1,
+        seed: int = 0,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        if lr <= 0 or weight_decay < 0:
+            raise ValueError(f"Classifier: lr must be positive, weight_decay at least 0; got {lr} and {weight_decay}")
+        self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
+        self.net = parts["net"]
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self.degrees, self.shift, self.scale = degrees, shift, scale
+        self.shape, self.class_names = tuple(shape), tuple(class_names)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        torch.manual_seed(seed_of(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2))
+        loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), y)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits, y = self.net(x), y if y.ndim == 1 else y.argmax(1)
+        options = {"sync_dist": True, "batch_size": len(x), "prog_bar": True}
+        self.log("val/loss", F.cross_entropy(logits, y), **options)
+        self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=self.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=int(steps) + 1, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "cpu") -> "Classifier":
+        """The classifier of a checkpoint file or run directory.
+
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: not a sound checkpoint of a classifier.
+        """
+        path = find_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        if "degrees" not in checkpoint["hyper_parameters"]:
+            raise ValueError(f"{path}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
+        model = cls(**checkpoint["hyper_parameters"])
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+        return model.to(device).eval()
+
+    def extractor(self) -> Extractor:
+        """Its network, frozen, for the images and classes that it was trained on."""
+        return Extractor.of(self.net, type(self.net).__name__, self.shape, self.class_names)

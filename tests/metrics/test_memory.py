@@ -1,0 +1,51 @@
+"""A model that is made to learn 32 digits by heart trips the alert; the same model of all digits does not."""
+
+import pytest
+import torch
+
+from diffusion import Diffusion
+from diffusion.data import Digits
+from diffusion.guidance import Plain
+from diffusion.metrics.evaluator import Evaluator, eight_bits
+from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.features import train_classifier
+from diffusion.metrics.memory import Memory
+from diffusion.nets import AttentionUNet
+from diffusion.noise import Cosine
+from diffusion.samplers import UniPC
+from diffusion.targets import V
+
+
+def trained(images, y, steps, batch=32):
+    """A small model after some steps on images and labels."""
+    torch.manual_seed(0)
+    net = AttentionUNet(1, widths=(16, 32, 32), heads=2, num_classes=10, ones=True)
+    model = Diffusion(net, Cosine(), V(), guidance=Plain(), shape=(1, 8, 8)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.99))
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        index = torch.randint(len(images), (batch,))
+        x0 = images[index].float() / 127.5 - 1
+        optimizer.zero_grad()
+        model.objective(model.denoiser, x0, model.condition(y[index])).loss.backward()
+        optimizer.step()
+        fall.step()
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit, alarm", [(32, True), (0, False)])
+def test_learning_by_heart_trips_the_alert(limit, alarm):
+    data = Digits(limit=limit)
+    images, y = data.arrays("train")
+    model = trained(images, y, 600)
+    extractor = Extractor.of(
+        train_classifier(*(lambda x, y: (x.float() / 127.5 - 1, y))(*Digits().arrays("train"))), ""
+    )
+    judge = Evaluator(extractor, "Digits", (images, y), data.arrays("test"))
+    asked = judge.labels(200)
+    samples = judge.describe(eight_bits(model.sample(200, asked, seed=1, sampler=UniPC(20))), asked)
+    found = {f.name: f for f in judge.figures(samples, [Memory()])}
+    print({k: f.value for k, f in found.items()})
+    assert any(f.alert for f in found.values()) == alarm
+    assert (found["near_pixels"].value > 0.6) == alarm and (found["nearest_pixels"].value < 0.6) == alarm
