@@ -4,7 +4,7 @@ from diffusion.nets.attention_unet import AttentionUNet
 from diffusion.nets.block_unet import BlockUNet
 from diffusion.nets.context_unet import ContextUNet
 from diffusion.nets.dit import DiT
-from diffusion.nets.mlp import MLP
+from diffusion.nets.mlp import ResidualMLP
 from diffusion.nets.unet import UNet
 
-__all__ = ["AttentionUNet", "BlockUNet", "ContextUNet", "DiT", "MLP", "UNet"]
+__all__ = ["AttentionUNet", "BlockUNet", "ContextUNet", "DiT", "ResidualMLP", "UNet"]

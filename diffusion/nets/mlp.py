@@ -1,4 +1,4 @@
-"""MLP: a residual perceptron, for points of the plane and other small vectors."""
+"""ResidualMLP: a residual perceptron, for points of the plane and other small vectors."""
 
 from collections.abc import Sequence
 from math import prod
@@ -25,7 +25,7 @@ class Block(nn.Module):
         return h + self.body(self.norm(h) * (1 + a) + b)
 
 
-class MLP(nn.Module):
+class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would be no short name in a config
     """A residual perceptron over all numbers of an image at once; points of the plane are images (2, 1, 1).
 
     Args:
@@ -56,7 +56,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if len(size) != 2 or min(*size, depth) < 1:
-            raise ValueError(f"MLP: wanted a size of height and width, and depth >= 1; got {list(size)} and {depth}")
+            raise ValueError(
+                f"ResidualMLP: wanted a size of height and width, and depth >= 1; got {list(size)} and {depth}"
+            )
         self.channels, self.size, self.width, self.depth, self.dropout = channels, tuple(size), width, depth, dropout
         self.learn_variance, self.self_condition = learn_variance, self_condition
         self.num_classes, self.context_dim = num_classes, context_dim
@@ -73,7 +75,7 @@ class MLP(nn.Module):
         check(self, x)
         if (came := tuple(x.shape[-2:])) != self.size:
             raise ValueError(
-                f"MLP: made for images of size {list(self.size)}, got {list(came)}; give size {list(came)}"
+                f"ResidualMLP: made for images of size {list(self.size)}, got {list(came)}; give size {list(came)}"
             )
         features = self.clock(clock)
         if self.condition is not None:

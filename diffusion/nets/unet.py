@@ -89,7 +89,7 @@ class UNet(nn.Module):
         self.clock = ClockEmbedding(width, 4 * width)
         self.condition = ConditionEmbedding(num_classes, context_dim, 4 * width) if num_classes or context_dim else None
         self.inc = nn.Conv2d(channels * (1 + self_condition), width, 3, padding=1)
-        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        self.downs = nn.ModuleList()
         skips, c = [width], width
         for level, mult in enumerate(mults):
             for _ in range(blocks):
@@ -99,6 +99,7 @@ class UNet(nn.Module):
                 self.downs.append(block(c, c, "down") if resample_in_blocks else Down(c, c))
                 skips.append(c)
         self.middle = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
+        self.ups = nn.ModuleList()
         for level, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
                 self.ups.append(stage(c + skips.pop(), c := mult * width, level in attention))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.nets import MLP, BlockUNet, ContextUNet, DiT, UNet
+from diffusion.nets import BlockUNet, ContextUNet, DiT, ResidualMLP, UNet
 from diffusion.nets.embed import ClockEmbedding
 from diffusion.tools import build, spec
 
@@ -19,7 +19,7 @@ NETS = {
     "adm": (UNet, {"width": 8, "mults": (2, 1, 2), "attention": (0, 2), "resample_in_blocks": True}),
     "ddpm": (UNet, {"width": 8, "mults": (1, 2), "scale_shift": False, "dropout": 0.1}),
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
-    "mlp": (MLP, {"size": (8, 8), "width": 16, "depth": 2}),
+    "mlp": (ResidualMLP, {"size": (8, 8), "width": 16, "depth": 2}),
 }
 
 
@@ -193,8 +193,8 @@ def test_every_schedule_s_clock_is_heard(span):
     (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "DiT: 8x6 does not divide by 4; pad to 8x8"),
     (lambda: DiT(width=30), "a width that 4 divides"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
-    (lambda: MLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "MLP: made for images of size [1, 1], got [3, 1]"),
-    (lambda: MLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "MLP: made for 2 channels, got images of 3"),
+    (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "made for images of size [1, 1], got [3, 1]"),
+    (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "made for 2 channels, got images of 3"),
     (lambda: ContextUNet()(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "8x8 does not divide by 16; pad to 16x16 or"),
     (lambda: BlockUNet()(torch.zeros(1, 1, 6, 8), torch.zeros(1)), "6x8 does not divide by 4; pad to 8x8"),
     (lambda: BlockUNet(blocks=["res", "rez"]), "blocks are res, conv, clsAtn, atn, chnAtn; got rez"),
