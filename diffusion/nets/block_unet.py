@@ -63,7 +63,7 @@ class ChannelAttention(nn.Module):
 
         x sigmoid(conv1d_k(mean over pixels)),    k = |log2(C) / 2 + 1 / 2| made odd
 
-    Source: Wang et al. 2020, arXiv:1910.03151, eq. 5 and 12.
+    Source: Wang et al. 2020, arXiv:1910.03151, sec. 3.2.
     """
 
     def __init__(self, channels: int) -> None:

@@ -35,7 +35,7 @@ def heads_of(channels: int, head_width: int) -> int:
 def group_norm(channels: int) -> nn.GroupNorm:
     """At most 32 groups, each of at least 4 channels: in a group of one, what is added before it is taken out again.
 
-    Source: the rule of Karras et al. 2022, arXiv:2206.00364, app. F.
+    The rule of the networks of Karras et al. 2022, arXiv:2206.00364.
     """
     return nn.GroupNorm(gcd(channels, min(32, max(1, channels // 4))), channels)
 

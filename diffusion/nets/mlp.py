@@ -67,7 +67,6 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
         self.inc = nn.Linear(numbers * (1 + self_condition), width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
         self.outc = zero(nn.Linear(width, numbers * (1 + learn_variance)))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
@@ -84,4 +83,4 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         h = self.inc(x.flatten(1))
         for block in self.blocks:
             h = block(h, features)
-        return self.outc(F.silu(self.norm(h))).unflatten(1, (-1, *self.size))
+        return self.outc(h).unflatten(1, (-1, *self.size))  # no norm: a straight way from x to what is said

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from diffusion.nets import BlockUNet, ContextUNet, DiT, ResidualMLP, UNet
+from diffusion.nets.block_unet import ChannelAttention, ClassAttention
 from diffusion.nets.embed import ClockEmbedding
+from diffusion.nets.layers import PixelAttention
 from diffusion.tools import build, spec
 
 BLOCKS = ("res", "conv", "atn", "chnAtn")
@@ -41,6 +43,86 @@ def awake(net):
 
 def all_nets(f):
     return pytest.mark.parametrize("name", NETS)(f)
+
+
+@pytest.mark.parametrize("make, published", [
+    # DDPM's CIFAR-10 network: 35.7 million. Source: Ho et al. 2020, arXiv:2006.11239, app. B.
+    (lambda: UNet(3, scale_shift=False, head_width=256), (35.7e6, 35_746_307)),
+    # DiT-S/2, B/2, L/2, XL/2 on 4x32x32, 1,000 classes, learned variance. Source: Peebles and Xie 2023,
+    # arXiv:2212.09748, tab. 4.
+    (lambda: DiT(4, 2, 384, 12, 6, learn_variance=True, num_classes=1000), (33e6, 32_865_056)),
+    (lambda: DiT(4, 2, 768, 12, 12, learn_variance=True, num_classes=1000), (130e6, 130_315_808)),
+    (lambda: DiT(4, 2, 1024, 24, 16, learn_variance=True, num_classes=1000), (458e6, 457_840_672)),
+    (lambda: DiT(4, 2, 1152, 28, 16, learn_variance=True, num_classes=1000), (675e6, 674_834_720)),
+])  # fmt: skip
+def test_published_numbers_of_parameters(make, published):
+    with torch.device("meta"):
+        count = sum(p.numel() for p in make().parameters())
+    assert count == published[1] and count == pytest.approx(published[0], rel=5e-3)
+
+
+def test_the_course_s_network_by_hand():
+    """Width 64, 5 features, C = 3: convolutions o(9i + 1), norms 2c, Linear o(i + 1), transposed o(k^2 i) + o."""
+    conv = lambda i, o: o * (9 * i + 1) + 2 * o  # noqa: E731  with its norm
+    two = lambda i, o: conv(i, o) + conv(o, o)  # noqa: E731
+    linear = lambda i, o: o * (i + 1)  # noqa: E731
+    net, w = ContextUNet(3, 64, context_dim=5), 64
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    assert count(net.inc) == two(3, w) + linear(3, w)
+    assert count(net.down1) == 2 * two(w, w) and count(net.down2) == two(w, 2 * w) + two(2 * w, 2 * w)
+    assert count(net.up0) == 16 * (2 * w) ** 2 + 2 * w + 2 * 2 * w
+    assert count(net.up1) == 4 * 4 * w * w + w + 2 * two(w, w) and count(net.up2) == 4 * 2 * w * w + w + 2 * two(w, w)
+    for c, factor, clock in zip((2 * w, w), net.factors, net.clocks, strict=True):
+        assert count(factor) == linear(5, c) + linear(c, c) + c  # the last is the null row
+        assert count(clock) == linear(w, c) + linear(c, c)
+    assert count(net.outc) == conv(2 * w, w) + 3 * (9 * w + 1)
+
+
+def test_the_context_multiplies_and_the_time_adds():
+    """At each up stage: with factors of 0 nothing below is heard, and what is left is the clock's."""
+    net = ContextUNet(3, 16, 1, context_dim=5).eval()
+    x, other = torch.randn(2, 1, 3, 8, 8)
+    seen = []
+    net.up1.register_forward_pre_hook(lambda module, args: seen.append(args[0][:, :32]))
+    for factor in net.factors:
+        nn.init.zeros_(factor.map.weight), nn.init.zeros_(factor.map.bias)
+    with torch.no_grad():
+        for image, clock in ((x, 3.0), (other, 3.0), (x, 700.0)):
+            net(image, torch.tensor([clock]), torch.eye(5)[:1])
+        added = net.clocks[0](torch.tensor([3.0]))[:, :, None, None].expand_as(seen[0])
+    assert torch.equal(seen[0], added) and torch.equal(seen[1], added) and not torch.equal(seen[2], added)
+
+
+def test_class_attention_depends_on_the_class_and_the_pixel():
+    torch.manual_seed(0)
+    block = awake(ClassAttention(8, 6, 4))
+    x, a, b = torch.randn(1, 8, 4, 4), torch.randn(1, 6), torch.randn(1, 6)
+    with torch.no_grad():
+        one, two = block(x, a) - x, block(x, b) - x
+    assert (one - two).norm() / one.norm() > 0.1  # another class, another answer
+    assert one.std((2, 3)).norm() / one.norm() > 1e-3  # and at each pixel its own
+
+
+def test_attention_among_patches_is_attention_among_their_pixels():
+    """A patch of p x p pixels is a token of p^2 C numbers, in its place."""
+    torch.manual_seed(0)
+    block = awake(PixelAttention(8, 4, patch=2))
+    x = torch.randn(1, 8, 4, 6)
+    with torch.no_grad():
+        h, out = block.norm(x), block(x)
+        cells = [h[0, :, i : i + 2, j : j + 2].flatten() for i in (0, 2) for j in (0, 2, 4)]
+        said = block.attend(torch.stack(cells)[None])[0]
+    last = x[0, :, 2:4, 4:6] + said[-1].view(8, 2, 2)
+    torch.testing.assert_close(out[0, :, 2:4, 4:6], last)
+
+
+def test_channel_attention_is_its_formula():
+    block = ChannelAttention(64)
+    assert block.conv.kernel_size == (3,) and ChannelAttention(512).conv.kernel_size == (5,)  # the paper's k(C)
+    x = torch.randn(2, 64, 3, 5)
+    w, mean = block.conv.weight.detach().flatten(), nn.functional.pad(x.mean((2, 3)), (1, 1))
+    gate = torch.sigmoid(sum(w[i] * mean[:, i : i + 64] for i in range(3)))
+    torch.testing.assert_close(block(x).detach(), x * gate[:, :, None, None])
 
 
 @all_nets
