@@ -63,6 +63,14 @@ def test_a_configuration_and_a_run(tiny, capsys):
     assert configured[-1].startswith(run[-1]) and configured[-1].endswith("at batch 64")
 
 
+def test_ddpm_s_network(capsys):
+    """configs/cifar10.yaml without labels: 35.7 million parameters, 6.2 G multiply-adds."""
+    assert main(["describe", "configs/cifar10.yaml", "--data.labels", "false"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("UNet on 3x32x32: 35,746,307 parameters, 12.444 GFLOPs an image\n")
+    assert "weights 143 MB; training 715 MB" in said and said.endswith(" at batch 128\n")
+
+
 def test_later_configurations_change_earlier_ones(capsys):
     for words in (
         ["configs/digits.yaml", "configs/digits_dit.yaml"],

@@ -58,7 +58,9 @@ def test_eight_digits_by_heart(name, steps, bound):
     assert first > 0.7 and loss() < bound
 
 
-@pytest.mark.parametrize("name, bound", [("unet", 0.5), ("blocks", 0.5), ("dit", 0.5), ("context", 0.5), ("mlp", 0.6)])
+@pytest.mark.parametrize(
+    "name, bound", [("unet", 0.43), ("blocks", 0.42), ("dit", 0.58), ("context", 0.46), ("mlp", 0.6)]
+)
 def test_the_digits_from_the_command_line(name, bound, tmp_path, capsys):
     """Four epochs, 88 steps, of the same configuration but for the network's lines: val/loss of the raw weights."""
     files = ["-c", str(CONFIGS / "digits.yaml"), "-c", str(CONFIGS / f"digits_{name}.yaml")]
@@ -86,4 +88,4 @@ def test_the_perceptron_finds_the_ideal_denoiser_of_a_mixture():
         with torch.no_grad():
             errors.append(float((denoiser(x.float(), t).eps - data(x, t).eps).square().mean()))
     print([round(e, 4) for e in errors])
-    assert max(errors) < 0.03
+    assert max(errors) < 0.01
