@@ -13,6 +13,7 @@ COMMANDS = {
     "nll": "likelihood in bits/dim:    diffusion nll RUN",
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
     "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
+    "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "all of it on real digits:  diffusion demo",
     "check": "measure the mathematics:   diffusion check --sampler my_module.MySampler",
     "doctor": "what this machine has:     diffusion doctor",

@@ -31,4 +31,6 @@ def test_one_step(path, tmp_path, monkeypatch):
     if path.stem != "default":
         assert len(path.read_text().splitlines()) <= 20
     options = ["--out", str(tmp_path), "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
+    if path.stem == "cifar10":  # a quarter of the width, for time; tests/commands/test_describe.py has it whole
+        options += ["--model.net.width", "32", "--model.net.head_width", "64"]
     assert main(["fit", "-c", str(path), *options, "--data.batch_size", "2"]) == 0

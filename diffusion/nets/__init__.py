@@ -1,5 +1,10 @@
 """Networks: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W), and no maths of diffusion."""
 
 from diffusion.nets.attention_unet import AttentionUNet
+from diffusion.nets.block_unet import BlockUNet
+from diffusion.nets.context_unet import ContextUNet
+from diffusion.nets.dit import DiT
+from diffusion.nets.mlp import ResidualMLP
+from diffusion.nets.unet import UNet
 
-__all__ = ["AttentionUNet"]
+__all__ = ["AttentionUNet", "BlockUNet", "ContextUNet", "DiT", "ResidualMLP", "UNet"]

@@ -18,6 +18,45 @@ def code(clock: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def features(clock: Tensor, width: int) -> Tensor:
+    """Features of any schedule's clock: half of them `code`, half waves of s = sign(t) log(1 + |t|).
+
+        concat[code(t, width / 2), sin(s w), cos(s w)],    w_k from 0.5 to 8, evenly in log w
+
+    The code's fastest wave has a period of 2 pi: right for an index 0 .. 999, nearly a straight line over EDM's
+    log(sigma) / 4, which spans 2.7. The logarithm brings both to a few units, and it stays one to one.
+
+    Args:
+        clock: (B,), any real numbers.
+        width: a multiple of 4.
+    Returns:
+        (B, width) float32.
+    """
+    t = clock.float()
+    s = t.sign() * t.abs().log1p()
+    w = 2 ** torch.linspace(-1, 3, width // 4, device=clock.device)
+    waves = s[:, None] * w
+    return torch.cat([code(t, width // 2), waves.sin(), waves.cos()], dim=1)
+
+
+class ClockEmbedding(nn.Sequential):
+    """The clock (B,) to (B, width): its features, then Linear, SiLU, Linear.
+
+    Args:
+        waves: features of the clock, a multiple of 4.
+        width: numbers given out.
+    """
+
+    def __init__(self, waves: int, width: int) -> None:
+        if waves < 4 or waves % 4:
+            raise ValueError(f"the clock's features must be a multiple of 4, got {waves}")
+        super().__init__(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
+        self.waves = waves
+
+    def forward(self, clock: Tensor) -> Tensor:
+        return super().forward(features(clock, self.waves).to(self[0].weight.dtype))
+
+
 class ConditionEmbedding(nn.Module):
     """Labels or context vectors to features, with a learned null row for "no condition".
 

@@ -1,0 +1,194 @@
+"""BlockUNet: a U-Net whose levels are made of a list of blocks."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, heads_of, zero
+
+Kind = Literal["res", "conv", "clsAtn", "atn", "chnAtn"]
+
+
+class ConvBlock(nn.Module):
+    """A ConvNeXt block: 7x7 a channel, norm, two-layer perceptron a pixel, layer scale; told by scale and shift.
+
+    Source: Liu et al. 2022, arXiv:2201.03545, fig. 4; the scale and shift of the norm, starting at none, are ours.
+    """
+
+    def __init__(self, channels: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.tell = zero(nn.Linear(width, 2 * channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * channels, channels)
+        )
+        self.scale = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        a, b = self.tell(features)[:, None, None].chunk(2, dim=-1)
+        h = self.norm(self.depthwise(x).permute(0, 2, 3, 1)) * (1 + a) + b  # (B, H, W, C)
+        return x + (self.scale * self.mlp(h)).permute(0, 3, 1, 2)
+
+
+class ClassAttention(nn.Module):
+    """x + attention of every pixel to tokens made of the condition; starts as x.
+
+    Keys and values come from the condition alone, so what is added is another mixture for another class. With several
+    tokens it is also another one at each pixel: a softmax over a single key is 1, whatever the query.
+    """
+
+    def __init__(self, channels: int, c_dim: int, head_width: int, tokens: int = 4) -> None:
+        super().__init__()
+        self.heads, self.tokens = heads_of(channels, head_width), tokens
+        self.norm, self.q = group_norm(channels), nn.Linear(channels, channels)
+        self.kv = nn.Linear(c_dim, tokens * 2 * channels)
+        self.proj = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        q = self.q(self.norm(x).flatten(2).transpose(1, 2)).view(B, H * W, self.heads, -1).transpose(1, 2)
+        k, v = self.kv(condition).view(B, self.tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        return x + self.proj(a.transpose(1, 2).reshape(B, H * W, C)).transpose(1, 2).reshape(B, C, H, W)
+
+
+class ChannelAttention(nn.Module):
+    """Efficient channel attention: each channel times a sigmoid of its and its neighbours' means.
+
+        x sigmoid(conv1d_k(mean over pixels)),    k = |log2(C) / 2 + 1 / 2| made odd
+
+    Source: Wang et al. 2020, arXiv:1910.03151, sec. 3.2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        k = int(abs(math.log2(channels) + 1) / 2) | 1
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
+
+
+class BlockUNet(nn.Module):
+    """A U-Net of which every level, on the way down, in the middle and up again, is the same list of blocks.
+
+    Level l works at size H / 2^l with width multiplier^l channels. The blocks keep size and channels:
+
+        res     residual block, told clock and condition by its norm's scale and shift
+        conv    ConvNeXt block, told them likewise
+        clsAtn  class attention: every pixel attends to tokens of the condition
+        atn     multi-head self-attention among patches, of `patch` pixels at full size and half of it a level down
+        chnAtn  efficient channel attention
+
+    Args:
+        channels: channels C of the images.
+        blocks: the list, in order; at least one is res or conv, which hear the clock.
+        width: channels at full size, a multiple of 4.
+        multiplier: channels a level grow by this factor.
+        layers: how often the size is halved, >= 1.
+        t_dim: features of the clock, a multiple of 4.
+        c_dim: features of the condition.
+        patch: side of the patches of `atn` at full size, a power of 2; 1 attends among pixels everywhere.
+        head_width: channels an attention head; 32 to 64 are fast.
+        dropout: probability, in [0, 1), inside of res and conv.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none.
+    Raises:
+        ValueError: a list without res and conv, clsAtn without a condition, or an image that the layers do not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        blocks: Sequence[Kind] = ("res", "res", "conv", "atn", "chnAtn"),
+        width: int = 64,
+        multiplier: int = 2,
+        layers: int = 2,
+        t_dim: int = 256,
+        c_dim: int = 256,
+        patch: int = 2,
+        head_width: int = 32,
+        dropout: float = 0.0,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.blocks, self.width, self.multiplier = channels, tuple(blocks), width, multiplier
+        self.layers, self.t_dim, self.c_dim, self.patch = layers, t_dim, c_dim, patch
+        self.head_width, self.dropout, self.learn_variance = head_width, dropout, learn_variance
+        self.self_condition, self.num_classes, self.context_dim = self_condition, num_classes, context_dim
+        self.refuse()
+        self.clock = ClockEmbedding(t_dim, t_dim)
+        self.condition = ConditionEmbedding(num_classes, context_dim, c_dim) if num_classes or context_dim else None
+        w = [width * multiplier**level for level in range(layers + 1)]
+        self.inc = nn.Conv2d(channels * (1 + self_condition), width, 3, padding=1)
+        self.downs = nn.ModuleList(self.level(level, w[level]) for level in range(layers))
+        self.shrink = nn.ModuleList(Down(w[level], w[level + 1]) for level in range(layers))
+        self.middle = self.level(layers, w[-1])
+        self.grow = nn.ModuleList(Up(w[level + 1], w[level]) for level in range(layers))
+        self.joins = nn.ModuleList(nn.Conv2d(2 * w[level], w[level], 1) for level in range(layers))
+        self.ups = nn.ModuleList(self.level(level, w[level]) for level in range(layers))
+        self.norm = group_norm(width)
+        self.outc = zero(nn.Conv2d(width, channels * (1 + learn_variance), 3, padding=1))
+
+    def refuse(self) -> None:
+        """Raise for arguments that make no sense together."""
+        if unknown := set(self.blocks) - set(Kind.__args__):
+            raise ValueError(f"BlockUNet: blocks are {', '.join(Kind.__args__)}; got {', '.join(sorted(unknown))}")
+        if not {"res", "conv"} & set(self.blocks):
+            raise ValueError(f"BlockUNet: res or conv must be among the blocks, to hear the clock; got {self.blocks}")
+        if "clsAtn" in self.blocks and not (self.num_classes or self.context_dim):
+            raise ValueError("BlockUNet: clsAtn attends to a condition; give num_classes or leave clsAtn out of blocks")
+        if self.layers < 1 or self.multiplier < 1 or self.patch < 1 or self.patch & (self.patch - 1):
+            raise ValueError(
+                "BlockUNet: wanted layers and multiplier of 1 or more and patch a power of 2; "
+                f"got {self.layers}, {self.multiplier} and {self.patch}"
+            )
+
+    def level(self, level: int, c: int) -> nn.ModuleList:
+        """The list of blocks for c channels at a level."""
+        told = self.t_dim + (self.c_dim if self.condition is not None else 0)
+        make = {
+            "res": lambda: ResBlock(c, c, told, self.dropout),
+            "conv": lambda: ConvBlock(c, told, self.dropout),
+            "clsAtn": lambda: ClassAttention(c, self.c_dim, self.head_width),
+            "atn": lambda: PixelAttention(c, self.head_width, max(1, self.patch >> level)),
+            "chnAtn": lambda: ChannelAttention(c),
+        }
+        return nn.ModuleList(make[kind]() for kind in self.blocks)
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        check(self, x, max(2**self.layers, self.patch), f"give fewer than {self.layers} layers or a smaller patch")
+        heard, condition = [self.clock(clock)], None
+        if self.condition is not None:
+            heard.append(condition := self.condition(y, keep, len(x)))
+        features = F.silu(torch.cat(heard, dim=1))
+
+        def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+            for block in blocks:
+                if isinstance(block, (ResBlock, ConvBlock)):
+                    x = block(x, features)
+                else:
+                    x = block(x, condition) if isinstance(block, ClassAttention) else block(x)
+            return x
+
+        x, skips = self.inc(x), []
+        for blocks, shrink in zip(self.downs, self.shrink, strict=True):
+            skips.append(x := run(blocks, x))
+            x = shrink(x)
+        x = run(self.middle, x)
+        for level in reversed(range(self.layers)):
+            x = self.joins[level](torch.cat([self.grow[level](x), skips[level]], dim=1))
+            x = run(self.ups[level], x)
+        return self.outc(F.silu(self.norm(x)))

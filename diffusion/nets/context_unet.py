@@ -1,0 +1,116 @@
+"""ContextUNet: the small U-Net of the short course, in which a context multiplies and the time adds."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.layers import check, group_norm
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions, each with norm and GELU; with `residual`, (shortcut(x) + f(x)) / sqrt(2)."""
+
+    def __init__(self, c_in: int, c_out: int, residual: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, padding=1), group_norm(c_out), nn.GELU(),
+            nn.Conv2d(c_out, c_out, 3, padding=1), group_norm(c_out), nn.GELU(),
+        )  # fmt: skip
+        self.shortcut: nn.Module | None = None
+        if residual:  # made here, once: a convolution made in `forward` would be another one at each call
+            self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) if self.shortcut is None else (self.shortcut(x) + self.body(x)) / 2**0.5
+
+
+class Up(nn.Sequential):
+    """Double the size by a transposed convolution, then convolve: (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(nn.ConvTranspose2d(c_in, c_out, 2, 2), ConvBlock(c_out, c_out), ConvBlock(c_out, c_out))
+
+
+class Factor(nn.Module):
+    """The condition as a factor a channel, which starts near 1: embedding, GELU, Linear."""
+
+    def __init__(self, num_classes: int, context_dim: int, width: int) -> None:
+        super().__init__()
+        self.embed = ConditionEmbedding(num_classes, context_dim, width)
+        self.map = nn.Linear(width, width)
+        nn.init.ones_(self.map.bias)
+
+    def forward(self, y: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
+        return self.map(F.gelu(self.embed(y, keep, batch)))[:, :, None, None]
+
+
+class ContextUNet(nn.Module):
+    """Two levels down to a summary, two up; at each up stage x <- c x + t, with c of the condition, t of the clock.
+
+    The network of the short course "How Diffusion Models Work" (its 16x16 sprites: width 64, context_dim 5, pool 4),
+    made right: group norm, so that a picture does not depend on its batch; any size that 4 pool divides; a learned
+    null in place of a context of zeros, which is a context of its own; the clock as waves, not as one number; its
+    shortcut's weights are kept.
+
+    Args:
+        channels: channels C of the images.
+        width: features at full size, a multiple of 4; twice as many at a quarter of it.
+        pool: the summary is the mean over pool x pool pixels of a quarter's size; 2 for 8x8 images.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none.
+    Raises:
+        ValueError: a width that 4 does not divide, or an image that 4 pool does not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 64,
+        pool: int = 4,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if pool < 1:
+            raise ValueError(f"ContextUNet: pool must be at least 1, got {pool}")
+        self.channels, self.width, self.pool = channels, width, pool
+        self.learn_variance, self.self_condition = learn_variance, self_condition
+        self.num_classes, self.context_dim = num_classes, context_dim
+        w = width
+        self.inc = ConvBlock(channels * (1 + self_condition), w, residual=True)
+        self.down1 = nn.Sequential(ConvBlock(w, w), ConvBlock(w, w), nn.MaxPool2d(2))
+        self.down2 = nn.Sequential(ConvBlock(w, 2 * w), ConvBlock(2 * w, 2 * w), nn.MaxPool2d(2))
+        self.clocks = nn.ModuleList(ClockEmbedding(w, c) for c in (2 * w, w))
+        self.factors = nn.ModuleList(
+            Factor(num_classes, context_dim, c) for c in (2 * w, w) if num_classes or context_dim
+        )
+        self.up0 = nn.Sequential(
+            nn.AvgPool2d(pool), nn.GELU(), nn.ConvTranspose2d(2 * w, 2 * w, pool, pool), group_norm(2 * w), nn.ReLU()
+        )
+        self.up1, self.up2 = Up(4 * w, w), Up(2 * w, w)
+        self.outc = nn.Sequential(
+            nn.Conv2d(2 * w, w, 3, padding=1), group_norm(w), nn.ReLU(),
+            nn.Conv2d(w, channels * (1 + learn_variance), 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        check(self, x, 4 * self.pool, "give a smaller pool")
+
+        def tell(x: Tensor, stage: int) -> Tensor:
+            if self.factors:
+                x = self.factors[stage](y, keep, len(x)) * x
+            return x + self.clocks[stage](clock)[:, :, None, None]
+
+        full = self.inc(x)  # (B, w, H, W)
+        half = self.down1(full)  # (B, w, H/2, W/2)
+        quarter = self.down2(half)  # (B, 2w, H/4, W/4)
+        x = self.up0(quarter)
+        x = self.up1(torch.cat([tell(x, 0), quarter], dim=1))
+        x = self.up2(torch.cat([tell(x, 1), half], dim=1))
+        return self.outc(torch.cat([x, full], dim=1))

@@ -1,0 +1,120 @@
+"""DiT: a transformer over patches, its norms driven by clock and condition."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, code
+from diffusion.nets.layers import MultiHead, check, modulate, zero
+
+
+def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Codes (rows columns, width) of the places of a grid: half the column's, half the row's."""
+    row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    return torch.cat([code(v.flatten(), width // 2) for v in (column, row)], dim=1)
+
+
+class Block(nn.Module):
+    """A transformer block with adaLN-zero: it starts as the identity.
+
+        (a1, b1, g1, a2, b2, g2) = Linear(silu(c)),    starting at 0
+        x <- x + g1 attention(norm(x) (1 + a1) + b1)
+        x <- x + g2 mlp(norm(x) (1 + a2) + b2)
+
+    Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and fig. 3.
+    """
+
+    def __init__(self, width: int, heads: int, ratio: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attend = MultiHead(width, heads)
+        inner = int(ratio * width)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
+        self.tell = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        a1, b1, g1, a2, b2, g2 = self.tell(features).chunk(6, dim=1)
+        x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1))
+        return x + g2[:, None] * self.mlp(modulate(self.norm(x), a2, b2))
+
+
+class DiT(nn.Module):
+    """A transformer on patches of p x p pixels, with adaLN-zero and fixed sine-cosine positions; any image size.
+
+    The paper's sizes (width, depth, heads): S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
+    Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1. The clock's features are ours
+    (`embed.features`), as many as theirs.
+
+    Args:
+        channels: channels C of the images.
+        patch: side p of a patch, in pixels; it divides height and width. Halving it makes four times the tokens.
+        width: channels of a token, a multiple of 4.
+        depth: number of blocks, >= 1.
+        heads: attention heads; 32 to 64 channels a head are fast.
+        ratio: the perceptrons' inner width in units of width.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none.
+    Raises:
+        ValueError: a width that 4 or the heads do not divide, or an image that the patch does not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        ratio: float = 4.0,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if width % 4 or min(patch, width, depth) < 1:
+            raise ValueError(
+                f"DiT: wanted a width that 4 divides, patch and depth >= 1; got {width}, {patch} and {depth}"
+            )
+        self.channels, self.patch, self.width, self.depth, self.heads = channels, patch, width, depth, heads
+        self.ratio, self.learn_variance, self.self_condition = ratio, learn_variance, self_condition
+        self.num_classes, self.context_dim = num_classes, context_dim
+        self.clock = ClockEmbedding(256, width)
+        self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
+        self.inc = nn.Linear(channels * (1 + self_condition) * patch**2, width)
+        self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.tell = nn.Linear(width, 2 * width)
+        self.outc = nn.Linear(width, channels * (1 + learn_variance) * patch**2)
+        self.start()
+
+    def start(self) -> None:
+        """Initial weights: Xavier, small embeddings, and 0 for all that drives or ends a branch (adaLN-zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        small = [self.clock[0].weight, self.clock[2].weight]
+        if self.condition is not None:
+            small += [self.condition.embed.weight, self.condition.null]
+        for p in small:
+            nn.init.normal_(p, std=0.02)
+        for module in (*(block.tell for block in self.blocks), self.tell, self.outc):
+            zero(module)
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        check(self, x, self.patch, "give another patch")
+        rows, columns = (n // self.patch for n in x.shape[-2:])
+        features = self.clock(clock)
+        if self.condition is not None:
+            features = features + self.condition(y, keep, len(x))
+        features = F.silu(features)
+        x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
+        x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, features)
+        x = self.outc(modulate(self.norm(x), *self.tell(features).chunk(2, dim=1)))
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (rows, columns)), self.patch)

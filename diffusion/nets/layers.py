@@ -1,0 +1,156 @@
+"""What several networks are built of: norms, attention, residual blocks, and the check of what comes in."""
+
+from math import gcd
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def check(net: nn.Module, x: Tensor, step: int = 1, remedy: str = "") -> None:
+    """Images as the network was made for: its number of channels, a height and width that `step` divides.
+
+    Raises:
+        ValueError: they are not; the message says what to do.
+    """
+    name, H, W = type(net).__name__, *x.shape[-2:]
+    if x.shape[1] != (wanted := net.channels * (1 + net.self_condition)):
+        raise ValueError(f"{name}: made for {wanted} channels, got images of {x.shape[1]}")
+    if H % step or W % step:
+        pad = [-(-n // step) * step for n in (H, W)]
+        raise ValueError(f"{name}: {H}x{W} does not divide by {step}; pad to {pad[0]}x{pad[1]} or {remedy}")
+
+
+def heads_of(channels: int, head_width: int) -> int:
+    """The number of heads of `head_width` channels; fewer channels than that are one head.
+
+    Raises:
+        ValueError: the head width does not divide the channels.
+    """
+    if head_width < 1 or channels > head_width and channels % head_width:
+        raise ValueError(f"attention: a head width of {head_width} does not divide {channels} channels")
+    return max(1, channels // head_width)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At most 32 groups, each of at least 4 channels: in a group of one, what is added before it is taken out again.
+
+    The rule of the networks of Karras et al. 2022, arXiv:2206.00364.
+    """
+    return nn.GroupNorm(gcd(channels, min(32, max(1, channels // 4))), channels)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with all its parameters 0, so that the branch that it ends starts as nothing."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module
+
+
+class MultiHead(nn.Module):
+    """Multi-head self-attention over tokens (B, N, c_in), of `width` channels inside.
+
+        softmax(q k^T / sqrt(width / heads)) v
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
+    """
+
+    def __init__(self, c_in: int, heads: int, width: int | None = None) -> None:
+        super().__init__()
+        width = width or c_in
+        if width % heads:
+            raise ValueError(f"attention: {heads} heads do not divide {width} channels")
+        self.heads = heads
+        self.qkv = nn.Linear(c_in, 3 * width)
+        self.proj = nn.Linear(width, c_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, _ = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, width / heads)
+        a = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(a.transpose(1, 2).reshape(B, N, -1))
+
+
+class PixelAttention(nn.Module):
+    """x + self-attention among the pixels of x (B, C, H, W), or among its patches of p x p pixels; starts as x."""
+
+    def __init__(self, channels: int, head_width: int = 64, patch: int = 1) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = group_norm(channels)
+        self.attend = MultiHead(channels * patch**2, heads_of(channels, head_width), channels)
+        zero(self.attend.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.pixel_unshuffle(self.norm(x), self.patch)  # (B, C p^2, H / p, W / p)
+        tokens = self.attend(h.flatten(2).transpose(1, 2))
+        return x + F.pixel_shuffle(tokens.transpose(1, 2).reshape(h.shape), self.patch)
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), told the features by the second norm; starts as its shortcut.
+
+        scale_shift:  norm(h) (1 + a) + b,    (a, b) = Linear(features)
+        else:         norm(h + b),            b = Linear(features)
+
+    With `resample` both branches are halved (mean of 2x2) or doubled (nearest) on the way.
+    Source: Ho et al. 2020, arXiv:2006.11239, app. B; Dhariwal and Nichol 2021, arXiv:2105.05233, sec. 3.
+
+    Args:
+        c_in: channels in.
+        c_out: channels out; the shortcut is a 1x1 convolution where they differ.
+        width: number of features of clock and condition.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        width: int,
+        dropout: float = 0.0,
+        scale_shift: bool = True,
+        resample: Literal["", "down", "up"] = "",
+    ) -> None:
+        super().__init__()
+        self.scale_shift, self.resample = scale_shift, resample
+        self.norm1, self.conv1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.tell = nn.Linear(width, c_out * (1 + scale_shift))
+        self.norm2, self.dropout = group_norm(c_out), nn.Dropout(dropout)
+        self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        h = F.silu(self.norm1(x))
+        if self.resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            h, x = F.interpolate(h, scale_factor=2), F.interpolate(x, scale_factor=2)
+        h, told = self.conv1(h), self.tell(features)[:, :, None, None]
+        if self.scale_shift:
+            a, b = told.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + a) + b
+        else:
+            h = self.norm2(h + told)
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Down(nn.Conv2d):
+    """Halve the size by a 3x3 convolution of stride 2."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, stride=2, padding=1)
+
+
+class Up(nn.Conv2d):
+    """Double the size (nearest), then a 3x3 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2))
+
+
+def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """h (B, N, C) (1 + scale) + shift, each (B, C)."""
+    return h * (1 + scale[:, None]) + shift[:, None]

@@ -1,0 +1,86 @@
+"""ResidualMLP: a residual perceptron, for points of the plane and other small vectors."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.layers import check, zero
+
+
+class Block(nn.Module):
+    """h + Linear(silu(Linear(silu(norm(h) (1 + a) + b)))), (a, b) = Linear(features); starts as the identity."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.tell = nn.LayerNorm(width), nn.Linear(width, 2 * width)
+        self.body = nn.Sequential(
+            nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), zero(nn.Linear(width, width))
+        )
+
+    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+        a, b = self.tell(features).chunk(2, dim=1)
+        return h + self.body(self.norm(h) * (1 + a) + b)
+
+
+class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would be no short name in a config
+    """A residual perceptron over all numbers of an image at once; points of the plane are images (2, 1, 1).
+
+    Args:
+        channels: channels C of the images; for points, their number of coordinates.
+        size: height and width of the images.
+        width: features of the hidden layers, a multiple of 4.
+        depth: residual blocks, >= 1.
+        dropout: probability, in [0, 1), inside of the blocks.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none.
+    Raises:
+        ValueError: images of another size.
+    """
+
+    def __init__(
+        self,
+        channels: int = 2,
+        size: Sequence[int] = (1, 1),
+        width: int = 128,
+        depth: int = 4,
+        dropout: float = 0.0,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(size) != 2 or min(*size, depth) < 1:
+            raise ValueError(
+                f"ResidualMLP: wanted a size of height and width, and depth >= 1; got {list(size)} and {depth}"
+            )
+        self.channels, self.size, self.width, self.depth, self.dropout = channels, tuple(size), width, depth, dropout
+        self.learn_variance, self.self_condition = learn_variance, self_condition
+        self.num_classes, self.context_dim = num_classes, context_dim
+        numbers = channels * prod(size)
+        self.clock = ClockEmbedding(width, width)
+        self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
+        self.inc = nn.Linear(numbers * (1 + self_condition), width)
+        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
+        self.outc = zero(nn.Linear(width, numbers * (1 + learn_variance)))
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        check(self, x)
+        if (came := tuple(x.shape[-2:])) != self.size:
+            raise ValueError(
+                f"ResidualMLP: made for images of size {list(self.size)}, got {list(came)}; give size {list(came)}"
+            )
+        features = self.clock(clock)
+        if self.condition is not None:
+            features = features + self.condition(y, keep, len(x))
+        features = F.silu(features)
+        h = self.inc(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, features)
+        return self.outc(h).unflatten(1, (-1, *self.size))  # no norm: a straight way from x to what is said

@@ -1,0 +1,129 @@
+"""UNet: the network of DDPM, improved DDPM and ADM."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, zero
+
+
+class Stage(nn.Module):
+    """A residual block, and attention where the level has it."""
+
+    def __init__(self, block: ResBlock, attention: nn.Module) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.attention(self.block(x, features))
+
+
+class UNet(nn.Module):
+    """The U-Net of residual blocks and attention of DDPM, improved DDPM and ADM.
+
+    Level l works at size H / 2^l with width mults[l] channels. Each of its `blocks` blocks and each halving leaves a
+    skip connection, which one of the blocks + 1 of the way up joins. Clock and condition are added up and told to
+    every residual block. The last convolution of each branch, and of the network, starts at 0.
+
+    The defaults but for scale_shift, head_width and dropout are DDPM's for CIFAR-10; with scale_shift False they give
+    its 35.7 million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
+    Source: Ho et al. 2020, arXiv:2006.11239, app. B; Nichol and Dhariwal 2021, arXiv:2102.09672; Dhariwal and Nichol
+    2021, arXiv:2105.05233, sec. 3. The clock's features are ours (`embed.features`), as many as theirs.
+
+    Args:
+        channels: channels C of the images.
+        width: channels at full size, a multiple of 4.
+        mults: channels of each level in units of width; one more level halves the size once more.
+        blocks: residual blocks a level, >= 1.
+        attention: levels with attention after each block. Level 1 of a 32x32 image has 16x16 pixels.
+        head_width: channels an attention head; 32 to 64 are fast.
+        scale_shift: the features scale and shift the second norm (ADM); False adds them before it (DDPM).
+        resample_in_blocks: halve and double inside of residual blocks (ADM), not by a convolution (DDPM).
+        dropout: probability, in [0, 1), inside of the residual blocks.
+        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none.
+    Raises:
+        ValueError: attention at a level that is not there, a head width that does not divide a level's channels,
+            or an image that the levels do not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 128,
+        mults: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        head_width: int = 64,
+        scale_shift: bool = True,
+        resample_in_blocks: bool = False,
+        dropout: float = 0.0,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        last = len(mults) - 1
+        if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
+            raise ValueError(
+                "UNet: wanted mults of 1 or more, blocks >= 1, and attention at levels "
+                f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
+            )
+        self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks
+        self.attention, self.head_width, self.scale_shift = tuple(attention), head_width, scale_shift
+        self.resample_in_blocks, self.dropout, self.learn_variance = resample_in_blocks, dropout, learn_variance
+        self.self_condition, self.num_classes, self.context_dim = self_condition, num_classes, context_dim
+
+        def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
+            return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample)
+
+        def stage(c_in: int, c_out: int, attends: bool) -> Stage:
+            return Stage(block(c_in, c_out), PixelAttention(c_out, head_width) if attends else nn.Identity())
+
+        self.clock = ClockEmbedding(width, 4 * width)
+        self.condition = ConditionEmbedding(num_classes, context_dim, 4 * width) if num_classes or context_dim else None
+        self.inc = nn.Conv2d(channels * (1 + self_condition), width, 3, padding=1)
+        self.downs = nn.ModuleList()
+        skips, c = [width], width
+        for level, mult in enumerate(mults):
+            for _ in range(blocks):
+                self.downs.append(stage(c, c := mult * width, level in attention))
+                skips.append(c)
+            if level < last:
+                self.downs.append(block(c, c, "down") if resample_in_blocks else Down(c, c))
+                skips.append(c)
+        self.middle = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
+        self.ups = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(mults))):
+            for _ in range(blocks + 1):
+                self.ups.append(stage(c + skips.pop(), c := mult * width, level in attention))
+            if level:
+                self.ups.append(block(c, c, "up") if resample_in_blocks else Up(c, c))
+        self.norm = group_norm(c)
+        self.outc = zero(nn.Conv2d(c, channels * (1 + learn_variance), 3, padding=1))
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
+        features = self.clock(clock)
+        if self.condition is not None:
+            features = features + self.condition(y, keep, len(x))
+        features = F.silu(features)
+
+        def run(part: nn.Module, x: Tensor) -> Tensor:
+            return part(x) if isinstance(part, (Down, Up)) else part(x, features)
+
+        skips = [x := self.inc(x)]
+        for part in self.downs:
+            skips.append(x := run(part, x))
+        for part in self.middle:
+            x = run(part, x)
+        for part in self.ups:
+            x = run(part, torch.cat([x, skips.pop()], dim=1) if isinstance(part, Stage) else x)
+        return self.outc(F.silu(self.norm(x)))

@@ -1,0 +1,92 @@
+"""What a network costs, against counts by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion.cli import main
+from diffusion.commands.describe import cost, parts
+from diffusion.nets import BlockUNet, DiT, UNet
+from diffusion.systems import Diffusion
+
+
+class Two(nn.Module):
+    """A convolution and a gain: FLOPs, parameters and memory are easy to count."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gain = nn.Conv2d(2, 4, 3, padding=1), nn.Parameter(torch.ones(()))
+
+    def forward(self, x, clock, y=None, keep=None):
+        return self.gain * self.conv(x)[:, :2].exp()
+
+
+def test_counts_by_hand():
+    model = Diffusion(Two(), shape=(2, 8, 6))
+    flops, kept = cost(model.denoiser.net, model)
+    assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two
+    # Kept for the backward pass: the convolution's input (2 channels) and the exponential (2); the gain is a weight.
+    assert kept == 4 * (2 + 2) * 8 * 6
+    assert list(parts(model.denoiser.net, flops)) == [
+        ("conv", "Conv2d", 4 * 18 + 4, flops[""]),
+        ("(own)", "Parameter", 1, 0),
+    ]
+
+
+@pytest.mark.parametrize("net", [
+    lambda: UNet(1, 8, (1, 2), 1, num_classes=3),
+    lambda: BlockUNet(1, ("res", "clsAtn", "atn"), 8, layers=1, t_dim=8, c_dim=8, num_classes=3),
+    lambda: DiT(1, 2, 16, 2, 2, context_dim=5),
+])  # fmt: skip
+def test_the_parts_are_the_whole(net):
+    model = Diffusion(net(), shape=(1, 8, 8))
+    flops, kept = cost(model.denoiser.net, model)
+    rows = list(parts(model.denoiser.net, flops))
+    assert sum(r[2] for r in rows) == sum(p.numel() for p in model.parameters())
+    assert sum(r[3] for r in rows) == flops[""] > 0 and kept > 8 * 8 * 4
+
+
+def test_dit_s_published_flops():
+    """DiT-S/2 on 4x32x32: 6.06 G multiply-adds. Source: Peebles and Xie 2023, arXiv:2212.09748, tab. 1 and 4."""
+    model = Diffusion(DiT(4, 2, 384, 12, 6, num_classes=1000), shape=(4, 32, 32))
+    assert cost(model.denoiser.net, model)[0][""] / 2e9 == pytest.approx(6.06, abs=0.006)
+
+
+def test_a_configuration_and_a_run(tiny, capsys):
+    net = ["--model.net.widths", "[8,16]", "--model.net.attention", "1"]
+    assert main(["describe", "configs/digits.yaml", *net]) == 0
+    configured = capsys.readouterr().out.splitlines()
+    assert main(["describe", str(tiny)]) == 0
+    run = capsys.readouterr().out.splitlines()
+    assert configured[0].startswith("AttentionUNet on 1x8x8, 10 classes: ") and "GFLOPs an image" in configured[0]
+    assert run[:-1] == configured[-len(run) : -1]
+    assert configured[-1].startswith(run[-1]) and configured[-1].endswith("at batch 64")
+
+
+def test_ddpm_s_network(capsys):
+    """configs/cifar10.yaml without labels: 35.7 million parameters, 6.2 G multiply-adds."""
+    assert main(["describe", "configs/cifar10.yaml", "--data.labels", "false"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("UNet on 3x32x32: 35,746,307 parameters, 12.444 GFLOPs an image\n")
+    assert "weights 143 MB; training 715 MB" in said and said.endswith(" at batch 128\n")
+
+
+def test_later_configurations_change_earlier_ones(capsys):
+    for words in (
+        ["configs/digits.yaml", "configs/digits_dit.yaml"],
+        ["-c", "configs/digits.yaml", "-c", "configs/digits_dit.yaml"],
+    ):
+        assert main(["describe", *words, "--model.net.depth", "2"]) == 0
+        said = capsys.readouterr().out
+        assert "DiT on 1x8x8, 10 classes" in said and "blocks.1 " in said and "blocks.2 " not in said
+
+
+@pytest.mark.parametrize("words, said", [
+    (["nowhere"], "nowhere: no such checkpoint file or run directory"),
+    (["nowhere.yaml"], "nowhere.yaml"),
+    (["configs/digits.yaml", "--model.net.widthz", "3"], "did you mean 'widths'"),
+])  # fmt: skip
+def test_it_refuses(words, said, capsys):
+    assert main(["describe", *words]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffusion")]
+    assert len(err) == 1 and said in err[0]

@@ -1,0 +1,186 @@
+"""Parity of networks and their parts with published implementations, on copied weights: relative error <= 1e-5."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.convnext import CNBlock
+
+from diffusion.nets import DiT, UNet
+from diffusion.nets.block_unet import ConvBlock
+from diffusion.nets.embed import features
+from diffusion.nets.layers import MultiHead
+
+
+def close(a, b):
+    assert (a - b).norm() / b.norm() < 1e-5, float((a - b).norm() / b.norm())
+
+
+def copy(ours, theirs):
+    """Parameters in order, which must be of the same shapes."""
+    a, b = list(ours.parameters()), list(theirs.parameters())
+    assert [p.shape for p in a] == [p.shape for p in b]
+    for p, q in zip(a, b, strict=True):
+        p.data.copy_(q)
+
+
+def copy_attention(ours, theirs):
+    """Three maps to one."""
+    three = (theirs.to_q, theirs.to_k, theirs.to_v)
+    ours.qkv.weight.data.copy_(torch.cat([m.weight for m in three]))
+    ours.qkv.bias.data.copy_(torch.cat([m.bias for m in three]))
+    copy(ours.proj, theirs.to_out[0])
+
+
+def randomise(net):
+    """All parameters at random: norms, biases and what starts at 0 too, so that a swapped one is seen."""
+    torch.manual_seed(0)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.05) if p.ndim > 1 else nn.init.uniform_(p, -0.5, 1.0)
+    return net.eval()
+
+
+class OurFeatures(nn.Module):
+    """Our features of the clock in place of theirs: the one deviation, see `embed.features`."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, clock):
+        return features(clock, self.width)
+
+
+def test_attention_is_torch_s():
+    torch.manual_seed(0)
+    theirs, ours = nn.MultiheadAttention(32, 4, batch_first=True), MultiHead(32, 4)
+    ours.qkv.weight.data.copy_(theirs.in_proj_weight)
+    ours.qkv.bias.data.copy_(theirs.in_proj_bias.data.normal_())
+    copy(ours.proj, theirs.out_proj)
+    x = torch.randn(2, 7, 32)
+    with torch.no_grad():
+        close(ours(x), theirs(x, x, x)[0])
+
+
+def test_the_convolution_block_is_torchvision_s():
+    """Told nothing (its Linear at 0, as it starts); theirs has a norm, a mean and a scale, too."""
+    ours, theirs = ConvBlock(12, 8), randomise(CNBlock(12, layer_scale=1.0, stochastic_depth_prob=0.0))
+    copy(ours.depthwise, theirs.block[0]), copy(ours.norm, theirs.block[2])
+    copy(ours.mlp[0], theirs.block[3]), copy(ours.mlp[3], theirs.block[5])
+    ours.scale.data.copy_(theirs.layer_scale.flatten())
+    x = torch.randn(2, 12, 9, 5)
+    with torch.no_grad():
+        close(ours(x, torch.randn(2, 8)), theirs(x))
+
+
+def resnet(ours, theirs):
+    pairs = {"norm1": "norm1", "conv1": "conv1", "tell": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
+    for a, b in pairs.items():
+        copy(getattr(ours, a), getattr(theirs, b))
+    if theirs.conv_shortcut is not None:
+        copy(ours.shortcut, theirs.conv_shortcut)
+
+
+def attention(ours, theirs):
+    copy(ours.norm, theirs.group_norm)
+    copy_attention(ours.attend, theirs)
+
+
+def stages(ours, block, samplers):
+    """One of their blocks: as many residual blocks, each with attention or without, then its change of size."""
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    for res, att in zip(block.resnets, attentions, strict=True):
+        mine = next(ours)
+        resnet(mine.block, res)
+        if att is None:
+            assert isinstance(mine.attention, nn.Identity)
+        else:
+            attention(mine.attention, att)
+    for theirs in samplers or []:
+        resnet(next(ours), theirs) if hasattr(theirs, "conv1") else copy(next(ours), theirs.conv)
+
+
+@pytest.mark.parametrize("variant", ["ddpm", "adm"])
+def test_unet_is_diffusers(variant):
+    """DDPM's choices and ADM's; widths of which ours and theirs both make 32 groups."""
+    unet2d = pytest.importorskip("diffusers.models.unets.unet_2d", reason="pip install -e '.[test]'")
+    adm = variant == "adm"
+    options = {
+        "down_block_types": ("ResnetDownsampleBlock2D" if adm else "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D" if adm else "UpBlock2D"),
+        "resnet_time_scale_shift": "scale_shift" if adm else "default",
+        "downsample_type": "resnet" if adm else "conv",
+        "upsample_type": "resnet" if adm else "conv",
+        "attn_norm_num_groups": 32,
+        "num_class_embeds": 3 if adm else None,
+    }
+    theirs = randomise(
+        unet2d.UNet2DModel(
+            in_channels=3, out_channels=3, block_out_channels=(128, 256), layers_per_block=2,
+            attention_head_dim=64, **options,
+        )
+    )  # fmt: skip
+    theirs.time_proj = OurFeatures(128)
+    ours = UNet(
+        3, 128, (1, 2), 2, attention=(1,), head_width=64, scale_shift=adm, resample_in_blocks=adm,
+        num_classes=3 if adm else 0,
+    ).eval()  # fmt: skip
+    copy(ours.clock, theirs.time_embedding), copy(ours.inc, theirs.conv_in)
+    downs, ups = iter(ours.downs), iter(ours.ups)
+    for block in theirs.down_blocks:
+        stages(downs, block, block.downsamplers)
+    resnet(ours.middle[0].block, theirs.mid_block.resnets[0])
+    attention(ours.middle[0].attention, theirs.mid_block.attentions[0])
+    resnet(ours.middle[1].block, theirs.mid_block.resnets[1])
+    for block in theirs.up_blocks:
+        stages(ups, block, block.upsamplers)
+    assert not [*downs, *ups]  # every part has its counterpart
+    copy(ours.norm, theirs.conv_norm_out), copy(ours.outc, theirs.conv_out)
+    if adm:
+        copy(ours.condition.embed, theirs.class_embedding)
+    x, t, y = torch.randn(2, 3, 8, 12), torch.tensor([3.0, 977.0]), torch.tensor([2, 0]) if adm else None
+    with torch.no_grad():
+        close(ours(x, t, y), theirs(x, t, y).sample)
+
+
+def test_dit_is_diffusers():
+    dit = pytest.importorskip("diffusers.models.transformers.dit_transformer_2d", reason="pip install -e '.[test]'")
+    width, p, C = 64, 2, 3
+    theirs = dit.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=32, in_channels=C, out_channels=2 * C, num_layers=2, sample_size=8,
+        patch_size=p, num_embeds_ada_norm=5, norm_eps=1e-6,
+    )  # fmt: skip
+    randomise(theirs)
+    ours = DiT(C, p, width, 2, 2, learn_variance=True, num_classes=5).eval()
+    embed = theirs.transformer_blocks[0].norm1.emb
+    for block in theirs.transformer_blocks:  # each of theirs embeds for itself; the network has one embedding
+        block.norm1.emb = embed
+    embed.time_proj = OurFeatures(256)
+    copy(ours.clock, embed.timestep_embedder)
+    table = embed.class_embedder.embedding_table.weight
+    ours.condition.embed.weight.data.copy_(table[:5]), ours.condition.null.data.copy_(table[5])
+    ours.inc.weight.data.copy_(theirs.pos_embed.proj.weight.flatten(1))
+    ours.inc.bias.data.copy_(theirs.pos_embed.proj.bias)
+
+    def swap(x):
+        """Theirs says (shift, scale), ours (scale, shift)."""
+        parts = list(x.chunk(len(x) // width))
+        for i in (0, 3)[: len(parts) // 2]:
+            parts[i], parts[i + 1] = parts[i + 1], parts[i]
+        return torch.cat(parts)
+
+    for mine, block in zip(ours.blocks, theirs.transformer_blocks, strict=True):
+        mine.tell.weight.data.copy_(swap(block.norm1.linear.weight))
+        mine.tell.bias.data.copy_(swap(block.norm1.linear.bias))
+        copy_attention(mine.attend, block.attn1)
+        copy(mine.mlp[0], block.ff.net[0].proj), copy(mine.mlp[2], block.ff.net[2])
+    ours.tell.weight.data.copy_(swap(theirs.proj_out_1.weight)), ours.tell.bias.data.copy_(swap(theirs.proj_out_1.bias))
+    # The numbers of a patch: theirs are (p, p, channels), ours (channels, p, p).
+    order = torch.arange(p * p * 2 * C).view(p, p, 2 * C).permute(2, 0, 1).flatten()
+    (
+        ours.outc.weight.data.copy_(theirs.proj_out_2.weight[order]),
+        ours.outc.bias.data.copy_(theirs.proj_out_2.bias[order]),
+    )
+    x, t, y = torch.randn(2, C, 8, 8), torch.tensor([3.0, 977.0]), torch.tensor([4, 1])
+    with torch.no_grad():
+        close(ours(x, t, y), theirs(x, t, y).sample)
+        close(ours(x, t), theirs(x, t, torch.tensor([5, 5])).sample)  # their null is the class after the last
