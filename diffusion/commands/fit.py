@@ -69,7 +69,10 @@ class DiffusionCLI(LightningCLI):
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
-            parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+            if self.system == "Classifier" and target.endswith("num_classes"):  # of contexts, too
+                parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
+            else:
+                parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -162,11 +163,15 @@ def known() -> dict[str, type[Metric]]:
 
 
 def metric(name: str) -> Metric:
-    """The metric of a key or class name.
+    """The metric of a key, a class name, or an import path.
 
     Raises:
         ValueError: there is none; the message lists them.
     """
+    module, _, last = name.rpartition(".")
+    kind = getattr(import_module(module), last, None) if module else None
+    if isinstance(kind, type) and issubclass(kind, Metric):
+        return kind()
     kinds = known()
     for key, kind in kinds.items():
         if name in (key, kind.__name__):

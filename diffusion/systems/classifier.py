@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.extractor import Extractor, to_labels
 from diffusion.metrics.features import FeatureNet, jitter
 from diffusion.noise.draws import seed_of
 from diffusion.runs import find_checkpoint, read_checkpoint
@@ -58,13 +58,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         torch.manual_seed(seed_of(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2))
-        loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), y)
+        loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        logits, y = self.net(x), y if y.ndim == 1 else y.argmax(1)
+        logits, y = self.net(x), to_labels(y)
         options = {"sync_dist": True, "batch_size": len(x), "prog_bar": True}
         self.log("val/loss", F.cross_entropy(logits, y), **options)
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)

@@ -33,6 +33,9 @@ def modes(n, seed, kinds=(0, 1, 2, 3), noise=0.1):
 def test_they_are_found_by_their_names():
     assert list(known()) == ["nll", "consistency", "dc", "diversity", "frechet", "is", "kid", "memory", "pr"]
     assert isinstance(metric("KID"), KID) and isinstance(metric("pr"), PrecisionRecall)
+    assert isinstance(metric("diffusion.metrics.memory.Memory"), Memory)
+    with pytest.raises(ValueError, match="there is no metric 'diffusion.metrics.memory.None'"):
+        metric("diffusion.metrics.memory.None")
     with pytest.raises(ValueError, match="no metric 'frehcet'; did you mean 'frechet'"):
         metric("frehcet")
 
