@@ -95,7 +95,8 @@ def spread(n: int, frames: int) -> Sequence[int]:
 def quality_plot(records: list[dict]):
     """A matplotlib figure of a sweep: quality against network evaluations, a line a sampler and scale.
 
-    Error bars are 95 % intervals, circles the settings that no other beats, the dashed line the test images.
+    Error bars are 95 % intervals, circles with their seconds the settings that no other beats, the
+    dashed line the test images, where there are as many.
 
     Args:
         records: as `diffusion evaluate --sweep` writes them.
@@ -123,11 +124,20 @@ def quality_plot(records: list[dict]):
     front = [r for r in records if r["pareto"]]
     values = [r["figures"][0]["value"] for r in front]
     axes.scatter([r["evaluations"] for r in front], values, s=140, facecolors="none", edgecolors="k", label="Pareto")
+    for r in front:
+        at = r["evaluations"], r["figures"][0]["value"]
+        axes.annotate(f"{r['seconds']:.0f} s", at, (9, 7), textcoords="offset points", fontsize=8)
     shown = records[0]["figures"][0]
-    axes.axhline(shown["floor"], color="0.5", lw=1, ls="--", label=f"{shown['m']:,} test images")
+    if shown["m"] == shown["n"]:  # of fewer test images it would be no floor
+        axes.axhline(shown["floor"], color="0.5", lw=1, ls="--", label=f"{shown['m']:,} test images")
     axes.set(xscale="log", xlabel="network evaluations an image", ylabel=shown["metric"])
     if all(f["value"] > 0 for r in records for f in r["figures"][:1]) and shown["better"] == "low":
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xticks(sorted({r["evaluations"] for r in records}))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_title(f"{shown['n']:,} samples a point, {shown['weights']} weights")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

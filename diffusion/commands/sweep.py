@@ -98,7 +98,8 @@ def table(records: list[dict]) -> str:
         rows.append((*label(r), f"{r['evaluations']:g}", f"{r['seconds']:.0f}", *cells, "*" if r["pareto"] else ""))
     floors = [number(f["floor"]) for f in records[0]["figures"]]
     m = records[0]["figures"][0]["m"]
-    rows.append((f"{m:,} test images", "", "", "", "", *floors, ""))
+    note = "" if m == records[0]["setting"]["n"] else "(fewer!)"
+    rows.append((f"{m:,} test images", "", "", "", "", *(f"{f} {note}".strip() for f in floors), ""))
     return f"{rows_of(rows)}\n  * no other is better in {names[0]} at the same cost or cheaper"
 
 
