@@ -276,6 +276,8 @@ class Diffusion(pl.LightningModule):
             ValueError: not a sound checkpoint of this project.
         """
         checkpoint = read_checkpoint(find_checkpoint(path))
+        if "schedule" not in checkpoint["hyper_parameters"]:
+            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion evaluate --features")
         model = cls(**checkpoint["hyper_parameters"])
         state = dict(checkpoint["state_dict"])
         if weights == "ema":
