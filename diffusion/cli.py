@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
     "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
     "demo": "all of it on real digits:  diffusion demo",
+    "check": "measure the mathematics:   diffusion check --sampler my_module.MySampler",
     "doctor": "what this machine has:     diffusion doctor",
 }
 

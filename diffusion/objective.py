@@ -19,12 +19,14 @@ class Terms(NamedTuple):
 
     Attributes:
         vlb: (B,) estimates of the variational bound in bits a dimension, where the variance is learned.
+        error: (B,) mean squared error of x_0 without weight or distance, and without a graph: what can be compared.
     """
 
     loss: Tensor
     mse: Tensor
     t: Level
     vlb: Tensor | None = None
+    error: Tensor | None = None
 
 
 def uniform(n: int) -> Tensor:
@@ -120,4 +122,5 @@ class Objective:
             fixed = pred._replace(x0=pred.x0.detach())  # the bound shapes the variance alone
             bound = (schedule.T or 1000) * term(fixed, x0, below, level, above)
             loss = loss + self.vlb * bound
-        return Terms((loss * correction.to(mse, non_blocking=True)).mean(), mse, t, bound)
+        error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
+        return Terms((loss * correction.to(mse, non_blocking=True)).mean(), mse, t, bound, error)

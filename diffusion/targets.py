@@ -64,16 +64,24 @@ class V(Target):
 class Score(Target):
     """The score of x given x_0, -eps / sigma: x_0 = (x + sigma^2 score) / alpha (Tweedie's formula).
 
-    Source: Song & Ermon 2019, arXiv:1907.05600, eq. 4; Efron 2011.
+    Scaled, the network says sigma score, which is of size 1 at every level; its answer divided by sigma is the score.
+    Source: Song & Ermon 2019, arXiv:1907.05600, eq. 4; scaled: Song & Ermon 2020, arXiv:2006.09011, sec. 3.3;
+    Efron 2011.
+
+    Args:
+        scaled: the network's answer is divided by sigma to give the score.
     """
 
     needs_signal = True
 
+    def __init__(self, scaled: bool = False) -> None:
+        self.scaled = scaled
+
     def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
-        return -eps / t.sigma
+        return -eps if self.scaled else -eps / t.sigma
 
     def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
-        return (x + t.sigma**2 * out) / t.alpha
+        return (x + (t.sigma if self.scaled else t.sigma**2) * out) / t.alpha
 
 
 class Velocity(Target):

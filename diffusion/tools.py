@@ -21,17 +21,42 @@ def gather(package: str) -> None:
         import_module(f"{package}.{info.name}")
 
 
+def named(name: str, base: type, package: str) -> type:
+    """A class by its import path, or by the short name of any that is imported, the package's among them.
+
+    Raises:
+        ValueError: there is no such class, or it is no `base` that can be made.
+    """
+    gather(package)
+    if "." not in name:
+        known = {k.__name__: k for k in concrete(base)}
+        if name not in known:
+            kind, names = base.__name__.lower(), sorted(known)
+            raise ValueError(f"there is no {kind} {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
+        return known[name]
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), last)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import {name!r}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise ValueError(f"{name} is no {base.__name__}: derive it from {base.__module__}.{base.__qualname__}")
+    if inspect.isabstract(found):
+        raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+    return found
+
+
 def suggest(word: str, words: list[str]) -> str:
     """ "; did you mean 'x'?" for the nearest of the words, or nothing."""
     near = get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def concrete(base: type) -> set[type]:
-    """The subclasses of a class, at any depth, that can be made, and the class itself if it can."""
-    found = set() if inspect.isabstract(base) else {base}
+def concrete(base: type, package: str = "") -> set[type]:
+    """The subclasses of a class, at any depth, and itself: those that can be made, of one package if that is given."""
+    found = set() if inspect.isabstract(base) or not base.__module__.startswith(package) else {base}
     for child in base.__subclasses__():
-        found |= concrete(child)
+        found |= concrete(child, package)
     return found
 
 

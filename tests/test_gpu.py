@@ -1,9 +1,12 @@
 """On a GPU: the same answers, and a training step that never waits for the device."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from diffusion import Condition, Diffusion
+from diffusion.callbacks import EMA, Diagnostics
+from diffusion.data import Digits
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.noise.draws import StepDraws
@@ -39,3 +42,32 @@ def test_the_loss_and_its_gradient_never_wait_for_the_device(model):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
+
+
+def test_diagnostics_wait_for_the_device_only_when_they_log(tmp_path):
+    """A real training with a log at step 4: no other step of the callback waits."""
+
+    class Strict(Diagnostics):
+        def on_train_batch_end(self, trainer, *args):
+            torch.cuda.set_sync_debug_mode("default" if trainer.global_step == 4 else "error")
+            try:
+                super().on_train_batch_end(trainer, *args)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        def on_before_optimizer_step(self, *args):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                super().on_before_optimizer_step(*args)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    net = AttentionUNet(1, (8, 16), heads=2, attention=1, num_classes=10)
+    diagnostics = Strict(20)
+    trainer = pl.Trainer(
+        accelerator="gpu", devices=1, max_steps=5, log_every_n_steps=4, callbacks=[EMA(), diagnostics],
+        logger=pl.loggers.TensorBoardLogger(tmp_path), num_sanity_val_steps=0, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(Diffusion(net, Cosine(), V(), shape=(1, 8, 8)), Digits(batch_size=64, limit=320))
+    assert float(diagnostics._norm) > 0 and len(diagnostics._window) == 1 and diagnostics._probed == 5

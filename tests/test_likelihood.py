@@ -4,35 +4,38 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from diffusion.denoiser import predict
+from diffusion.analytic import Gaussian, Mixture
+from diffusion.denoiser import Prediction, predict
 from diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
 from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP
 from diffusion.noise.draws import ImageDraws
+from diffusion.noise.level import Level
 from diffusion.ode import rk45
 
 MEAN, STD = 0.1, 0.4
 SCHEDULES = [VP(), SubVP(), VE(), Karras(), Flow(), Linear(), Cosine()]
+GAUSSIAN, TWO = Gaussian(MEAN, STD), Mixture([-0.6, 0.5], 0.15)
 
 
-def gaussian(x, t):
-    t = t.like(x)
-    gain = t.alpha * STD**2 / (t.alpha**2 * STD**2 + t.sigma**2)
-    return predict(x, MEAN + gain * (x - t.alpha * MEAN), t)
+def least_noisy(schedule):
+    """The level whose density is measured, in units of the image."""
+    t = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
+    return Level(t.t, torch.ones_like(t.alpha), t.ratio)
 
 
-CENTRES, WIDTH = torch.tensor([-0.6, 0.5], dtype=torch.float64), 0.15
+class EachPixel:
+    """A law of one pixel, for every pixel of an image."""
 
+    def __init__(self, law):
+        self.law = law
 
-def mixture(x, t):
-    """The ideal denoiser of two equally likely Gaussians, pixel by pixel."""
-    t = t.like(x)
-    var = t.alpha**2 * WIDTH**2 + t.sigma**2
-    centres = CENTRES.to(x)
-    share = torch.softmax(-((x[..., None] - t.alpha[..., None] * centres) ** 2) / (2 * var[..., None]), -1)
-    each = centres + t.alpha[..., None] * WIDTH**2 / var[..., None] * (x[..., None] - t.alpha[..., None] * centres)
-    return predict(x, (share * each).sum(-1), t)
+    def __call__(self, x, t):
+        pixels = Level(*(v if v.ndim == 0 else v.flatten().repeat_interleave(x[0].numel()) for v in t))
+        return Prediction(*(v.view_as(x) for v in self.law(x.reshape(-1, 1, 1, 1), pixels)[:2]))
+
+    def log_density(self, x, t):
+        return self.law.log_density(x.reshape(-1, 1, 1, 1), t).view(len(x), -1).sum(1)
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
@@ -41,21 +44,18 @@ def test_gaussian_data(schedule, divergence):
     """Hutchinson's estimate is exact here: the Jacobian is a multiple of the identity."""
     torch.manual_seed(0)
     x0 = MEAN + STD * torch.randn(16, 1, 2, 2, dtype=torch.float64)
-    found = log_likelihood(gaussian, x0, schedule, divergence, 1e-6, 1e-6)
-    t = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
-    law = Normal(MEAN, math.sqrt(STD**2 + float(t.ratio) ** 2))  # with the noise of the least noisy level in it
+    found = log_likelihood(GAUSSIAN, x0, schedule, divergence, 1e-6, 1e-6)
     # What is left: the prior is N(0, prior_std^2), the process ends a little beside it.
-    torch.testing.assert_close(found, law.log_prob(x0).sum((1, 2, 3)), rtol=0, atol=0.02)
+    torch.testing.assert_close(found, GAUSSIAN.log_density(x0, least_noisy(schedule)), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("schedule", [VP(), Flow(), VE()], ids=lambda s: type(s).__name__)
 def test_a_mixture(schedule):
     torch.manual_seed(0)
-    x0 = (CENTRES[torch.randint(2, (12, 1, 2, 2))] + WIDTH * torch.randn(12, 1, 2, 2)).double()
-    t = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
-    each = Normal(CENTRES, math.sqrt(WIDTH**2 + float(t.ratio) ** 2))
-    true = MixtureSameFamily(Categorical(torch.ones(2).double()), each).log_prob(x0).sum((1, 2, 3))
-    found = log_likelihood(mixture, x0, schedule, "exact", 1e-5, 1e-5)
+    data = EachPixel(TWO)
+    x0 = TWO.sample(48).view(12, 1, 2, 2)
+    true = data.log_density(x0, least_noisy(schedule))
+    found = log_likelihood(data, x0, schedule, "exact", 1e-5, 1e-5)
     torch.testing.assert_close(found, true, rtol=0, atol=0.02)
 
 
@@ -78,8 +78,8 @@ def test_hutchinson_is_unbiased():
 
 def test_an_image_does_not_depend_on_its_batch():
     x0 = MEAN + STD * torch.randn(5, 1, 2, 2, dtype=torch.float64)
-    many = log_likelihood(mixture, x0, VP(), noise=ImageDraws(3, range(5)))
-    one = log_likelihood(mixture, x0[3:4], VP(), noise=ImageDraws(3, [3]))
+    many = log_likelihood(EachPixel(TWO), x0, VP(), noise=ImageDraws(3, range(5)))
+    one = log_likelihood(EachPixel(TWO), x0[3:4], VP(), noise=ImageDraws(3, [3]))
     torch.testing.assert_close(one, many[3:4], rtol=1e-10, atol=1e-10)
 
 
@@ -97,8 +97,8 @@ def test_gaussian_bits_match_the_entropy():
     """On real draws, rounded to pixel values: mean bits against the entropy, within three standard errors."""
     torch.manual_seed(0)
     x0 = ((MEAN + STD * torch.randn(3000, 1, 1, 1, dtype=torch.float64) + 1) * 127.5).round() / 127.5 - 1
-    bits = bits_per_dim(log_likelihood(gaussian, dequantise(x0), VP(), rtol=1e-3, atol=1e-3), 1)
-    entropy = 0.5 * math.log2(2 * math.pi * math.e * STD**2) + math.log2(127.5)
+    bits = bits_per_dim(log_likelihood(GAUSSIAN, dequantise(x0), VP(), rtol=1e-3, atol=1e-3), 1)
+    entropy = GAUSSIAN.entropy() / math.log(2) + math.log2(127.5)
     assert float(bits.mean()) == pytest.approx(entropy, abs=3 * float(bits.std()) / 3000**0.5 + 0.005)
 
 

@@ -8,10 +8,12 @@ from diffusion.noise import Cosine, Schedule, Stratified
 from diffusion.objective import Objective
 from diffusion.samplers import DDPM, Sampler
 from diffusion.targets import Target
-from diffusion.tools import atomic, build, concrete, spec, suggest
+from diffusion.tools import atomic, build, concrete, named, spec, suggest
+
+PARTS = {kind for base in (Schedule, Target, Sampler) for kind in concrete(base, "diffusion")}
 
 
-@pytest.mark.parametrize("kind", sorted({*concrete(Schedule), *concrete(Target), *concrete(Sampler)}, key=str))
+@pytest.mark.parametrize("kind", sorted(PARTS, key=str))
 def test_every_part_goes_through_a_spec(kind):
     plain = spec(kind())
     assert json.loads(json.dumps(plain)) == plain  # plain types only
@@ -57,3 +59,20 @@ def test_atomic_leaves_the_old_file_or_the_new(tmp_path):
 
 def test_suggest():
     assert suggest("lrr", ["lr", "betas"]) == "; did you mean 'lr'?" and suggest("xyz", ["lr"]) == ""
+
+
+def test_classes_by_name():
+    assert named("DDPM", Sampler, "diffusion.samplers") is DDPM
+    assert named("diffusion.samplers.ddpm.DDPM", Sampler, "diffusion.samplers") is DDPM
+    mine = type("Mine", (DDPM,), {"__module__": "elsewhere"})
+    assert mine in concrete(Sampler) and mine not in concrete(Sampler, "diffusion")
+    assert named("Mine", Sampler, "diffusion.samplers") is mine
+    for name, words in [
+        ("Mime", "no sampler 'Mime'; did you mean 'Mine'"),
+        ("json.dumps", "is no Sampler"),
+        ("json.x.Y", "cannot import"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            named(name, Sampler, "diffusion.samplers")
+    with pytest.raises(ValueError, match="cannot be made: it has no step"):
+        named("diffusion.samplers.base.Sampler", Sampler, "diffusion.samplers")

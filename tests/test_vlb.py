@@ -7,16 +7,14 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from diffusion import vlb
-from diffusion.denoiser import Prediction, predict
+from diffusion.analytic import Gaussian
+from diffusion.denoiser import Prediction
 from diffusion.noise import VE, VP, Cosine, Flow, Linear, forward_var, learned_var, posterior_var
 
 MEAN, STD = 0.1, 0.25  # hardly any pixel beyond [-1, 1], where the end bins hold all
 
 
-def gaussian(x, t):
-    t = t.like(x)
-    gain = t.alpha * STD**2 / (t.alpha**2 * STD**2 + t.sigma**2)
-    return predict(x, MEAN + gain * (x - t.alpha * MEAN), t)
+GAUSSIAN = Gaussian(MEAN, STD)
 
 
 def at(schedule, *t):
@@ -60,7 +58,7 @@ def test_each_term_of_gaussian_data(schedule, variance):
     steps = 20
     torch.manual_seed(0)
     x0 = MEAN + STD * torch.randn(4000, 1, 2, 2, dtype=torch.float64)
-    found = torch.stack(list(vlb.terms(gaussian, x0, schedule, steps, variance))).mean(1)  # (steps + 1,)
+    found = torch.stack(list(vlb.terms(GAUSSIAN, x0, schedule, steps, variance))).mean(1)  # (steps + 1,)
     assert len(found) == steps + 1
     levels = [schedule.level(t) for t in vlb.times("trailing", schedule, steps).flip(0)]
     for k in (1, 5, 12, steps - 1):
@@ -79,7 +77,7 @@ def test_each_term_of_gaussian_data(schedule, variance):
 
 def evidence():
     """Bits a dimension of Gaussian pixels, rounded to 256 values: the entropy, in bins 2 / 255 wide."""
-    return 0.5 * math.log2(2 * math.pi * math.e * STD**2) + math.log2(127.5)
+    return GAUSSIAN.entropy() / math.log(2) + math.log2(127.5)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +87,7 @@ def test_the_sum_bounds_the_entropy_from_above_and_is_close(schedule, steps, gap
     torch.manual_seed(1)
     x0 = MEAN + STD * torch.randn(10_000, 1, 1, 1, dtype=torch.float64)
     x0 = (x0 - x0.mean()) / x0.std(correction=0) * STD + MEAN  # its cross-entropy is the entropy to the bit
-    bits = sum(vlb.terms(gaussian, x0, schedule, steps, "large"))
+    bits = sum(vlb.terms(GAUSSIAN, x0, schedule, steps, "large"))
     noise = 3 * float(bits.std()) / 10_000**0.5  # three standard errors
     assert noise < 0.06
     assert -noise < float(bits.mean()) - evidence() < gap + noise
@@ -105,7 +103,7 @@ def test_the_best_learned_variance(index):
     best = low + gain**2 * STD**2 * t.sigma**2 / (t.alpha**2 * STD**2 + t.sigma**2)
     torch.manual_seed(0)
     x0 = MEAN + STD * torch.randn(200_000, 1, 1, 1, dtype=torch.float64)
-    pred = gaussian(t.alpha * x0 + t.sigma * torch.randn_like(x0), t)
+    pred = GAUSSIAN(t.alpha * x0 + t.sigma * torch.randn_like(x0), t)
     guess = 2 * (best / low).log() / (high / low).log() - 1
     assert -1 <= float(guess) <= 1
     torch.testing.assert_close(learned_var(guess, low, high), best)
@@ -149,4 +147,4 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="2C channels"):
         vlb.term(Prediction(x0, x0), x0, *at(Linear(), 0.4, 0.5, 0.6))
     with pytest.raises(ValueError, match="at least 2"):
-        list(vlb.terms(gaussian, x0, Flow(), 1))
+        list(vlb.terms(GAUSSIAN, x0, Flow(), 1))

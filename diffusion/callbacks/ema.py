@@ -47,7 +47,9 @@ class EMA(pl.Callback):
             self.shadow = {k: v.detach().float().clone() for k, v in weights.items()}
         # Restored before the module moved to its device, so it follows only now.
         self.shadow = {k: v.to(weights[k].device) for k, v in self.shadow.items()}
-        self._step = trainer.global_step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step  # a resumed run knows it only now
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:

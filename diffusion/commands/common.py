@@ -2,7 +2,6 @@
 
 import inspect
 from argparse import ArgumentParser, Namespace
-from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -12,7 +11,7 @@ from diffusion.guidance import ClassifierFree, Guidance, Plain
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
-from diffusion.tools import build, concrete, gather, spec, suggest
+from diffusion.tools import build, named, spec, suggest
 
 
 class Parser(ArgumentParser):
@@ -73,12 +72,11 @@ def device(name: str) -> torch.device:
 
 def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list[str]) -> Sampler:
     """The run's sampler or another, with the arguments given for it on the command line."""
-    chosen = spec(model.sampler)
-    if args.sampler:
-        chosen = {"class_path": sampler_class(args.sampler), "init_args": {}}
-    module, _, name = chosen["class_path"].rpartition(".")
-    kind = getattr(import_module(module), name)
-    parameters = dict(list(inspect.signature(kind).parameters.items()))
+    kind = named(args.sampler, Sampler, "diffusion.samplers") if args.sampler else type(model.sampler)
+    chosen = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {}}
+    if not args.sampler:
+        chosen = spec(model.sampler)
+    parameters = inspect.signature(kind).parameters
     if args.steps is not None:
         chosen["init_args"]["steps"] = args.steps
     words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--") else [word])]
@@ -86,26 +84,11 @@ def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list
         option = words.pop(0)
         if option.removeprefix("--") not in parameters or not option.startswith("--"):
             known = [o for a in parser._actions for o in a.option_strings] + [f"--{p}" for p in parameters]
-            parser.error(f"unknown option {option!r} (sampler {name}){suggest(option, known)}")
+            parser.error(f"unknown option {option!r} (sampler {kind.__name__}){suggest(option, known)}")
         if not words:
             parser.error(f"{option} needs a value")
         chosen["init_args"][option[2:]] = convert(option, words.pop(0), parameters[option[2:]].annotation)
     return build(chosen)
-
-
-def sampler_class(name: str) -> str:
-    """The import path of a sampler given by import path, or by the short name of any that is imported by now."""
-    gather("diffusion.samplers")
-    known = {c.__name__: c for c in sorted(concrete(Sampler), key=lambda c: c.__name__)}
-    if name in known:
-        return f"{known[name].__module__}.{known[name].__qualname__}"
-    module, _, last = name.rpartition(".")
-    if not module:
-        raise ValueError(f"there is no sampler {name!r}{suggest(name, list(known))}; there are: {', '.join(known)}")
-    kind = getattr(import_module(module), last, None)
-    if not (isinstance(kind, type) and issubclass(kind, Sampler)):
-        raise ValueError(f"--sampler {name}: {module} has no sampler {last!r}")
-    return name
 
 
 def convert(option: str, text: str, kind: type) -> object:

@@ -88,5 +88,5 @@ files in {path}/
 next:
   {diffusion} sample {path} --label 3 --n 64 --out threes.png
   {diffusion} gif {path} --n 9 --out denoising.gif
-  {diffusion} fit -c {shown(REPO / "configs" / "digits.yaml")} --resume {path} --trainer.max_epochs 180
+  {diffusion} fit -c {path}/config.yaml --resume {path} --trainer.max_epochs 180
   {tool("tensorboard")} --logdir {path.parent}""")

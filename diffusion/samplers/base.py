@@ -34,9 +34,15 @@ class Sampler(ABC):
         steps: number of steps, >= 1; at most T for a discrete schedule.
         grid: which levels: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does both;
             "quadratic", "karras" and "log_snr" put more steps near the image.
+    Attributes:
+        convergence: theoretical order of the walk: the error of a deterministic one falls like steps^-convergence, but
+            for its first steps and its last. None for a random walk, and for one that chooses its own steps.
+            `diffusion check` measures it.
     Raises:
         ValueError: steps < 1, or an unknown grid.
     """
+
+    convergence: int | None = None
 
     def __init__(self, steps: int = 50, grid: Grid = "trailing") -> None:
         if steps < 1:

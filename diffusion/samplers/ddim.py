@@ -31,6 +31,7 @@ class DDIM(Sampler):
         if not 0 <= eta <= 1:
             raise ValueError(f"DDIM: eta must lie in [0, 1], got {eta}")
         self.eta = float(eta)
+        self.convergence = 1 if eta == 0 else None
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

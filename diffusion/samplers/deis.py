@@ -29,7 +29,7 @@ class DEIS(Sampler):
         super().__init__(steps, grid)
         if order not in (1, 2, 3, 4):
             raise ValueError(f"DEIS: order must be 1, 2, 3 or 4, got {order}")
-        self.order = order
+        self.order = self.convergence = order
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

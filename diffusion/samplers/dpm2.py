@@ -22,6 +22,8 @@ class DPM2(Sampler):
         grid: which levels, see Sampler.
     """
 
+    convergence = 2
+
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:

@@ -34,6 +34,7 @@ class DPMSolver(Sampler):
         if order not in (1, 2, 3):
             raise ValueError(f"DPMSolver: order must be 1, 2 or 3, got {order}")
         self.order, self.sde = order, sde
+        self.convergence = None if sde else order
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

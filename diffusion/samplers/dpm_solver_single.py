@@ -29,7 +29,7 @@ class DPMSolverSingle(Sampler):
         super().__init__(steps, grid)
         if order not in (2, 3):
             raise ValueError(f"DPMSolverSingle: order must be 2 or 3, got {order}")
-        self.order = order
+        self.order = self.convergence = order
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

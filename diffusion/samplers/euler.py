@@ -20,6 +20,8 @@ class Euler(Sampler):
         grid: which levels, see Sampler.
     """
 
+    convergence = 1
+
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:

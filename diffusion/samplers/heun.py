@@ -43,6 +43,7 @@ class Heun(Sampler):
         if churn < 0 or churn_min < 0 or churn_noise <= 0:
             raise ValueError(f"Heun: churn, churn_min >= 0 < churn_noise, got {churn}, {churn_min} and {churn_noise}")
         self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
+        self.convergence = None if churn > 0 else 2
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

@@ -31,7 +31,7 @@ class UniPC(Sampler):
         super().__init__(steps, grid)
         if order not in (1, 2, 3):
             raise ValueError(f"UniPC: order must be 1, 2 or 3, got {order}")
-        self.order = order
+        self.order, self.convergence = order, order + 1
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise

@@ -14,6 +14,7 @@ from diffusion.denoiser import Condition, Denoiser
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of
+from diffusion.noise.level import Level
 from diffusion.objective import Objective
 from diffusion.runs import find_checkpoint, read_checkpoint
 from diffusion.samplers import DDIM, Frame, Sampler
@@ -83,6 +84,7 @@ class Diffusion(pl.LightningModule):
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
         self._seen = 0  # validation images of this pass so far
+        self.last: tuple[Tensor, Level] | None = None  # error of x_0 and level of each image of the last training step
 
     # --- training ---------------------------------------------------------------------------------------
 
@@ -92,6 +94,7 @@ class Diffusion(pl.LightningModule):
         torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         terms = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform)
+        self.last = terms.error, terms.t
         self.log("train/loss", terms.loss, prog_bar=True)
         if terms.vlb is not None:
             self.log("train/mse", terms.mse.mean())

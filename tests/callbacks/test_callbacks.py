@@ -146,3 +146,18 @@ def test_lines_say_where_a_run_is(tmp_path, capsys):
 def test_impossible_settings(bad):
     with pytest.raises(ValueError):
         bad()
+
+
+def test_ema_of_a_resumed_run_counts_no_step_twice(tmp_path):
+    """With gradient accumulation the first batch after a resume ends no optimizer step."""
+    whole, rest = EMA(0.5), EMA(0.5)
+    fit(tmp_path / "a", [whole, Checkpoint(1, keep=9)], accumulate_grad_batches=2, max_epochs=2)
+    logger = pl.loggers.TensorBoardLogger(tmp_path / "b", name="x", version=0)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=logger, callbacks=[rest], num_sanity_val_steps=0, accumulate_grad_batches=2,
+        max_epochs=2, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    path = tmp_path / "a" / "x" / "version_0" / "checkpoints" / "step00000003.ckpt"
+    trainer.fit(model(), Digits(batch_size=64, limit=320), ckpt_path=path, weights_only=True)
+    assert whole.updates == rest.updates == 6
+    assert all(torch.equal(v, rest.shadow[k]) for k, v in whole.shadow.items())

@@ -108,6 +108,40 @@ def test_sample_refuses(options, words, tiny, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+MINE = """
+from diffusion.samplers import DDIM, Sampler
+
+class Needy(DDIM):
+    def __init__(self, strength, steps=50):
+        super().__init__(steps)
+
+class Half(Sampler):
+    pass
+"""
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--sampler", "DDI"], ["no sampler 'DDI'; did you mean 'DDIM'", "AnnealedLangevin, ", "DDPM, "]),
+    (["--schedule", "DDIM"], ["no schedule 'DDIM'", "Cosine, ", "Karras, "]),
+    (["--sampler", "nowhere.Sampler"], ["cannot import 'nowhere.Sampler'"]),
+    (["--sampler", "mine_to_check.Missing"], ["cannot import", "Missing"]),
+    (["--schedule", "mine_to_check.Needy"], ["is no Schedule", "derive it from diffusion.noise.schedule.Schedule"]),
+    (["--sampler", "mine_to_check.Half"], ["cannot be made", "it has no step"]),
+    (["--sampler", "mine_to_check.Needy"], ["requires strength", "give them defaults"]),
+    (["--sampler"], ["expected at least one argument"]),
+    (["--samplers", "DDIM"], ["unrecognized arguments"]),
+    (["--out", "table.txt"], ["wanted a .md"]),
+    (["--out", "mine_to_check.py/table.md"], ["cannot be written"]),
+])  # fmt: skip
+def test_check_refuses(options, words, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_to_check.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine_to_check", raising=False)
+    refused(capsys, ["check", *options], *words)
+    assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["mine_to_check.py"]
+
+
 def test_a_gpu_that_is_not_there(tiny, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
@@ -201,7 +235,7 @@ def test_help_is_light():
     assert result.stdout.splitlines()[-1] == "[]" and "diffusion sample RUN" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "sample", "gif", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["fit", "validate", "sample", "gif", "demo", "check", "doctor"])
 def test_every_command_has_help(command, capsys):
     try:
         assert main([command, "--help"]) == 0

@@ -41,8 +41,8 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
 
 
 def test_without_labels_it_is_another_question(tiny, capsys):
-    def bits(*more):
-        assert main(["nll", str(tiny), "--n", "4", "--method", "ode", *more]) == 0
+    def bits(*more):  # a coarse solver: an untrained flow is rough
+        assert main(["nll", str(tiny), "--n", "3", "--method", "ode", "--tolerance", "0.1", *more]) == 0
         return float(re.search(r"ode  (\S+)", capsys.readouterr().out)[1])
 
     assert bits() != bits("--unconditional")

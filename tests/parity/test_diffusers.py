@@ -277,7 +277,7 @@ def test_flow_matching(steps, x, monkeypatch):
 
 
 def test_k_diffusion(x):
-    """The samplers that diffusers has not in the same form: midpoint DPM2, churn, and 2S."""
+    """Also those that diffusers has not in the same form: midpoint DPM2, churn, and 2S."""
     sampling = pytest.importorskip("k_diffusion.sampling", reason="optional: pip install k-diffusion")
     schedule = Karras(0.02, 20.0)
     levels = [schedule.level(t) for t in times("trailing", schedule, 12)]
@@ -293,6 +293,12 @@ def test_k_diffusion(x):
     def model(x, sigma):
         return x0(x, sigma[0])
 
+    for ours, theirs in ((Euler(12), sampling.sample_euler), (DPMSolver(12), sampling.sample_dpmpp_2m)):
+        close(ours.sample(denoise, start, schedule), theirs(model, start, sigmas, disable=True))
+    torch.manual_seed(2)
+    ancestral = sampling.sample_euler_ancestral(model, start, sigmas, eta=0.7, disable=True)
+    torch.manual_seed(2)
+    close(EulerAncestral(12, 0.7).sample(denoise, start, schedule), ancestral)
     close(DPM2(12).sample(denoise, start, schedule), sampling.sample_dpm_2(model, start, sigmas, disable=True))
     torch.manual_seed(1)
     churned = sampling.sample_heun(model, start, sigmas, s_churn=3.0, s_tmax=15.0, s_noise=1.01, disable=True)

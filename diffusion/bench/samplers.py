@@ -1,0 +1,114 @@
+"""What a sampler does on a schedule: its order, its errors, and what is wrong with it."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from diffusion.bench.walks import bias, error, whole_walk
+from diffusion.noise.schedule import Schedule
+from diffusion.samplers.base import Sampler
+
+STEPS = (10, 20, 50)  # of the whole walks
+SLOPE = {False: (48, 144), True: (24, 72)}  # levels between which a slope is measured; random walks have wider rows
+NEAR = 0.25  # a measured order may differ by this from the theoretical one; the worst of ours is 0.15 away
+FAR = {False: 0.1, True: 0.25}  # what a walk of 50 steps may be away, by whether it is random: Langevin's is 0.17
+SMALL = 0.005  # a bias below this need not fall any more: Langevin steps of a fixed size keep some
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "order": (1, 2, 3, 4), "eta": (0.0, 1.0), "sde": (True,), "variance": ("large",), "churn": (10.0,),
+}  # fmt: skip
+
+
+class Result(NamedTuple):
+    """What one sampler does on one schedule.
+
+    Attributes:
+        random: did it ask for noise?
+        expected: its `convergence`.
+        order: the measured one: of the error if deterministic, else the weak one, of the bias; None if not measured.
+        errors, excess, last, means, stds: of the whole walk at STEPS, see Walk.
+        problem: what is wrong, or nothing.
+    """
+
+    sampler: str
+    schedule: str
+    random: bool = False
+    expected: int | None = None
+    order: float | None = None
+    errors: Sequence[float] = ()
+    excess: Sequence[float] = ()
+    last: Sequence[float] = ()
+    means: Sequence[float] = ()
+    stds: Sequence[float] = ()
+    problem: str = ""
+
+
+@torch.no_grad()
+def check_sampler(kind: type[Sampler], options: dict[str, Any], schedule: Schedule) -> Result:
+    """Order and errors of a sampler class with some of its arguments set, on a schedule, and what is wrong with it."""
+    said = f"({', '.join(f'{k}={v}' for k, v in options.items())})" if options else ""
+    result = Result(kind.__name__ + said, type(schedule).__name__)
+    try:
+        walks = [whole_walk(make(kind, min(n, schedule.T or n), options), schedule) for n in STEPS]
+        result = result._replace(
+            random=walks[-1].random,
+            expected=make(kind, STEPS[0], options).convergence,
+            errors=[w.error for w in walks],
+            excess=[w.excess for w in walks],
+            last=[w.last for w in walks],
+            means=[w.mean for w in walks],
+            stds=[w.std for w in walks],
+        )
+        last = math.nan
+        if result.random or result.expected:
+            few, many = SLOPE[result.random]
+            measure = bias if result.random else error
+            first, last = (measure(make(kind, n, options), schedule) for n in (few, many))
+            result = result._replace(order=math.log(first / last) / math.log(many / few))
+        return result._replace(problem=fault(result, last, (schedule.T or STEPS[-1]) >= STEPS[-1]))
+    except Exception as failure:  # a user's own class may raise anything: its row says so, and the others go on
+        return result._replace(problem=f"{type(failure).__name__}: {failure}".splitlines()[0])
+
+
+def fault(result: Result, last: float, long: bool) -> str:
+    """What is wrong with a result, or nothing.
+
+    Args:
+        last: the last error of its slope; nan where none is measured.
+        long: has the schedule room for the longest walk?
+    """
+    order, expected = result.order, result.expected
+    if not all(map(math.isfinite, result.errors)) or (order is not None and not math.isfinite(last)):
+        return "the walk leaves the finite numbers"
+    if result.random and expected:
+        return f"draws noise, but declares convergence {expected}"
+    if result.random and last > SMALL and order < 1 - NEAR:
+        return f"weak order {order:.1f}, expected 1: mean or std stay wrong however many the steps"
+    if not result.random and expected and abs(order - expected) > NEAR:
+        return f"order {order:.1f}, expected {expected}"
+    if long and result.excess[-1] > FAR[result.random]:
+        return f"{result.excess[-1]:.0%} of the data's spread away after {STEPS[-1]} steps"
+    return ""
+
+
+def settings(kind: type) -> list[dict[str, Any]]:
+    """The default of a sampler class, and each value of SETTINGS that it takes, one at a time."""
+    parameters, found = inspect.signature(kind).parameters, [{}]
+    for name, values in SETTINGS.items():
+        for value in values:
+            if name not in parameters or parameters[name].default == value:
+                continue
+            try:
+                kind(**{name: value})
+            except ValueError:  # an order that it does not have
+                continue
+            found.append({name: value})
+    return found
+
+
+def make(kind: type[Sampler], steps: int, options: dict[str, Any]) -> Sampler:
+    """A sampler with so many steps; one that chooses its own may take no such argument."""
+    own = {"steps": steps} if "steps" in inspect.signature(kind).parameters else {}
+    return kind(**own, **options)

@@ -1,0 +1,135 @@
+"""The bench's results as Markdown tables, which line up in plain text too."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from diffusion.bench.samplers import STEPS, Result
+from diffusion.bench.schedules import Facts
+
+AT = " / ".join(map(str, STEPS))
+MIDDLE = len(STEPS) // 2
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, ["-" * w for w in widths], *rows]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}\n"
+
+
+def flow(text: str) -> str:
+    return " ".join(text.split())
+
+
+def verdict(problem: str) -> str:
+    return f"FAIL: {problem}" if problem else "ok"
+
+
+def percent(values: Sequence[float]) -> str:
+    return " / ".join(map(one, values))
+
+
+def one(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0: no -0.0
+
+
+def schedule_table(facts: list[Facts]) -> str:
+    head = ["schedule", "log-SNR at t = 1", "at t_min", "time(log_snr)", "f", "g^2", "targets", "prior_std", "verdict"]
+    return table(head, [
+        [f.schedule, f"{f.noisy:.1f}", f"{f.clean:.1f}", *(f"{v:.0e}" for v in (f.time, f.f, f.g2, f.targets)),
+         f"{f.prior:+.2%}", verdict(f.problem)]
+        for f in facts
+    ])  # fmt: skip
+
+
+def every_row(results: list[Result]) -> str:
+    head = ["sampler", "schedule", "expected", "measured", f"% of the data's std at {AT} steps", "verdict"]
+    rows = []
+    for r in results:
+        errors = f"mean {percent(r.means)}, std {percent(r.stds)}" if r.random else f"error {percent(r.errors)}"
+        measured = "" if r.order is None else f"{'weak ' if r.random else ''}{r.order:.2f}"
+        rows.append([r.sampler, r.schedule, str(r.expected or ""), measured, errors, verdict(r.problem)])
+    return table(head, rows)
+
+
+def by_sampler(results: list[Result]) -> str:
+    """A row a sampler: the range of its orders, the median error over the schedules, and the largest at the end."""
+    rows = []
+    for name, group in groupby(results, lambda r: r.sampler):
+        rs = [r for r in group if r.errors]
+        if not rs:
+            continue
+        orders = [r.order for r in rs if r.order is not None]
+        span = f"{min(orders):.2f} .. {max(orders):.2f}" if orders else ""
+        parts = [[r.means for r in rs], [r.stds for r in rs]] if rs[0].random else [[r.errors for r in rs]]
+        worst = max(rs, key=lambda r: r.excess[-1])
+        good = sum(not r.problem for r in rs)
+        rows.append([
+            name, *([] if rs[0].random else [str(rs[0].expected or "")]), span,
+            *(percent([statistics.median(column) for column in zip(*part, strict=True)]) for part in parts),
+            f"{one(worst.excess[-1])} ({worst.schedule})", f"{good} of {len(rs)} ok",
+        ])  # fmt: skip
+    random = any(r.random for r in results)
+    figures = [f"bias of mean, % at {AT}", f"bias of std, % at {AT}"] if random else [f"error, % at {AT}"]
+    orders = ["weak order"] if random else ["expected", "order"]
+    return table(["sampler", *orders, *figures, f"beyond, at {STEPS[-1]}", "verdict"], rows)
+
+
+def matrix(results: list[Result], figure: Callable[[Result], float], last: float) -> str:
+    """A row a sampler, a column a schedule; above them what the last step alone does, times `last`."""
+    schedules = list(dict.fromkeys(r.schedule for r in results))
+    rows = []
+    for name, group in groupby(results, lambda r: r.sampler):
+        at = {r.schedule: one(figure(r)) for r in group if r.errors}
+        rows.append([name, *(at.get(s, "") for s in schedules)])
+    first = {r.schedule: one(last * r.last[MIDDLE]) for r in reversed(results) if r.errors}
+    return table(["sampler", *schedules], [["(the last step alone)", *(first.get(s, "") for s in schedules)], *rows])
+
+
+def document(facts: list[Facts], results: list[Result], command: str, machine: str) -> str:
+    """The page of all tables."""
+    fixed, drawn = ([r for r in results if r.random == kind] for kind in (False, True))
+    tables = [("Schedules", SCHEDULES, schedule_table(facts))]
+    if fixed:
+        detail = matrix(fixed, lambda r: r.errors[MIDDLE], 1)
+        tables += [
+            ("Deterministic samplers", FIXED, by_sampler(fixed)),
+            (f"Error at {STEPS[MIDDLE]} steps, %", "", detail),
+        ]
+    if drawn:
+        detail = matrix(drawn, lambda r: r.stds[MIDDLE], -1)
+        tables += [("Random walks", DRAWN, by_sampler(drawn)), (f"Bias of std at {STEPS[MIDDLE]} steps, %", "", detail)]
+    failures = [f"- {r.sampler} on {r.schedule}: {r.problem}" for r in results if r.problem]
+    if failures:
+        tables.append(("Failures", "", "\n".join(failures)))
+    page = [f"# Closed-form answers\n\n{flow(INTRO)}\n\n`{command}` ({machine})\n"]
+    return "\n".join([*page, *(section(title, f"{flow(text)}\n\n{body}".strip()) for title, text, body in tables)])
+
+
+INTRO = """
+Samplers and schedules measured against data whose ideal denoiser is known (`diffusion/analytic.py`). No network and
+no Monte Carlo: every figure is exact up to rounding. A class of your own is measured the same way: `diffusion check
+--sampler my_module.MySampler`.
+"""
+SCHEDULES = """
+Largest errors: of `time` as the inverse of log-SNR, of f and g^2 against central differences of alpha and sigma, of
+x_0 read back from every target (all relative), and of `prior_std` against the spread of x at t = 1.
+"""
+FIXED = """
+Order: how the error against the exact probability flow falls on a mixture of two Gaussians, over a section of the
+schedule (log-SNR -4 to 4, uneven steps, exact past), from 48 levels to 144; smallest and largest over the schedules.
+Error: of the whole walk with the sampler's own grid on Gaussian data, mean distance to the exact map in per cent of
+the data's spread; median over the schedules. Most samplers end with E[x_0 | x_t] at the grid's last level, which
+has less spread than x_0; the last column is what is wrong beyond that at the end, on the worst schedule.
+"""
+DRAWN = """
+On Gaussian data a walk is affine in its start and in every draw, so its responses to each give its exact law. Weak
+order: how the larger bias of mean and std falls over the same section, from 24 levels to 72. Biases: of the whole
+walk from the exact law at t = 1, in per cent of the data's standard deviation; median over the schedules. The last
+column is what is wrong beyond the share of the last step, on the worst schedule.
+"""

@@ -1,0 +1,185 @@
+"""Walks with a right answer: a section of a schedule between exact states, and the whole way to the clean level."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.analytic import CLEAN, Gaussian, Mixture, Quantiles
+from diffusion.denoiser import Denoise, Prediction
+from diffusion.noise.level import Level
+from diffusion.noise.schedule import Schedule
+from diffusion.samplers.base import Noise, Past, Sampler
+
+GAUSSIAN = Gaussian(0.3, 0.4)
+# Orders are measured on two modes: on Gaussian data the ODE is linear, and error terms of some methods cancel there
+# (DEIS of order 3 shows 4, DPMSolver of order 2 shows 2.3 to 2.5).
+MODES = Mixture([-0.5, 0.5], 0.25)
+SECTION = (-4.0, 4.0)  # log-SNR, sigma / alpha from 7.4 to 0.14: where both terms of every step count
+
+
+# --- a section of the schedule, between exact states -----------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def section(schedule: Schedule, n: int) -> list[Level]:
+    """n levels of the schedule in SECTION, in steps of log-SNR that are 5 : 3 in turn, as uneven as rounded times."""
+    ends = schedule.level(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).log_snr.tolist()
+    noisy, clean = max(SECTION[0], ends[0]), min(SECTION[1], ends[1])
+    k = torch.arange(n, dtype=torch.float64)
+    k = k + 0.25 * (k % 2)
+    t = schedule.time(noisy + (clean - noisy) * k / k[-1])
+    return [Level(*v) for v in zip(*schedule.level(t), strict=True)]
+
+
+@lru_cache(maxsize=256)
+def problem(schedule: Schedule, n: int, data: Quantiles) -> tuple[list[tuple[Level, Prediction]], Tensor, Tensor]:
+    """For nine quantiles: what is predicted on the exact path at the first three levels, and it at the next and last.
+
+    Multistep methods start with lower orders, which would be all that one sees in the end.
+    """
+    z, levels = quantiles(), section(schedule, n)
+    past = [(t, data(data.at(z, t), t)) for t in levels[:3]]
+    return past, data.at(z, levels[3]), data.at(z, levels[-1])
+
+
+def quantiles() -> Tensor:
+    return torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
+
+
+def error(sampler: Sampler, schedule: Schedule, data: Quantiles = MODES) -> float:
+    """Mean distance to the exact flow after a section in `sampler.steps` levels."""
+    past, x, exact = problem(schedule, sampler.steps, data)
+    return float((walk(sampler, section(schedule, sampler.steps)[3:], data, x, past) - exact).abs().mean())
+
+
+def bias(sampler: Sampler, schedule: Schedule) -> float:
+    """The larger bias of mean and std after a section in `sampler.steps` levels, from the exact law, in its std."""
+    levels = section(schedule, sampler.steps)
+    (m, s), (mean, std) = moments(levels[0]), moments(levels[-1])
+    end = law(lambda x, noise: walk(sampler, levels, GAUSSIAN, x, (), noise), m, s)
+    return max(abs(end.mean - mean), abs(end.std - std)) / std
+
+
+def walk(
+    sampler: Sampler,
+    levels: Sequence[Level],
+    denoise: Denoise,
+    x: Tensor,
+    past: Sequence[tuple[Level, Prediction]] = (),
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """x after the sampler's steps from level to level."""
+    memory: Past = deque(past, maxlen=3)
+    for t, s in zip(levels[:-1], levels[1:], strict=True):
+        x, pred = sampler.step(denoise, x, t, s, memory, noise)
+        memory.append((t, pred))
+    return x
+
+
+# --- whole walks, on the sampler's own grid --------------------------------------------------------------
+
+
+class Law(NamedTuple):
+    """The exact mean and standard deviation of a walk's end, and how often it drew noise."""
+
+    mean: float
+    std: float
+    draws: int
+
+
+class Walk(NamedTuple):
+    """The end of a whole walk, against the data.
+
+    Attributes:
+        random: did it ask for noise?
+        error: mean distance to the exact map, in units of the data's mean distance from their mean; a random walk's is
+            the larger bias of mean and std, in units of the std. The two agree where only the spread is wrong.
+        excess: the same beyond the share of the last step.
+        last: the spread that the last step loses, as a part of the data's.
+        mean, std: the biases.
+    """
+
+    random: bool
+    error: float
+    excess: float
+    last: float
+    mean: float = 0.0
+    std: float = 0.0
+
+
+def whole_walk(sampler: Sampler, schedule: Schedule) -> Walk:
+    """From the exact law at t = 1 to the clean level, by `iterate`.
+
+    Nearly every sampler ends with E[x_0 | x_t], which has less spread than x_0: on few steps the last t is large.
+    """
+    start, levels = schedule.level(torch.ones((), dtype=torch.float64)), []
+
+    def run(x: Tensor, noise: Noise) -> Tensor:
+        levels[:] = [start]
+        for frame in sampler.iterate(GAUSSIAN, x, schedule, noise):
+            levels.append(frame.t)
+        return frame.x
+
+    z, (mean, std) = quantiles(), moments(CLEAN)
+    (end, draws), exact = counted(run, GAUSSIAN.at(z, start)), GAUSSIAN.at(z, CLEAN)
+    guess = GAUSSIAN(GAUSSIAN.at(z, levels[-2]), levels[-2]).x0
+    last = 1 - float((guess[-1] - guess[0]) / (exact[-1] - exact[0]))
+    if not draws:
+        away = [float((end - goal).abs().mean() / (exact - mean).abs().mean()) for goal in (exact, guess)]
+        return Walk(False, away[0], min(away), last)
+    m, s, _ = law(run, *moments(start), (end[len(end) // 2], draws))
+    means, stds = (m - mean) / std, s / std - 1
+    return Walk(True, max(abs(means), abs(stds)), max(abs(means), min(abs(stds), abs(stds + last))), last, means, stds)
+
+
+def counted(walk: Callable[[Tensor, Noise], Tensor], x: Tensor) -> tuple[Tensor, int]:
+    """The end of a walk whose noise is all zeros, and how often it asked for some."""
+    draws = 0
+
+    def count(x: Tensor) -> Tensor:
+        nonlocal draws
+        draws += 1
+        return torch.zeros_like(x)
+
+    return walk(x, count), draws
+
+
+def law(
+    walk: Callable[[Tensor, Noise], Tensor], mean: float, std: float, silent: tuple[Tensor, int] | None = None
+) -> Law:
+    """The exact law of walk(x, noise) for x ~ N(mean, std^2), one pixel, and standard normal noise.
+
+    On Gaussian data every step is affine in x and in each draw, so the whole walk is. One batch finds all its
+    coefficients: image 0 starts at the mean and gets no noise, image 1 starts a std away, image k + 1 gets noise 1
+    at the k-th draw and 0 elsewhere. The last gets some of everything: it must be the sum.
+
+    Args:
+        silent: what `counted` says of a walk from the mean, if that is known.
+    Raises:
+        ValueError: the walk is not finite, or not affine: it mixes images, draws noise of its own, or clips.
+    """
+    alone, draws = silent or counted(walk, torch.full((1, 1, 1, 1), mean, dtype=torch.float64))
+    given = torch.zeros(draws + 3, draws + 1, dtype=torch.float64)  # images x (start, draw 1, draw 2, ...)
+    given[1:-1].fill_diagonal_(1)
+    given[-1] = 2 * torch.arange(1, draws + 2).cos()
+    columns = iter(given.T.reshape(draws + 1, draws + 3, 1, 1, 1))
+    end = walk(mean + std * next(columns), lambda x: next(columns)).flatten()
+    if not end.isfinite().all():
+        raise ValueError("the walk leaves the finite numbers")
+    response = end[1:-1] - end[0]
+    found, wanted = torch.stack([end[0], end[-1]]), torch.stack([alone.flatten()[0], end[0] + response @ given[-1]])
+    if not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9):
+        raise ValueError(
+            "not affine on Gaussian data: it mixes the images of a batch, draws noise of its own, or clips"
+        )
+    return Law(float(end[0]), float(response.norm()), draws)
+
+
+def moments(t: Level) -> tuple[float, float]:
+    """Mean and standard deviation of the Gaussian data at a level."""
+    low, high = GAUSSIAN.at(torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1), t).flatten().tolist()
+    return low, high - low
