@@ -8,8 +8,6 @@ Measures what is not yet in the JSON file, then writes the table and the plot fr
 import hashlib
 import inspect
 import json
-import os
-import platform
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -21,11 +19,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.report import write
 from diffusion.commands.common import choose_guidance, device
+from diffusion.commands.quality import Counted, cost, machine
 from diffusion.data import Digits
-from diffusion.denoiser import Condition, Denoise, Denoiser, predict
 from diffusion.guidance import Guidance
 from diffusion.metrics import Judge, Labelled
-from diffusion.noise import Schedule
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import DDPM, Sampler
 from diffusion.systems import Diffusion
@@ -95,36 +92,6 @@ def cells(steps: list[int], reference: int) -> Iterator[Sampler]:
     yield DDPM(reference)
 
 
-class Counted(Guidance):
-    """Guidance that counts: `images` is how often an image was put to the network, a guided pair counting once."""
-
-    def __init__(self, guidance: Guidance, tell=lambda n: None) -> None:
-        self.guidance, self.tell, self.images = guidance, tell, 0
-
-    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        denoise = self.guidance(denoiser, cond)
-
-        def counted(x, t):
-            self.images += len(x)
-            self.tell(len(x))
-            return denoise(x, t)
-
-        return counted
-
-
-def cost(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations of a walk, by walking one black pixel without a network; a guess for adaptive samplers."""
-    calls = 0
-
-    def denoise(x, t):
-        nonlocal calls
-        calls += 1
-        return predict(x, torch.zeros_like(x), t)
-
-    sampler.sample(denoise, torch.full((1, 1, 1, 1), schedule.prior_std), schedule)
-    return calls
-
-
 def measure(model: Diffusion, guidance: Guidance, judge: Judge, args: Namespace, results: dict) -> None:
     """Fill in the rows that are missing, cheapest first, and save after each."""
     known = {json.dumps(row["sampler"]) for row in results["rows"]}
@@ -161,13 +128,6 @@ def row(model: Diffusion, sampler: Sampler, guidance: Counted, judge: Judge, arg
         "spread": float(judge.spread(x, y).mean()),
         "seconds": round(seconds, 1),
     }
-
-
-def machine(where: torch.device) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()  # the judge's training, and so the floor, depends on them
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cores} CPU cores ({threads} used)"
-    return f"{chip}, Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"
 
 
 if __name__ == "__main__":

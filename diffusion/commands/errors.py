@@ -79,6 +79,7 @@ PARTS = {
     "samples": "diffusion.callbacks.Samples",
     "gif": "diffusion.callbacks.Gif",
     "checkpoint": "diffusion.callbacks.Checkpoint",
+    "diagnostics": "diffusion.callbacks.Diagnostics",
     "evaluation": "diffusion.callbacks.Evaluation",
     "model.objective": "diffusion.objective.Objective",
     "": "diffusion.commands.errors.top",
@@ -87,7 +88,7 @@ PARTS = {
 
 def top(
     config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, samples, gif, checkpoint,
-    evaluation,
+    diagnostics, evaluation,
 ):  # fmt: skip
     """The top-level keys of a configuration, as a signature for `arguments`."""
 
