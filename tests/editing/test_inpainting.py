@@ -49,8 +49,9 @@ def test_jumps_bring_the_conditional_mean_on_every_schedule(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ScaledLinear leaves a little signal at t = 1
         schedule = kind()
-    assert slope(DDPM(20), schedule) < 0.65 * RHO
-    assert slope(DDPM(20), schedule, jumps=10) == pytest.approx(RHO, abs=0.1)
+    sampler = DDPM(20, grid="log_snr")  # even steps: of uneven ones a large last step forgets the truth
+    assert slope(sampler, schedule) < 0.6 * RHO
+    assert slope(sampler, schedule, jumps=10) == pytest.approx(RHO, abs=0.07)
 
 
 def test_more_jumps_are_nearer():
