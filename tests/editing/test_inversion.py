@@ -13,10 +13,10 @@ Y = torch.tensor([0, 1, 2])
 
 def test_the_noise_is_that_of_the_flow():
     """z = (x_0 - mean) / std, where all of x_t at t = 1 is noise; DDIM is right to first order in the step."""
-    model, x0 = ideal.model(DDIM(200)), torch.cat([ideal.data(1, k, seed=k) for k in range(3)])
+    model, x0 = ideal.model(DDIM(100)), torch.cat([ideal.data(1, k, seed=k) for k in range(3)])
     mean = torch.tensor(ideal.MEANS)[:, None, None, None]
     z = to_noise(model, x0, Y)
-    torch.testing.assert_close(z, (x0 - mean) / ideal.STD, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(z, (x0 - mean) / ideal.STD, rtol=0.03, atol=0.03)
     assert (to_noise(model, x0, Y.flip(0))[0] - z[0]).abs().min() > 1  # another label, another noise
 
 
@@ -32,7 +32,7 @@ def test_there_and_back():
 
 
 def test_interpolation_has_its_ends_and_its_middle():
-    model, a, b = ideal.model(DDIM(200)), ideal.data(3, 0, seed=1), ideal.data(3, 2, seed=2)
+    model, a, b = ideal.model(DDIM(100)), ideal.data(3, 0, seed=1), ideal.data(3, 2, seed=2)
     ya, yb = torch.zeros(3).long(), torch.full((3,), 2)
     path = interpolate(model, a, b, 5, ya, yb)
     assert path.shape == (3, 5, *ideal.SHAPE)
@@ -41,7 +41,7 @@ def test_interpolation_has_its_ends_and_its_middle():
     for k, u in enumerate((0.25, 0.5, 0.75), 1):  # a lerp of guesses of one spread is the guess of the lerped mean
         mean = [torch.tensor(ideal.MEANS[i]) for i in (0, 2)]
         z = slerp((a - mean[0]) / ideal.STD, (b - mean[1]) / ideal.STD, u)
-        torch.testing.assert_close(path[:, k], torch.lerp(*mean, u) + ideal.STD * z, rtol=0, atol=0.02)
+        torch.testing.assert_close(path[:, k], torch.lerp(*mean, u) + ideal.STD * z, rtol=0, atol=0.03)
 
 
 def test_slerp():
@@ -104,6 +104,6 @@ def test_only_ddim_can_be_undone():
 
 
 def test_noise_of_anyone():
-    model = ideal.model(DDIM(200))
+    model = ideal.model(DDIM(100))
     z = torch.randn(4, *ideal.SHAPE, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(from_noise(model, z), ideal.MEANS[1] + ideal.STD * z, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(from_noise(model, z), ideal.MEANS[1] + ideal.STD * z, rtol=0.03, atol=0.02)
