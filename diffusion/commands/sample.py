@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import viz
-from diffusion.callbacks.pictures import columns_of
+from diffusion.callbacks.pictures import beside
 from diffusion.commands.common import check_writable, open_run, sampling_parser
 from diffusion.tools import atomic
 
 
 def main(argv: list[str]) -> int:
     parser = sampling_parser("sample", "Make pictures with a trained model.", 64, "grid.png")
-    parser.epilog += " --out: x.png is a grid, x.npz has images uint8 (N, H, W, C) and labels, x is a folder of PNGs."
+    parser.epilog += (
+        " --out: x.png is a grid (with --image, each picture beside its image), x.npz has images uint8 (N, H, W, C) "
+        "and what was asked for, x is a folder of PNGs."
+    )
     parser.add_argument("--columns", type=int, default=0, help="pictures a row of the grid (default: one a class)")
     args, model, sampler, guidance = open_run(parser, argv)
     if args.out.suffix not in (".png", ".npz", ""):
@@ -23,18 +26,19 @@ def main(argv: list[str]) -> int:
     if not args.out.suffix and args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"--out {args.out}: this folder is not empty; give a new one")
     check_writable(args.out if args.out.suffix else args.out / "x")
-    y = model.in_turn(args.n, args.label)
+    y, image, truth = args.given
     started = time.perf_counter()
-    x = model.sample(args.n, y, args.seed, sampler, guidance, args.batch_size, progress=True)
+    x = model.sample(args.n, y, args.seed, sampler, guidance, args.batch_size, True, image)
     seconds = time.perf_counter() - started
     images = viz.to_uint8(x)
     if args.out.suffix == ".png":
-        columns = args.columns or (columns_of(model) if args.label is None else None)
-        viz.save_png(viz.grid(images, columns), args.out)
+        shown, each = beside(model, images, args.given)
+        viz.save_png(viz.grid(shown, args.columns * each or args.across), args.out)
     elif args.out.suffix == ".npz":
-        labels = np.full(args.n, -1) if y is None else y.numpy()  # -1: no label
+        kept = {"labels": np.full(args.n, -1) if y is None else y.numpy(), "class_names": np.array(model.class_names)}
+        kept |= {name: v.numpy() for name, v in (("condition", image), ("truth", truth)) if v is not None}
         with atomic(args.out) as temporary:
-            np.savez_compressed(temporary, images=images, labels=labels)
+            np.savez_compressed(temporary, images=images, **kept)  # label -1: none; contexts are vectors
     else:
         save_folder(images, args.out)
     print(
