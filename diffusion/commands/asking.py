@@ -139,8 +139,9 @@ def pictures(model: Diffusion, args: Namespace, n: int, data_options: list[str])
             "or --image test for the run's test images"
         )
     if args.image == "test":
-        from diffusion.commands.fit import recorded  # slow to import, and needed here alone
+        from diffusion.commands.fit import quiet, recorded  # slow to import, and needed here alone
 
+        quiet()
         data = recorded(find_checkpoint(args.run), data_options).datamodule
         data.prepare_data()
         return examples(model, data, n, args.seed)
@@ -170,4 +171,4 @@ def read_pictures(file: str, channels: int) -> Tensor:
         raise ValueError("wanted a .png, a .npy or a .npz file, or the word test")
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise ValueError(f"wanted uint8 (N, H, W, C), got {images.dtype} {images.shape}")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

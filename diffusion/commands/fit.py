@@ -270,9 +270,10 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
         print(f"next:\n  {diffusion} evaluate RUN --features {run}")
         return
     print("next:")
-    print(f"  {diffusion} sample {run} --n 64 --out grid.png")
+    image = " --image test" if getattr(trainer.lightning_module, "hint", None) else ""
+    print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
     print(f"  {diffusion} evaluate {run}")
-    print(f"  {diffusion} gif {run} --out denoising.gif")
+    print(f"  {diffusion} gif {run}{image} --out denoising.gif")
     print(f"  {tool('tensorboard')} --logdir {run.parent}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
 

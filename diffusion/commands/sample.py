@@ -1,11 +1,13 @@
 """`diffusion sample`: pictures from a trained model, as a grid, an array file, or a folder of PNGs."""
 
+import math
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from diffusion import viz
 from diffusion.callbacks.pictures import beside
@@ -45,7 +47,15 @@ def main(argv: list[str]) -> int:
         f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
         f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, {model.device}"
     )
+    if truth is not None:
+        start = psnr(model.hint.show(image, model.shape), truth)
+        print(f"to the truth: {psnr(x, truth):.1f} dB (PSNR); what the model was shown: {start:.1f} dB")
     return 0
+
+
+def psnr(x: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [-1, 1]: 10 log10(2^2 / mean squared error)."""
+    return 10 * math.log10(4 / max(float((x.clamp(-1, 1) - truth).square().mean()), 1e-10))
 
 
 def save_folder(images: np.ndarray, folder: Path) -> None:
