@@ -4,14 +4,16 @@ import math
 import shutil
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from diffusion import viz
 from diffusion.callbacks.pictures import beside
 from diffusion.commands.common import check_writable, open_run, sampling_parser
+from diffusion.processes import together
+from diffusion.systems import Diffusion
 from diffusion.tools import atomic
 
 
@@ -29,10 +31,32 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--out {args.out}: this folder is not empty; give a new one")
     check_writable(args.out if args.out.suffix else args.out / "x")
     y, image, truth = args.given
-    started = time.perf_counter()
-    x = model.sample(args.n, y, args.seed, sampler, guidance, args.batch_size, True, image)
-    seconds = time.perf_counter() - started
-    images = viz.to_uint8(x)
+    with together() as processes:
+        started = time.perf_counter()
+        part = processes.part(args.n)
+        mine, its = (v if v is None else v[part] for v in (y, image))
+        x = model.sample(
+            part.stop - part.start, mine, args.seed, sampler, guidance, args.batch_size,
+            progress=processes.first, first=part.start, image=its,
+        )  # fmt: skip
+        images = viz.to_uint8(processes.gather(x))
+        seconds = time.perf_counter() - started
+        if processes.first:
+            write(args, model, images)
+            print(
+                f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
+                f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, "
+                f"{model.device}{f' x {processes.size}' if processes.size > 1 else ''}"
+            )
+            if truth is not None:
+                truth, start = (viz.to_uint8(v) for v in (truth, model.hint.show(image, model.shape)))
+                print(f"to the truth: {psnr(images, truth):.1f} dB (PSNR); what was shown: {psnr(start, truth):.1f} dB")
+    return 0
+
+
+def write(args: Namespace, model: Diffusion, images: np.ndarray) -> None:
+    """The pictures in the form that the name of --out asks for."""
+    y, image, truth = args.given
     if args.out.suffix == ".png":
         shown, each = beside(model, images, args.given)
         viz.save_png(viz.grid(shown, args.columns * each or args.across), args.out)
@@ -43,19 +67,11 @@ def main(argv: list[str]) -> int:
             np.savez_compressed(temporary, images=images, **kept)  # label -1: none; contexts are vectors
     else:
         save_folder(images, args.out)
-    print(
-        f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
-        f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, {model.device}"
-    )
-    if truth is not None:
-        start = psnr(model.hint.show(image, model.shape), truth)
-        print(f"to the truth: {psnr(x, truth):.1f} dB (PSNR); what the model was shown: {start:.1f} dB")
-    return 0
 
 
-def psnr(x: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images in [-1, 1]: 10 log10(2^2 / mean squared error)."""
-    return 10 * math.log10(4 / max(float((x.clamp(-1, 1) - truth).square().mean()), 1e-10))
+def psnr(images: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit images: 10 log10(255^2 / mean squared error)."""
+    return 10 * math.log10(255**2 / max(np.square(images.astype(float) - truth).mean(), 1e-10))
 
 
 def save_folder(images: np.ndarray, folder: Path) -> None:
