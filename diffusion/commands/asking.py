@@ -46,8 +46,8 @@ def ask(model: Diffusion, args: Namespace, default: int, data_options: list[str]
     asked = [option for option in ("label", "labels", "context") if getattr(args, option)]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]} contradict each other; give one of them")
-    if args.image and args.each:
-        raise ValueError("--image and --each contradict each other; give --labels and --n")
+    if args.each and (args.image or model.hint):
+        raise ValueError("--each is not for models that are shown an image; give --labels and --n")
     if args.each and asked == ["label"]:
         raise ValueError("--each makes a row for each of several; give them with --labels, or leave --label out")
     rows = rows_of(model, args)

@@ -132,7 +132,7 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     (["--context", "nan.npy"], ["finite"]),
     (["--context", "text.npy"], ["wanted an array of numbers"]),
     (["--image", "test"], ["trained without a hint"]),
-    (["--image", "test", "--each"], ["--image and --each contradict"]),
+    (["--image", "test", "--each"], ["--each is not for models that are shown an image"]),
     (["--n", "0", "--each"], ["--n and --batch_size must be at least 1"]),
 ])  # fmt: skip
 def test_it_refuses(options, words, contexts, tmp_path, capsys, monkeypatch):
