@@ -166,8 +166,8 @@ class Diffusion(pl.LightningModule):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels that the network takes, 0 if it takes none."""
-        return getattr(self.denoiser.net, "num_classes", 0)
+        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
+        return getattr(self.denoiser.net, "num_classes", 0) or (0 if self.context_dim else self.guidance.num_classes)
 
     @property
     def context_dim(self) -> int:
@@ -218,9 +218,13 @@ class Diffusion(pl.LightningModule):
             seed: image k is a function of (seed, k) and its condition alone.
             first: the number k of the first image.
         """
+        guidance = guidance or self.guidance
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+            raise ValueError(f"{type(guidance).__name__}: {reason}")
         y = self.in_turn(n) if y is None else y
-        cond = self.condition(None if y is None else y.to(self.device))
-        denoise = self.clamp((guidance or self.guidance)(self.denoiser.walk(), cond))
+        y = None if y is None else y.to(self.device)
+        cond = Condition(y) if guidance.num_classes else self.condition(y)
+        denoise = self.clamp(guidance(self.denoiser.walk(), cond))
         x, noise = self.start(n, seed, first)
         training = self.training
         self.eval()
@@ -276,8 +280,9 @@ class Diffusion(pl.LightningModule):
             ValueError: not a sound checkpoint of this project.
         """
         checkpoint = read_checkpoint(find_checkpoint(path))
-        if "schedule" not in checkpoint["hyper_parameters"]:
-            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion evaluate --features")
+        if "target" not in checkpoint["hyper_parameters"]:
+            use = "sample RUN --classifier" if "schedule" in checkpoint["hyper_parameters"] else "evaluate --features"
+            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
         model = cls(**checkpoint["hyper_parameters"])
         state = dict(checkpoint["state_dict"])
         if weights == "ema":
