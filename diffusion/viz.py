@@ -152,7 +152,7 @@ def scale_plot(records: list[dict]):
         ModuleNotFoundError: matplotlib is not installed.
     """
     names = [f["metric"] for f in records[0]["figures"]]
-    columns = min(len(names), 3)
+    columns = 2 if len(names) == 4 else min(len(names), 3)
     rows = -(-len(names) // columns)
     figure = blank(4 * columns, 3.4 * rows + 0.5)
     lines: dict[str, list[dict]] = {}
