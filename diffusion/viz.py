@@ -143,8 +143,8 @@ def quality_plot(records: list[dict]):
 def scale_plot(records: list[dict]):
     """A matplotlib figure of a sweep over the guidance scale: each figure against it, a line a sampler and its steps.
 
-    Bands are 95 % intervals, dashed lines the test images, where they can be compared; 1 is marked, where guidance
-    is off.
+    Bands are 95 % intervals, dashed lines the test images, where they can be compared; 1 is marked, the
+    condition at its word.
 
     Args:
         records: as `diffusion evaluate --sweep` writes them.
@@ -170,7 +170,7 @@ def scale_plot(records: list[dict]):
             axes.axhline(f["floor"], color="0.5", lw=1, ls="--", label=f"{f['m']:,} test images")
         axes.axvline(1, color="0.8", lw=1, zorder=0)
         better = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}[f["better"]]
-        axes.set(xlabel="guidance scale (1 is off)", title=f"{name}, {better}")
+        axes.set(xlabel="guidance scale", title=f"{name}, {better}")
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

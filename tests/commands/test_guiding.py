@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,10 @@ def test_a_sweep_of_scales(tiny, free, classifier, tmp_path, monkeypatch, capsys
     assert main(["evaluate", str(loose), *options, "--classifier", str(classifier), "--scale", "8"]) == 0
     setting = json.loads(next((loose / "evaluation").glob("step*.json")).read_text())["setting"]
     assert setting["scale"] == 8 and setting["guidance"]["init_args"]["classifier"] == str(classifier)
+
+
+def test_the_page_s_red(my, monkeypatch):
+    """Its gradient raises red and lowers the rest, of grey pictures."""
+    monkeypatch.syspath_prepend(my)
+    g = import_module("my").Red()(torch.zeros(2, 3, 4, 4), None)
+    assert (g[:, 0] > 0).all() and (g[:, 1:] < 0).all() and g.shape == (2, 3, 4, 4)
