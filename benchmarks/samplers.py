@@ -18,7 +18,8 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.report import write
-from diffusion.commands.common import choose_guidance, device
+from diffusion.commands.common import device
+from diffusion.commands.guiding import scaled
 from diffusion.commands.quality import Counted, cost, machine
 from diffusion.data import Digits
 from diffusion.guidance import Guidance
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         "schedule": spec(model.denoiser.schedule),
         "target": spec(model.denoiser.target),
-        "guidance": spec(choose_guidance(model, args.scale)),
+        "guidance": spec(scaled(model, args.scale)),
         "n": args.n,
         "seed": args.seed,
         "precision": args.precision,
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     results = saved or {"setting": setting, "rows": []}
     judge = Judge(*(Labelled.of(*Digits().arrays(split)) for split in ("train", "test")))
     results |= {"floor": judge.floor, "accuracy": judge.accuracy, "machine": machine(model.device)}
-    measure(model, choose_guidance(model, args.scale), judge, args, results)
+    measure(model, scaled(model, args.scale), judge, args, results)
     command = f"python -m benchmarks.samplers {args.run}" + "".join(f" {a}" for a in args.given)
     write(results, args.out, args.plot, command)
     print(f"written: {args.out}, {args.plot}")

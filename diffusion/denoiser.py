@@ -141,8 +141,11 @@ class Walk:
         self.denoiser, self.schedule, self.target, self.guess = denoiser, denoiser.schedule, denoiser.target, None
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
-        pred = self.denoiser(x, t, cond._replace(guess=self.guess))
-        self.guess = pred.x0.to(x.dtype)
+        guess = self.guess
+        if guess is not None and len(guess) != len(x):  # guidance doubles the batch at some levels, the condition last
+            guess = guess[-len(x) :] if len(guess) > len(x) else guess.repeat(len(x) // len(guess), 1, 1, 1)
+        pred = self.denoiser(x, t, cond._replace(guess=guess))
+        self.guess = pred.x0.detach().to(x.dtype)
         return pred
 
     def bind(self, cond: Condition) -> Denoise:

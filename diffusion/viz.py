@@ -103,18 +103,13 @@ def quality_plot(records: list[dict]):
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("matplotlib is missing; pip install 'litdiffusion[notebook]' has it") from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = blank(8, 5)
     axes = figure.subplots()
     lines: dict[str, list[dict]] = {}
     several = len({r["setting"]["scale"] for r in records}) > 1
     for r in records:
-        more = "".join(f" {k}={v}" for k, v in r["asked"].items() if k not in ("sampler", "steps", "scale"))
         scale = f", scale {r['setting']['scale']:g}" if several else ""
-        lines.setdefault(f"{r['setting']['sampler']}{more}{scale}", []).append(r)
+        lines.setdefault(f"{sampled(r)}{scale}", []).append(r)
     for k, (name, mine) in enumerate(lines.items()):
         mine = sorted(mine, key=lambda r: r["evaluations"])
         first = [r["figures"][0] for r in mine]
@@ -143,3 +138,65 @@ def quality_plot(records: list[dict]):
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
+
+
+def scale_plot(records: list[dict]):
+    """A matplotlib figure of a sweep over the guidance scale: each figure against it, a line a sampler and its steps.
+
+    Bands are 95 % intervals, dashed lines the test images, where they can be compared; 1 is marked, the
+    condition at its word.
+
+    Args:
+        records: as `diffusion evaluate --sweep` writes them.
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    names = [f["metric"] for f in records[0]["figures"]]
+    columns = 2 if len(names) == 4 else min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = blank(4 * columns, 3.4 * rows + 0.5)
+    lines: dict[str, list[dict]] = {}
+    for r in sorted(records, key=lambda r: r["setting"]["scale"]):
+        lines.setdefault(f"{sampled(r)}, {r['setting']['steps']} steps", []).append(r)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for k, (name, axes) in enumerate(zip(names, panels, strict=False)):
+        for i, (label, mine) in enumerate(lines.items()):
+            figures, x = [r["figures"][k] for r in mine], [r["setting"]["scale"] for r in mine]
+            (line,) = axes.plot(x, [f["value"] for f in figures], marker="osD^v<>P"[i % 8], ms=4, lw=1.3, label=label)
+            ends = [f["low"] for f in figures], [f["high"] for f in figures]
+            axes.fill_between(x, *ends, color=line.get_color(), alpha=0.2, lw=0)
+        f = records[0]["figures"][k]
+        if f["better"] != "low" or f["m"] == f["n"]:  # a distance of fewer test images would be no floor
+            axes.axhline(f["floor"], color="0.5", lw=1, ls="--", label=f"{f['m']:,} test images")
+        axes.axvline(1, color="0.8", lw=1, zorder=0)
+        better = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}[f["better"]]
+        axes.set(xlabel="guidance scale", title=f"{name}, {better}")
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    n, weights = (records[0]["setting"][key] for key in ("n", "weights"))
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
+                  title=f"{n:,} samples a point, {weights} weights", title_fontsize=9)  # fmt: skip
+    return figure
+
+
+def sampled(record: dict) -> str:
+    """The sampler of a record, with what else was asked for."""
+    shown = ("sampler", "steps", "scale", "w")
+    return record["setting"]["sampler"] + "".join(f" {k}={v}" for k, v in record["asked"].items() if k not in shown)
+
+
+def blank(width: float, height: float):
+    """An empty matplotlib figure of a size in inches.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("matplotlib is missing; pip install 'litdiffusion[notebook]' has it") from error
+    return Figure(figsize=(width, height), layout="constrained")

@@ -4,12 +4,12 @@ import inspect
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 import torch
 
 from diffusion.commands import asking
-from diffusion.guidance import ClassifierFree, Guidance, Plain
+from diffusion.commands.guiding import choose_guidance, convert, guidance_options
+from diffusion.guidance import Guidance
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
 def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
     """The arguments of every command that samples from a run."""
     parser = Parser(command, description)
-    parser.epilog = "Any argument of the sampler can be given too: --eta 0.5, --variance large, --grid leading."
+    parser.epilog = "Any argument of the sampler and of the guidance can be given too: --eta 0.5, --variance large."
     add = parser.add_argument
     add("run", help="run directory, experiment folder, or checkpoint file")
     parser.pictures = n
@@ -38,7 +38,7 @@ def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
     asking.add_options(parser)
-    add("--scale", type=float, help="guidance; 1 is off, 0 ignores the label (default: the run's)")
+    guidance_options(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
     add("--batch_size", type=int, default=256, help="pictures at a time; it does not change them (default 256)")
@@ -57,8 +57,9 @@ def open_run(parser: Parser, argv: list[str]) -> tuple[Namespace, Diffusion, Sam
         raise ValueError(f"--n and --batch_size must be at least 1, got {args.n} and {args.batch_size}")
     rest, data_options = split(rest) if args.image == "test" else (rest, [])
     model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
+    guidance, rest = choose_guidance(model, args, rest)
     args.n, args.given, args.across = asking.ask(model, args, parser.pictures, data_options)
-    return args, model, choose_sampler(parser, model, args, rest), choose_guidance(model, args.scale)
+    return args, model, choose_sampler(parser, model, args, rest), guidance
 
 
 def split(rest: list[str]) -> tuple[list[str], list[str]]:
@@ -110,31 +111,6 @@ def choose_sampler(parser: Parser, model: Diffusion, args: Namespace, rest: list
             parser.error(f"{option} needs a value")
         chosen["init_args"][option[2:]] = convert(option, words.pop(0), parameters[option[2:]].annotation)
     return build(chosen)
-
-
-def convert(option: str, text: str, kind: type) -> object:
-    """A command-line word as an argument's annotated type."""
-    if get_origin(kind) is Literal:
-        if text not in get_args(kind):
-            raise ValueError(f"{option}: wanted one of {', '.join(get_args(kind))}, got {text!r}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{option}: wanted true or false, got {text!r}")
-        return text.lower() in ("true", "1")
-    try:
-        return kind(text) if kind in (int, float) else text
-    except ValueError as error:
-        raise ValueError(f"{option}: wanted {kind.__name__}, got {text!r}") from error
-
-
-def choose_guidance(model: Diffusion, scale: float | None) -> Guidance:
-    """The run's guidance, or classifier-free guidance of a scale."""
-    if scale is None:
-        return model.guidance
-    if not (model.num_classes or model.context_dim):
-        raise ValueError("--scale: this model was trained without labels, so there is nothing to guide by")
-    return Plain() if scale == 1 else ClassifierFree(scale)
 
 
 def check_writable(path: Path) -> None:

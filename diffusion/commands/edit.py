@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusion import editing, viz
-from diffusion.commands.common import Parser, check_writable, choose_guidance, choose_sampler, device
+from diffusion.commands.common import Parser, check_writable, choose_sampler, device
+from diffusion.commands.guiding import scaled
 from diffusion.commands.pictures import MASKS, given_mask, given_pictures, split_off_data
 from diffusion.editing.midway import beginning, noised
 from diffusion.guidance import Guidance
@@ -224,7 +225,7 @@ def prepare(verb: Verb, parser: Parser, argv: list[str]) -> Job:
     model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
     model.in_turn(1, args.label)  # a label out of range is refused
     sampler = choose_sampler(parser, model, args, rest)
-    guidance = None if args.scale is None else choose_guidance(model, args.scale)
+    guidance = None if args.scale is None else scaled(model, args.scale)
     if verb.inverts:
         if not (args.sampler or isinstance(sampler, DDIM)):  # a run's own, that cannot be undone
             sampler = DDIM(args.steps or editing.inverter(model).steps, grid=sampler.grid)

@@ -4,8 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffusion.commands import sweep
-from diffusion.commands.common import Parser, choose_guidance, choose_sampler, split
+from diffusion.commands.common import Parser, choose_sampler, split
 from diffusion.commands.fit import quiet, shown
+from diffusion.commands.guiding import choose_guidance, guidance_options
 from diffusion.commands.quality import Opened, cost, measure, open_models, open_runs, progress
 from diffusion.commands.tables import between, number, rows_of
 from diffusion.guidance import Guidance
@@ -25,8 +26,8 @@ def main(argv: list[str]) -> int:
         "evaluate", "Measure samples of a run: each figure with a 95 % interval and what test images score."
     )
     parser.epilog = (
-        "Any argument of the sampler can be given too (--eta 0.5), and options of `diffusion fit` for the data "
-        "(--data.root ...). What was measured is kept in RUN/evaluation/ and not measured again."
+        "Any argument of the sampler and of the guidance can be given too (--eta 0.5), and options of `diffusion fit` "
+        "for the data (--data.root ...). What was measured is kept in RUN/evaluation/ and not measured again."
     )
     add = parser.add_argument
     add("run", nargs="*", default=[], help="run directory, experiment folder, or checkpoint file; several are compared")
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2"')
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
-    add("--scale", type=float, help="guidance; 1 is off (default: the run's)")
+    guidance_options(parser)
     add("--seed", type=int, default=1, help="of the samples (default 1)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
     add("--features", default="auto", help="auto, a Classifier's run or checkpoint, or Inception:FILE (default auto)")
@@ -71,7 +72,8 @@ def choose(
     """How to sample: as the run does, changed by the command line, changed by a setting of the sweep."""
     chosen = Namespace(**vars(args) | {k: v for k, v in setting.items() if k in sweep.AXES})
     more = [w for k, v in setting.items() if k not in sweep.AXES for w in (f"--{k}", v)]
-    return choose_sampler(parser, model, chosen, [*own, *more]), choose_guidance(model, chosen.scale)
+    guidance, rest = choose_guidance(model, chosen, [*own, *more])
+    return choose_sampler(parser, model, chosen, rest), guidance
 
 
 def evaluate(

@@ -17,12 +17,13 @@ from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluat
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
-from diffusion.systems import Classifier, Diffusion
+from diffusion.systems import Classifier, Diffusion, NoisyClassifier
 from diffusion.tools import build, gather, suggest
 
 SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
     "Diffusion": (Diffusion, "default.yaml", (EMA, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
     "Classifier": (Classifier, "features.yaml", (Checkpoint,)),
+    "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Checkpoint,)),
 }
 LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
     "shape": "model.shape",
@@ -37,8 +38,8 @@ class DiffusionCLI(LightningCLI):
     """LightningCLI with our links, run directories and resuming; builds everything, runs nothing."""
 
     def __init__(self, argv: list[str], training: bool = True) -> None:
-        for package in ("diffusion.data", "diffusion.nets", "diffusion.noise", "diffusion.samplers"):
-            gather(package)  # classes are then known by their short names
+        for package in ("data", "nets", "noise", "samplers", "guidance"):
+            gather(f"diffusion.{package}")  # classes are then known by their short names
         self.training = training
         self.system = system_of(argv)
         kind, defaults, self.configured = SYSTEMS[self.system]
@@ -69,7 +70,7 @@ class DiffusionCLI(LightningCLI):
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
-            if self.system == "Classifier" and target.endswith("num_classes"):  # of contexts, too
+            if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
@@ -88,7 +89,7 @@ class DiffusionCLI(LightningCLI):
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
         self.directory, self.resume, self.at = None, None, {"global_step": 0}
         if self.training:
-            root = run_root(config.out) if config.out or self.system == "Diffusion" else cache_root() / "features"
+            root = run_root(config.out) if config.out or self.system != "Classifier" else cache_root() / "features"
             self.directory, self.resume = place(root / name, config.resume)
         if self.resume:
             read = runs.read_checkpoint(self.resume)
@@ -266,8 +267,11 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     arguments = [a for a in arguments if not a.startswith("--resume=")]
     diffusion = tool("diffusion")
     if "val/accuracy" in trainer.callback_metrics:
-        print(f"right on {float(trainer.callback_metrics['val/accuracy']):.2%} of the test images")
-        print(f"next:\n  {diffusion} evaluate RUN --features {run}")
+        noisy = isinstance(trainer.lightning_module, NoisyClassifier)
+        share = float(trainer.callback_metrics["val/accuracy"])
+        print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
+        use = f"sample RUN --classifier {run} --scale 3" if noisy else f"evaluate RUN --features {run}"
+        print(f"next:\n  {diffusion} {use}")
         return
     print("next:")
     image = " --image test" if getattr(trainer.lightning_module, "hint", None) else ""

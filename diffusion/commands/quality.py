@@ -23,7 +23,7 @@ from diffusion.commands.extractors import open_evaluator, open_extractor
 from diffusion.commands.fit import recorded
 from diffusion.data import ImageData
 from diffusion.denoiser import Condition, Denoise, Denoiser, predict
-from diffusion.guidance import Guidance
+from diffusion.guidance import Guidance, Wrapper
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator, eight_bits
@@ -192,11 +192,12 @@ def samples(
     return images, y, seconds, evaluations
 
 
-class Counted(Guidance):
+class Counted(Wrapper):
     """Guidance that counts: `images` is how often an image was put to the network, a guided pair counting once."""
 
     def __init__(self, guidance: Guidance, tell=lambda n: None) -> None:
-        self.guidance, self.tell, self.images = guidance, tell, 0
+        super().__init__(guidance)
+        self.tell, self.images = tell, 0
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         denoise = self.guidance(denoiser, cond)

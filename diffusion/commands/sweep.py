@@ -5,12 +5,14 @@ import json
 from argparse import Namespace
 from itertools import product
 
+from diffusion import viz
 from diffusion.commands.fit import shown
 from diffusion.commands.quality import Opened
 from diffusion.commands.tables import between, number, rows_of
 from diffusion.tools import atomic
 
-AXES = ("sampler", "steps", "scale")  # other words are arguments of the sampler
+AXES = ("sampler", "steps", "scale", "w", "guidance")  # other words are arguments of the sampler or of the guidance
+COLUMNS = ("sampler", "steps", "scale", "w")
 DEFAULT = "frechet,consistency"
 EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
@@ -26,7 +28,7 @@ def parse(text: str) -> list[dict]:
         key, equals, values = word.partition("=")
         if not equals or not key or not values.strip(","):
             raise ValueError(f"--sweep: wanted words like steps=5,10, got {word!r}; {EXAMPLE}")
-        kind = {"steps": int, "scale": float}.get(key, str)
+        kind = {"steps": int, "scale": float, "w": float}.get(key, str)
         try:
             axes[key] = [kind(v) for v in values.split(",") if v]
         except ValueError as error:
@@ -54,8 +56,12 @@ def recommend(records: list[dict]) -> tuple[int, int]:
 
 
 def report(run: Opened, records: list[dict], args: Namespace) -> None:
-    """The table, the plot, and the recommendation in words."""
-    records = sorted(records, key=lambda r: (r["evaluations"], r["figures"][0]["value"]))
+    """The table, the plots, and the recommendation in words."""
+    scales, others = ({f(r) for r in records} for f in (lambda r: r["setting"]["scale"], lambda r: label(r)[:2]))
+    if len(scales) > 1:
+        records = sorted(records, key=lambda r: (label(r)[0], r["setting"]["steps"] or 0, r["setting"]["scale"]))
+    else:
+        records = sorted(records, key=lambda r: (r["evaluations"], r["figures"][0]["value"]))
     sign = 1 if records[0]["figures"][0]["better"] == "low" else -1
     best = pareto([(r["evaluations"], sign * r["figures"][0]["value"]) for r in records])
     for record, front in zip(records, best, strict=True):
@@ -70,27 +76,30 @@ def report(run: Opened, records: list[dict], args: Namespace) -> None:
     with atomic(place) as temporary:
         temporary.write_text(json.dumps({"recommended": said, "records": records}, indent=1) + "\n")
     print(f"written: {shown(place)}")
-    try:
-        from diffusion.viz import quality_plot
-
-        figure = quality_plot(records)
-    except ModuleNotFoundError as error:
-        print(f"no plot: {error}")
-    else:
-        with atomic(place.with_suffix(".png")) as temporary:
+    plots = {"": viz.scale_plot} if len(scales) > 1 else {"": viz.quality_plot}
+    if len(scales) > 1 and len({steps for _, steps in others}) > 1:
+        plots["-cost"] = viz.quality_plot
+    for suffix, plot in plots.items():
+        try:
+            figure = plot(records)
+        except ModuleNotFoundError as error:
+            print(f"no plot: {error}")
+            break
+        file = place.with_name(f"{place.stem}{suffix}.png")
+        with atomic(file) as temporary:
             figure.savefig(temporary, dpi=130)
-        print(f"written: {shown(place.with_suffix('.png'))}")
+        print(f"written: {shown(file)}")
 
 
 def label(record: dict) -> tuple[str, str, str]:
     """Sampler (with what else was asked for), steps and scale of a record, as words."""
     setting, asked = record["setting"], record["asked"]
-    more = "".join(f" {k}={v}" for k, v in asked.items() if k not in AXES)
+    more = "".join(f" {k}={v}" for k, v in asked.items() if k not in COLUMNS)
     return setting["sampler"] + more, str(setting["steps"]), f"{setting['scale']:g}"
 
 
 def table(records: list[dict]) -> str:
-    """A row a setting, cheapest first; an asterisk at those that no other beats."""
+    """A row a setting; an asterisk at those that no other beats."""
     names = [f["metric"] for f in records[0]["figures"]]
     rows = [("sampler", "steps", "scale", "evals", "s", *names, "")]
     for r in records:
@@ -115,7 +124,8 @@ def words(chosen: dict, best: dict) -> str:
         )
 
     sampler, steps, scale = label(chosen)
-    options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}"
+    more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in COLUMNS)
+    options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
     text = f"recommended for this checkpoint: {told(chosen)}: {options}"
     if chosen is best:
         return f"{text}; it is the best measured, and no cheaper one lies within its interval"

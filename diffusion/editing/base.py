@@ -43,4 +43,4 @@ def still(model: Diffusion) -> Iterator[None]:
 
 def steered(model: Diffusion, y: Tensor | None, guidance: Guidance | None) -> Denoise:
     """What `Diffusion.frames` follows."""
-    return model.clamp((guidance or model.guidance)(model.denoiser.walk(), model.condition(y)))
+    return model.clamp(model.steered(y, guidance=guidance))

@@ -195,5 +195,5 @@ def inverter(model: Diffusion, sampler: Sampler | None = None) -> DDIM:
 
 
 def _reversible(model: Diffusion, y: Tensor | None, guidance: Guidance | None) -> Denoise:
-    """A function of (x, t) alone, without a limit."""
-    return (guidance or Plain())(model.denoiser, model.condition(y))
+    """A function of (x, t) alone, without a limit or a walk's memory."""
+    return model.steered(y, guidance=guidance or Plain(), walk=False)

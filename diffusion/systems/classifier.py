@@ -85,7 +85,7 @@ class Classifier(pl.LightningModule):
         """
         path = find_checkpoint(path)
         checkpoint = read_checkpoint(path)
-        if "degrees" not in checkpoint["hyper_parameters"]:
+        if "degrees" not in checkpoint["hyper_parameters"] or "schedule" in checkpoint["hyper_parameters"]:
             raise ValueError(f"{path}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
         model = cls(**checkpoint["hyper_parameters"])
         try:

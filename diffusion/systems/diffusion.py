@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser import Condition, Denoise, Denoiser
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.hints import Hint
 from diffusion.noise import Linear, Schedule
@@ -181,8 +181,8 @@ class Diffusion(pl.LightningModule):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels that the network takes, 0 if it takes none."""
-        return getattr(self.denoiser.net, "num_classes", 0)
+        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
+        return getattr(self.denoiser.net, "num_classes", 0) or (0 if self.context_dim else self.guidance.num_classes)
 
     @property
     def context_dim(self) -> int:
@@ -237,6 +237,29 @@ class Diffusion(pl.LightningModule):
         noise = ImageDraws(seed, range(first, first + n))
         return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
 
+    def steered(
+        self,
+        y: Tensor | None,
+        image: Tensor | None = None,
+        guidance: Guidance | None = None,
+        walk: bool = True,
+    ) -> Denoise:
+        """What one walk of a sampler follows, before any limit on x_0.
+
+        Args:
+            y, image: the condition, see `frames`.
+            guidance: the model's by default.
+            walk: with the memory of a walk, where the network wants one; False is a function of (x, t) alone.
+        Raises:
+            ValueError: the guidance is for another schedule, shape or other classes.
+        """
+        guidance = guidance or self.guidance
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+            raise ValueError(f"{type(guidance).__name__}: {reason}")
+        y, image = (v if v is None else v.to(self.device) for v in (y, image))
+        cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
+        return guidance(self.denoiser.walk() if walk else self.denoiser, cond)
+
     @torch.no_grad()
     def frames(
         self,
@@ -257,8 +280,7 @@ class Diffusion(pl.LightningModule):
             image: (n, K, h, w), what a network with image_channels is shown beside x; see `hint.read` and `shown`.
         """
         y = self.in_turn(n) if y is None and image is None else y
-        cond = self.condition(*(v if v is None else v.to(self.device) for v in (y, image)))
-        denoise = self.clamp((guidance or self.guidance)(self.denoiser.walk(), cond))
+        denoise = self.clamp(self.steered(y, image, guidance))
         x, noise = self.start(n, seed, first)
         training = self.training
         self.eval()
@@ -316,8 +338,9 @@ class Diffusion(pl.LightningModule):
             ValueError: not a sound checkpoint of this project.
         """
         checkpoint = read_checkpoint(find_checkpoint(path))
-        if "schedule" not in checkpoint["hyper_parameters"]:
-            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion evaluate --features")
+        if "target" not in checkpoint["hyper_parameters"]:
+            use = "sample RUN --classifier" if "schedule" in checkpoint["hyper_parameters"] else "evaluate --features"
+            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
         model = cls(**checkpoint["hyper_parameters"])
         state = dict(checkpoint["state_dict"])
         if weights == "ema":

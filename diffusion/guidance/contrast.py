@@ -1,0 +1,157 @@
+"""Guidance away from a worse prediction: classifier-free, its projected kind, and what autoguidance is made of."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.guidance.base import Guidance
+from diffusion.noise.level import Level
+
+Pair = Callable[[Tensor, Level], tuple[Prediction, Tensor]]
+
+
+class Contrast(Guidance):
+    """Go from a worse prediction through the model's own, and on.
+
+        x0 = lerp(x0_worse, x0_own, scale) = x0_own + (scale - 1) (x0_own - x0_worse)
+
+    Rescaled, because exaggeration raises the contrast: with std over an image's pixels and channels
+
+        x0 <- (rescale std(x0_own) / std(x0) + 1 - rescale) x0
+
+    The paper rescales what its network says, v; here it is x_0, in which all targets agree.
+    Source of the rescaling: Lin et al. 2023, arXiv:2305.08891, sec. 3.4, eq. 14-16.
+
+    Args:
+        scale: 0 is the worse prediction, 1 is the model's own and costs nothing more; 2 by default.
+        w: the papers' convention, scale = 1 + w; give one of the two.
+        rescale: in [0, 1]; 0 is off, .7 is the paper's.
+    Raises:
+        ValueError: both scale and w, or a rescale outside [0, 1].
+    """
+
+    def __init__(self, scale: float | None = None, w: float | None = None, rescale: float = 0.0) -> None:
+        name = type(self).__name__
+        if scale is not None and w is not None:
+            raise ValueError(f"{name}: scale = 1 + w, so give one of the two; got scale {scale:g} and w {w:g}")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"{name}: rescale must lie in [0, 1], got {rescale}")
+        self.scale = 1.0 + w if w is not None else 2.0 if scale is None else float(scale)
+        self.w = None  # kept as scale
+        self.rescale = float(rescale)
+
+    @abstractmethod
+    def pair(self, denoiser: Denoiser, cond: Condition) -> Pair | None:
+        """What gives the model's own prediction and the worse x_0; None if there is no worse one."""
+
+    def mixer(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x0_own, x0_worse) -> x0, for one walk."""
+        return lambda own, worse: torch.lerp(worse, own, self.scale)
+
+    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
+        pair = None if self.scale == 1 else self.pair(denoiser, cond)
+        if pair is None:
+            return denoiser.bind(cond)
+        mix = self.mixer()
+
+        def denoise(x, t):
+            own, worse = pair(x, t)
+            x0 = mix(own.x0, worse)
+            if self.rescale:
+                ours, theirs = (v.std((1, 2, 3), keepdim=True) for v in (own.x0, x0))
+                x0 = torch.lerp(torch.ones_like(ours), torch.where(theirs > 0, ours / theirs, 1), self.rescale) * x0
+            return predict(x, x0, t.like(x), own.var)
+
+        return denoise
+
+
+class ClassifierFree(Contrast):
+    """Go from the unconditional prediction through the conditional one, and on.
+
+        x0 = lerp(x0_uncond, x0_cond, scale)
+
+    One network call on a batch of 2B. In the paper's convention, (1 + w) cond - w uncond, scale is 1 + w.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6.
+
+    Args:
+        scale: 0 is unconditional, 1 is conditional without guidance, above 1 trades diversity for the condition;
+            2 by default.
+        w: the paper's convention, scale = 1 + w; give one of the two.
+        rescale: share, in [0, 1], of the contrast that is brought back to that of the conditional prediction.
+    """
+
+    def pair(self, denoiser: Denoiser, cond: Condition) -> Pair | None:
+        if cond.y is None:
+            return None
+        on = cond.keep if cond.keep is not None else torch.ones(len(cond.y), dtype=torch.bool, device=cond.y.device)
+        both = Condition(*(None if v is None else torch.cat([v, v]) for v in cond))
+        both = both._replace(keep=torch.cat([torch.zeros_like(on), on]))
+
+        def ask(x, t):
+            # Levels of one an image are doubled like the images.
+            t2 = t if t.t.ndim == 0 else type(t)(*(torch.cat([v, v]) for v in t))
+            pred = denoiser(torch.cat([x, x]), t2, both)
+            (uncond, given), (_, eps) = pred.x0.chunk(2), pred.eps.chunk(2)
+            return Prediction(given, eps, None if pred.var is None else pred.var.chunk(2)[1]), uncond
+
+        return ask
+
+
+class APG(ClassifierFree):
+    """Adaptive projected guidance: classifier-free without the part that only raises the contrast.
+
+        d = x0_cond - x0_uncond + momentum d_before
+        d <- d min(1, threshold / |d|)
+        x0 = x0_cond + (scale - 1) (d_orthogonal + parallel d_parallel)        with respect to x0_cond
+
+    High scales then keep colours and contrast. With parallel 1 and neither threshold nor momentum it is
+    ClassifierFree. The momentum is a walk's own memory, of its last prediction.
+    Source: Sadat et al. 2024, arXiv:2410.02416, sec. 4 and alg. 1.
+
+    Args:
+        scale: as in ClassifierFree.
+        w: the paper's convention, scale = 1 + w; give one of the two.
+        rescale: as in ClassifierFree.
+        parallel: the paper's eta, how much of the parallel part is kept; 0 is none, 1 all.
+        threshold: the largest norm |d| of an image; it grows with the number of pixels. 0 is no limit.
+        momentum: the paper's beta, in (-1, 1); negative turns towards what is new in each step.
+    Raises:
+        ValueError: a negative threshold, or a momentum outside (-1, 1).
+    """
+
+    def __init__(
+        self,
+        scale: float | None = None,
+        w: float | None = None,
+        rescale: float = 0.0,
+        parallel: float = 0.0,
+        threshold: float = 0.0,
+        momentum: float = -0.5,
+    ) -> None:
+        super().__init__(scale, w, rescale)
+        if threshold < 0 or not -1 < momentum < 1:
+            raise ValueError(f"APG: threshold >= 0 and momentum in (-1, 1), got {threshold} and {momentum}")
+        self.parallel, self.threshold, self.momentum = float(parallel), float(threshold), float(momentum)
+
+    def mixer(self) -> Callable[[Tensor, Tensor], Tensor]:
+        before: Tensor | float = 0.0
+
+        def mix(own: Tensor, worse: Tensor) -> Tensor:
+            nonlocal before
+            d = own - worse + self.momentum * before
+            before = d.detach()
+            if self.threshold:
+                d = d * (self.threshold / dot(d, d).sqrt()).clamp(max=1)
+            square = dot(own, own)
+            along = torch.where(square > 0, dot(d, own) / square, 0) * own
+            return own + (self.scale - 1) * (d - along + self.parallel * along)
+
+        return mix
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each image, (B, 1, 1, 1)."""
+    return (a * b).sum((1, 2, 3), keepdim=True)

@@ -1,0 +1,46 @@
+"""Guidance at some noise levels only."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction
+from diffusion.guidance.base import Guidance, Wrapper
+from diffusion.noise.level import Level
+
+
+class Interval(Wrapper):
+    """Any guidance between two noise levels, and nothing outside of them: there no second evaluation is paid.
+
+        on where low < sigma / alpha <= high
+
+    The ends are stated in sigma / alpha, EDM's sigma, so that they mean the same on every schedule.
+    Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5.
+
+    Args:
+        guidance: what is on inside.
+        low: sigma / alpha at and below which it is off, >= 0.
+        high: sigma / alpha above which it is off, > low.
+    Raises:
+        ValueError: low < 0, or high <= low.
+    """
+
+    def __init__(self, guidance: Guidance, low: float = 0.0, high: float = math.inf) -> None:
+        super().__init__(guidance)
+        if not 0 <= low < high:
+            raise ValueError(f"Interval: wanted 0 <= low < high in sigma / alpha, got {low:g} and {high:g}")
+        self.low, self.high = float(low), float(high)
+
+    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
+        guided, plain = self.guidance(denoiser, cond), self.off(denoiser, cond)
+
+        def denoise(x: Tensor, t: Level) -> Prediction:
+            on = (t.ratio > self.low) & (t.ratio <= self.high)
+            if bool(on.all()) or not bool(on.any()):
+                return (guided if bool(on.all()) else plain)(x, t)
+            on = on.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))  # levels of one an image, on both sides
+            pairs = zip(guided(x, t), plain(x, t), strict=True)
+            return Prediction(*(None if a is None else torch.where(on, a, b) for a, b in pairs))
+
+        return denoise

@@ -1,0 +1,134 @@
+"""Guidance by any differentiable wish: a colour, a similarity, a measurement."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.guidance.base import Guidance, Plain
+from diffusion.noise.level import Level
+from diffusion.noise.schedule import Schedule
+
+
+class CondFn(Protocol):
+    """What steers: the gradient of log p(wish | x_0) at the guess x_0, up to the size of what is wished."""
+
+    def __call__(self, x0: Tensor, t: Level) -> Tensor:
+        """(B, C, H, W) from the guess x0 (B, C, H, W) at level t, whose fields are () or (B, 1, 1, 1)."""
+
+
+class Likelihood(ABC):
+    """A CondFn made of a log-likelihood, by automatic differentiation with respect to the guess."""
+
+    @abstractmethod
+    def log_p(self, x0: Tensor, t: Level) -> Tensor:
+        """How much each guess x0 (B, C, H, W) is what is wished: log p up to a constant (B,), or minus a loss."""
+
+    def __call__(self, x0: Tensor, t: Level) -> Tensor:
+        with torch.enable_grad():
+            x0 = x0.detach().requires_grad_()
+            return torch.autograd.grad(self.log_p(x0, t).sum(), x0)[0]
+
+
+class Steer(Guidance):
+    """Add what a CondFn g(x0_hat, t) says to the score of another guidance: score += scale s, so that
+
+        x0 += sigma^2 / alpha scale s,        eps = (x - alpha x0) / sigma
+
+    "guess" takes the gradient g with respect to the guess, and the guess to move with x as that of Gaussian data of
+    standard deviation std does; no pass back through the network, and well defined where alpha = 0:
+
+        s = alpha / sigma^2 V g,    V = std^2 sigma^2 / (alpha^2 std^2 + sigma^2);    x0 += scale V g
+
+    "network" takes the gradient with respect to x_t, through the network (a pass back at each step):
+
+        s = (d x0_hat / d x_t)^T g,        so that x0 += scale Cov[x_0 | x_t] g if the network is ideal
+
+    Exact if g is the gradient of log p(wish | x_t) as a function of the guess: for a measurement y = x_0 + n of
+    Gaussian data that is (y - x0) / (Var n + V), and then both are. "network" divides errors of the network by alpha,
+    so it is at its worst near pure noise, where Interval can leave it out; where alpha = 0 it adds nothing.
+    Source: Chung et al. 2023 (DPS), arXiv:2209.14687, eq. 7 and 10, without its normalised step size; V for std 1:
+    Song et al. 2023 (Pi-GDM), openreview 9_gsMA8MRKQ, app. A.3; the covariance: Efron 2011.
+
+    Args:
+        fn: the CondFn; a class of one's own goes by import path on the command line.
+        scale: 0 is off, 1 takes fn at its word, above 1 exaggerates.
+        through: with respect to what the gradient is taken.
+        std: of the images' pixels, > 0, for "guess".
+        guidance: whose prediction is steered.
+    Raises:
+        ValueError: std <= 0, or an fn that gives no (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        fn: CondFn,
+        scale: float = 1.0,
+        through: Literal["guess", "network"] = "guess",
+        std: float = 0.5,
+        guidance: Guidance = Plain(),
+    ) -> None:
+        if std <= 0 or through not in ("guess", "network"):
+            raise ValueError(f"Steer: wanted std > 0 and through guess or network, got {std} and {through!r}")
+        self.fn, self.scale, self.through, self.std, self.guidance = fn, float(scale), through, float(std), guidance
+
+    @property
+    def num_classes(self) -> int:
+        return self.guidance.num_classes
+
+    def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
+        return self.guidance(denoiser, cond)
+
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
+        return self.guidance.refuse(schedule, shape, class_names)
+
+    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
+        base = self.guidance(denoiser, cond)
+        return base if self.scale == 0 else (self._guess if self.through == "guess" else self._network)(base)
+
+    def _guess(self, base: Denoise) -> Denoise:
+        def denoise(x, t):
+            pred, t = base(x, t), t.like(x)
+            var = self.std**2 * t.sigma**2 / (t.alpha**2 * self.std**2 + t.sigma**2)
+            return predict(x, pred.x0 + self.scale * var * self._ask(pred.x0, t), t, pred.var)
+
+        return denoise
+
+    def _network(self, base: Denoise) -> Denoise:
+        def denoise(x, t):
+            with differentiable(x, t) as (z, level):
+                pred = base(z, level)
+                g = self._ask(pred.x0.detach(), level.like(z))
+                (score,) = torch.autograd.grad(pred.x0, z, g)
+            pred = Prediction(*(None if v is None else v.detach() for v in pred))
+            return shifted(x, pred, self.scale * score, t)
+
+        return denoise
+
+    def _ask(self, x0: Tensor, t: Level) -> Tensor:
+        with differentiable(x0, t) as (z, level):
+            g = self.fn(z.detach(), level).detach()
+        if g.shape != x0.shape:
+            name, wanted, got = type(self.fn).__name__, tuple(x0.shape), tuple(g.shape)
+            raise ValueError(f"{name}: a CondFn gives a score of the guess's shape {wanted}, got {got}")
+        return g.to(x0.dtype)
+
+
+def shifted(x: Tensor, pred: Prediction, score: Tensor, t: Level) -> Prediction:
+    """The prediction whose score is larger by `score` (B, C, H, W): x0 + sigma^2 / alpha score.
+
+    Where alpha = 0 it is left as it is: there x tells nothing, and what to add is 0 / 0.
+    """
+    t = t.like(x)
+    return predict(x, pred.x0 + torch.where(t.alpha > 0, t.sigma**2 / t.alpha, 0.0) * score, t, pred.var)
+
+
+@contextmanager
+def differentiable(x: Tensor, t: Level) -> Iterator[tuple[Tensor, Level]]:
+    """Copies of x and t that gradients can be taken by, whatever mode a sampler runs in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield x.detach().clone().requires_grad_(), Level(*(v.clone() for v in t))

@@ -1,0 +1,72 @@
+"""HalfUNet: the way down of a U-Net and a linear layer, for classifiers that hear the noise level."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.nets.embed import ClockEmbedding
+from diffusion.nets.layers import Down, PixelAttention, ResBlock, check, group_norm
+
+
+class HalfUNet(nn.Module):
+    """Residual blocks told the clock, halved level by level, then the mean over pixels and a linear layer: logits.
+
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4 and app. D; they pool by attention.
+
+    Args:
+        channels: channels C of the images.
+        width: channels at full size, a multiple of 4.
+        mults: channels of each level in units of width; one more level halves the size once more.
+        blocks: residual blocks a level, >= 1.
+        attention: levels with attention after each block.
+        head_width: channels an attention head; 32 to 64 are fast.
+        dropout: probability, in [0, 1), inside of the residual blocks.
+        num_classes: number of logits.
+    Raises:
+        ValueError: attention at a level that is not there, or an image that the levels do not divide.
+    """
+
+    self_condition, image_channels = False, 0
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 32,
+        mults: Sequence[int] = (1, 2, 2),
+        blocks: int = 1,
+        attention: Sequence[int] = (2,),
+        head_width: int = 32,
+        dropout: float = 0.1,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        last = len(mults) - 1
+        if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
+            raise ValueError(
+                "HalfUNet: wanted mults of 1 or more, blocks >= 1, and attention at levels "
+                f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
+            )
+        self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks
+        self.attention, self.head_width, self.dropout = tuple(attention), head_width, dropout
+        self.num_classes = num_classes
+        self.clock = ClockEmbedding(width, 4 * width)
+        self.inc = nn.Conv2d(channels, width, 3, padding=1)
+        self.parts, c = nn.ModuleList(), width
+        for level, mult in enumerate(mults):
+            for _ in range(blocks):
+                self.parts.append(ResBlock(c, c := mult * width, 4 * width, dropout))
+                if level in attention:
+                    self.parts.append(PixelAttention(c, head_width))
+            if level < last:
+                self.parts.append(Down(c, c))
+        self.norm, self.head = group_norm(c), nn.Linear(c, num_classes)
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> logits (B, num_classes)."""
+        check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
+        features = F.silu(self.clock(clock))
+        x = self.inc(x)
+        for part in self.parts:
+            x = part(x, features) if isinstance(part, ResBlock) else part(x)
+        return self.head(F.silu(self.norm(x)).mean((2, 3)))
