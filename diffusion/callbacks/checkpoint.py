@@ -43,6 +43,9 @@ class Checkpoint(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = self._step = trainer.global_step
         self._loops = {}
+        epoch = trainer.fit_loop.epoch_progress.current
+        if epoch.ready == epoch.processed:  # resumed at the end of an epoch: Lightning would not count the next one,
+            trainer.fit_loop.reset_restart_stage()  # and resume in a wrong epoch the next time
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if trainer.global_step != self._step:
