@@ -87,8 +87,11 @@ class Evaluator:
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
         if path and path.exists():
-            read = torch.load(path, weights_only=True)
-            if read.get("provenance") == said:
+            try:
+                read = torch.load(path, weights_only=True)
+            except Exception:  # damaged, or not ours: it is only a cache
+                read = None
+            if isinstance(read, dict) and read.get("provenance") == said:
                 tell(len(images))
                 return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
         found = self.extractor.describe(images, y, tell=tell)
