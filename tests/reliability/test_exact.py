@@ -86,10 +86,10 @@ def state(run):
 
 
 def curves(run):
-    """Every logged scalar but the speed, by name: (step, value) in the order of the file."""
+    """Every logged scalar but the speed, by name: (step, value), by step (files of one second have no order)."""
     events = EventAccumulator(str(run)).Reload()
     tags = [t for t in events.Tags()["scalars"] if "images_per_s" not in t]
-    return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}
+    return {t: sorted((e.step, e.value) for e in events.Scalars(t)) for t in tags}
 
 
 def same(a, b):
