@@ -6,5 +6,18 @@ from diffusion.callbacks.ema import EMA
 from diffusion.callbacks.evaluation import Evaluation
 from diffusion.callbacks.pictures import Gif, Samples
 from diffusion.callbacks.progress import Lines, Rate
+from diffusion.callbacks.signals import Signals, Stopped
 
-__all__ = ["EMA", "Checkpoint", "Diagnostics", "DurableIO", "Evaluation", "Gif", "Lines", "Rate", "Samples"]
+__all__ = [
+    "EMA",
+    "Checkpoint",
+    "Diagnostics",
+    "DurableIO",
+    "Evaluation",
+    "Gif",
+    "Lines",
+    "Rate",
+    "Samples",
+    "Signals",
+    "Stopped",
+]

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,8 +14,10 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Lines, Rate, Samples
+from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Lines, Rate, Samples, Signals
 from diffusion.callbacks.progress import clock, interactive
+from diffusion.callbacks.signals import Stopped
+from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
 from diffusion.systems import Classifier, Diffusion, NoisyClassifier
@@ -87,13 +90,10 @@ class DiffusionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
-        self.directory, self.resume, self.at = None, None, {"global_step": 0}
+        self.directory, self.resume = None, None
         if self.training:
             root = run_root(config.out) if config.out or self.system != "Classifier" else cache_root() / "features"
             self.directory, self.resume = place(root / name, config.resume)
-        if self.resume:
-            read = runs.read_checkpoint(self.resume)
-            self.at = {k: read[k] for k in ("global_step", "epoch")}
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
         kwargs["plugins"] = [DurableIO()]
@@ -103,8 +103,8 @@ class DiffusionCLI(LightningCLI):
                 name=self.directory.parent.name,
                 version=self.directory.name,
                 default_hp_metric=False,
-                purge_step=self.at["global_step"]
-                or None,  # steps after the checkpoint are done again: drop their curves
+                # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
+                purge_step=self.resume.step if self.resume and self.resume.checkpoint["logs"] is None else None,
             )
             if self._get(self.config_init, "trainer.enable_progress_bar") is None:
                 kwargs["enable_progress_bar"] = interactive()
@@ -112,7 +112,7 @@ class DiffusionCLI(LightningCLI):
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
-            trainer.callbacks[:0] = [Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
+            trainer.callbacks[:0] = [Signals(), Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
         return trainer
 
 
@@ -150,28 +150,6 @@ def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
     return DiffusionCLI(["-c", str(config), *argv], training=False)
 
 
-def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
-    """The run directory to write to, and the checkpoint to go on from."""
-    path = None
-    if resume == "auto":
-        path, skipped = runs.resumable(experiment)
-        for reason in skipped:
-            print(f"skipped {reason}")
-        if path is None:
-            print(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
-    elif resume:
-        path = runs.find_checkpoint(resume)
-    if path is None:
-        return experiment / f"version_{runs.next_version(experiment)}", None
-    return runs.directory(path), path
-
-
-def shown(path: Path) -> Path:
-    """A path as a person would type it: relative to the current folder where it lies below it."""
-    cwd = Path.cwd()
-    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
-
-
 def tool(name: str) -> str:
     """A command of this environment as it can be typed now: by its name where the shell finds it, else by its path."""
     path = Path(sys.executable).parent / name
@@ -207,15 +185,36 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
             f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}; "
             f"run: {shown(directory)}"
         )
-        if cli.resume:
-            print(f"resuming from {shown(cli.resume)}: step {cli.at['global_step']:,}, epoch {cli.at['epoch'] + 1}")
+    if cli.resume:
+        run = runs.directory(cli.resume.path)
+        changes = differences(cli.resume, hparams_of(model), run, cli.config)
+        if trainer.is_global_zero:
+            print("\n".join([restored(cli.resume), *(f"changed: {line}" for line in changes)]))
     prepare(cli)
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        clear(directory, cli.resume)
     try:
-        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
-        hints(directory, argv, trainer)
+        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume and cli.resume.path, weights_only=True)
+    except Stopped as stop:
+        if trainer.is_global_zero:
+            step = runs.newest_step(directory)
+            print(
+                f"stopped at step {trainer.global_step:,}; "
+                + ("no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"),
+                flush=True,
+            )
+            hints(directory, argv, trainer)
+        if stop.signum == signal.SIGINT:
+            raise KeyboardInterrupt from None  # what a notebook and a caller expect
         raise
-    except Exception:
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if isinstance(error, OSError) and trainer.is_global_zero and not (directory / "config.yaml").exists():
+            said = f"{directory}: the run's folder was removed while it trained"
+            if runs.checkpoints(directory):
+                said += f"; its last state was saved there once more, go on with --resume {shown(directory)}"
+            raise FileNotFoundError(said) from error
         if not runs.checkpoints(directory) and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
             shutil.rmtree(directory, ignore_errors=True)
             for folder in made:
@@ -223,7 +222,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
                     folder.rmdir()
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:
-        if cli.resume and trainer.global_step == cli.at["global_step"]:
+        if cli.resume and trainer.global_step == cli.resume.step:
             print("this run is complete, nothing left to train; raise --trainer.max_epochs or max_steps to go on")
         elif final:
             hints(directory, argv, trainer)

@@ -89,8 +89,7 @@ class Evaluator:
         said = self.provenance[split]
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
-        read = torch.load(path, weights_only=True) if path and self.processes.first and path.exists() else {}
-        read = self.processes.agreed(read)
+        read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
         if read.get("provenance") == said:
             tell(len(images))
             return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
@@ -109,3 +108,12 @@ def repeated(y: Tensor, n: int) -> Tensor:
 def eight_bits(x: Tensor) -> Tensor:
     """Images in [-1, 1] as they would be saved: uint8, same shape."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def _cached(path: Path) -> dict:
+    """What a file of the cache holds; nothing if it is missing, damaged, or not ours."""
+    try:
+        read = torch.load(path, weights_only=True)
+    except Exception:
+        return {}
+    return read if isinstance(read, dict) else {}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.cli import main
+from diffusion.cli import COMMANDS, main
 
 from .conftest import TINY
 
@@ -168,7 +168,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "truncated", "text", "foreign", "pickle", "malicious"])
-@pytest.mark.parametrize("command", ["sample", "gif", "validate", "fit"])
+@pytest.mark.parametrize("command", ["sample", "gif", "validate", "fit", "evaluate", "nll", "describe", "edit vary"])
 def test_checkpoints_that_are_none(command, what, tiny, tmp_path, capsys):
     path, good = tmp_path / "a.ckpt", tiny / "checkpoints" / "last.ckpt"
     words = {
@@ -188,7 +188,7 @@ def test_checkpoints_that_are_none(command, what, tiny, tmp_path, capsys):
         path.write_bytes(pickle.dumps({"state_dict": {}}))
     elif what == "malicious":
         torch.save({"state_dict": Evil()}, path)
-    argv = [*FIT, "--out", tmp_path / "runs", "--resume", path] if command == "fit" else [command, path]
+    argv = [*FIT, "--out", tmp_path / "runs", "--resume", path] if command == "fit" else [*command.split(), path]
     refused(capsys, argv, "a.ckpt", words.get(what, "not a checkpoint"))
     assert not shutil.os.path.exists("/tmp/diffusion-was-here")
     assert {p.name for p in tmp_path.iterdir()} <= {"a.ckpt"}
@@ -237,7 +237,7 @@ def test_help_is_light():
     assert result.stdout.splitlines()[-1] == "[]" and "diffusion sample RUN" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "sample", "gif", "demo", "check", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     try:
         assert main([command, "--help"]) == 0
