@@ -76,6 +76,7 @@ PARTS = {
     "model": "diffusion.systems.Diffusion",
     "trainer": "pytorch_lightning.Trainer",
     "ema": "diffusion.callbacks.EMA",
+    "guard": "diffusion.callbacks.Guard",
     "samples": "diffusion.callbacks.Samples",
     "gif": "diffusion.callbacks.Gif",
     "checkpoint": "diffusion.callbacks.Checkpoint",
@@ -87,8 +88,8 @@ PARTS = {
 
 
 def top(
-    config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, samples, gif, checkpoint,
-    diagnostics, evaluation,
+    config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, guard, samples, gif,
+    checkpoint, diagnostics, evaluation,
 ):  # fmt: skip
     """The top-level keys of a configuration, as a signature for `arguments`."""
 

@@ -13,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Lines, Rate, Samples
+from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Lines, Rate, Samples
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
@@ -21,8 +21,8 @@ from diffusion.systems import Classifier, Diffusion
 from diffusion.tools import gather, suggest
 
 SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
-    "Diffusion": (Diffusion, "default.yaml", (EMA, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
-    "Classifier": (Classifier, "features.yaml", (Checkpoint,)),
+    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
 }
 LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
     "shape": "model.shape",
