@@ -37,17 +37,25 @@ class Samples(pl.Callback):
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.fast_dev_run and trainer.log_dir and not _path(trainer).exists():
-            self.draw(trainer, pl_module)
+        if not trainer.fast_dev_run:
+            self.draw(trainer, pl_module, again=False)
 
-    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sample and write the grid of this step; all ranks may call, the first one draws."""
-        if not trainer.is_global_zero or trainer.log_dir is None:
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, again: bool = True) -> None:
+        """Sample and write the grid of this step; all processes call, the first one draws.
+
+        Args:
+            again: replace the file of this step, if there is one.
+        """
+        directory = trainer.log_dir  # which asks the first process: all have to, or none
+        if not trainer.is_global_zero or directory is None:
+            return
+        path = Path(directory) / "samples" / f"step{trainer.global_step:08d}.png"
+        if path.exists() and not again:
             return
         with averaged(trainer, pl_module):
             images = viz.to_uint8(pl_module.sample(self.n, seed=pl_module.seed))
         sheet = viz.grid(images, self.columns or columns_of(pl_module))
-        viz.save_png(sheet, _path(trainer))
+        viz.save_png(sheet, path)
         if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
             rgb = np.asarray(viz.pillow(sheet).convert("RGB"))
             trainer.logger.experiment.add_image("samples", rgb, trainer.global_step, dataformats="HWC")
@@ -57,10 +65,6 @@ def columns_of(model: pl.LightningModule) -> int | None:
     """One column a class where a model has 2 to 20 of them; else a square."""
     kinds = model.num_classes or model.context_dim
     return kinds if 2 <= kinds <= 20 else None
-
-
-def _path(trainer: pl.Trainer) -> Path:
-    return Path(trainer.log_dir) / "samples" / f"step{trainer.global_step:08d}.png"
 
 
 class Gif(pl.Callback):
@@ -79,11 +83,12 @@ class Gif(pl.Callback):
         self.n, self.frames, self.fps, self.hold = n, frames, fps, hold
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.fast_dev_run or not trainer.is_global_zero or trainer.log_dir is None:
+        directory = trainer.log_dir  # which asks the first process: all have to, or none
+        if trainer.fast_dev_run or not trainer.is_global_zero or directory is None:
             return
         with averaged(trainer, pl_module):
             frames = denoising(pl_module, self.n, frames=self.frames, seed=pl_module.seed)
-        viz.save_gif(frames, Path(trainer.log_dir) / "samples" / "denoising.gif", self.fps, self.hold)
+        viz.save_gif(frames, Path(directory) / "samples" / "denoising.gif", self.fps, self.hold)
 
 
 def denoising(

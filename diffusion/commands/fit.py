@@ -14,7 +14,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
 from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Lines, Rate, Samples
+from diffusion.callbacks.processes import Processes
 from diffusion.callbacks.progress import clock, interactive
+from diffusion.commands import processes
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
 from diffusion.systems import Classifier, Diffusion
@@ -78,34 +80,36 @@ class DiffusionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
+        processes.count(config.trainer)
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
         self.directory, self.resume, self.at = None, None, {"global_step": 0}
         if self.training:
             root = run_root(config.out) if config.out or self.system == "Diffusion" else cache_root() / "features"
             self.directory, self.resume = place(root / name, config.resume)
-        if self.resume:
-            read = runs.read_checkpoint(self.resume)
-            self.at = {k: read[k] for k in ("global_step", "epoch")}
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
-        kwargs["plugins"] = [DurableIO()]
-        if self.training:
-            kwargs["logger"] = TensorBoardLogger(
-                self.directory.parent.parent,
-                name=self.directory.parent.name,
-                version=self.directory.name,
-                default_hp_metric=False,
-                purge_step=self.at["global_step"]
-                or None,  # steps after the checkpoint are done again: drop their curves
-            )
-            if self._get(self.config_init, "trainer.enable_progress_bar") is None:
-                kwargs["enable_progress_bar"] = interactive()
-        else:
-            kwargs["logger"] = False
+        kwargs["plugins"], kwargs["logger"] = [DurableIO(), *processes.plugins()], False
+        if self.training and self._get(self.config_init, "trainer.enable_progress_bar") is None:
+            kwargs["enable_progress_bar"] = interactive()
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
-            trainer.callbacks[:0] = [Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
+            self.directory, self.resume = processes.agreed(trainer, self.model, self.directory, self.resume)
+            if self.resume:
+                read = runs.read_checkpoint(self.resume)
+                self.at = {k: read[k] for k in ("global_step", "epoch")}
+            trainer.logger = False if trainer.fast_dev_run else self.log()
+            trainer.callbacks[:0] = [
+                Processes(),
+                Rate(),
+                *([] if kwargs.get("enable_progress_bar", True) else [Lines()]),
+            ]
         return trainer
+
+    def log(self) -> TensorBoardLogger:
+        """The run's curves; steps after the checkpoint are done again, so their points are dropped."""
+        place, version = self.directory.parent, self.directory.name
+        purge = self.at["global_step"] or None
+        return TensorBoardLogger(place.parent, place.name, version, default_hp_metric=False, purge_step=purge)
 
 
 def system_of(argv: list[str]) -> str:
@@ -148,9 +152,9 @@ def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
     if resume == "auto":
         path, skipped = runs.resumable(experiment)
         for reason in skipped:
-            print(f"skipped {reason}")
+            processes.say(f"skipped {reason}")
         if path is None:
-            print(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
+            processes.say(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
     elif resume:
         path = runs.find_checkpoint(resume)
     if path is None:
@@ -205,10 +209,12 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     try:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
-        hints(directory, argv, trainer)
+        if trainer.is_global_zero:
+            hints(directory, argv, trainer)
         raise
     except Exception:
-        if not runs.checkpoints(directory) and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
+        told = runs.checkpoints(directory) or list(directory.glob("nonfinite-*.json"))
+        if trainer.is_global_zero and not told and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
             shutil.rmtree(directory, ignore_errors=True)
             for folder in made:
                 if folder.is_dir() and not any(folder.iterdir()):
