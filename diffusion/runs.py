@@ -1,11 +1,13 @@
 """Runs and their checkpoints: lightning_logs/<experiment>/version_N/checkpoints/{last,step*}.ckpt."""
 
+import os
 import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
+
+from diffusion.seal import problem
 
 KEYS = ("state_dict", "hyper_parameters", "global_step", "epoch")
 
@@ -18,8 +20,11 @@ def versions(experiment: Path) -> list[Path]:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint files of a run, the one to go on from first: last.ckpt, then the newest step."""
-    files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda p: (p.stem == "last", _step(p)), reverse=True)
-    return files or sorted(run.glob("*.ckpt"), key=lambda p: (p.stem == "last", _step(p)), reverse=True)
+    for folder in (run / "checkpoints", run):
+        files = [p for p in folder.glob("*.ckpt") if not p.name.startswith(".")]  # those are half-written
+        if files:
+            return sorted(files, key=lambda p: (p.stem == "last", _step(p)), reverse=True)
+    return []
 
 
 def _step(path: Path) -> int:
@@ -49,24 +54,32 @@ def find_checkpoint(path: str | Path) -> Path:
     raise FileNotFoundError(f"{path}: no checkpoint (*.ckpt) in it, nor in a checkpoints/ or version_N/ folder below")
 
 
-def read_checkpoint(path: Path) -> dict:
-    """The contents of a checkpoint file: tensors and plain types only, so that no file can run code.
+def open_checkpoint(path: Path) -> object:
+    """What a file holds: its checksum is compared first, then tensors and plain values are read, and nothing is run.
 
     Raises:
-        ValueError: the file is truncated, corrupt, or of another program.
+        ValueError: the file is truncated, damaged, or of another program.
     """
-    if not zipfile.is_zipfile(path):
-        size = path.stat().st_size
-        raise ValueError(f"{path}: truncated, or not a checkpoint ({size:,} bytes); use another file of its folder")
+    if said := problem(path):
+        raise ValueError(f"{path}: {said}; use another file of its folder")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: not a checkpoint of this project: it holds more than tensors and plain values, "
             "and such a file could run code, so it is not opened"
         ) from error
-    except (RuntimeError, EOFError, KeyError, UnicodeDecodeError, IndexError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: corrupt, or not a checkpoint; use another file of its folder") from error
+    except Exception as error:  # of a foreign archive, anything; none of it is the reader's fault
+        raise ValueError(f"{path}: not a checkpoint of this project; use another file of its folder") from error
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The contents of a checkpoint of this project; see `open_checkpoint`.
+
+    Raises:
+        ValueError: the file is truncated, damaged, or of another program.
+    """
+    checkpoint = open_checkpoint(path)
     missing = [k for k in KEYS if k not in checkpoint] if isinstance(checkpoint, dict) else list(KEYS)
     if missing or "net" not in checkpoint["hyper_parameters"]:
         raise ValueError(
@@ -75,24 +88,48 @@ def read_checkpoint(path: Path) -> dict:
     return checkpoint
 
 
-def resumable(experiment: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, and what was passed over on the way.
+def resumable(folder: Path) -> tuple[Path | None, dict | None, dict[Path, str]]:
+    """The newest sound checkpoint of a run or experiment, what it holds, and why newer files were passed over.
 
-    Looks at the newest run that has any checkpoint; unreadable files are skipped for the next older one.
+    Looks at the newest run first.
     """
-    skipped = []
-    for run in reversed(versions(experiment)):
+    skipped = {}
+    for run in [folder, *reversed(versions(folder))]:
         for path in checkpoints(run):
             try:
-                read_checkpoint(path)
+                return path, read_checkpoint(path), skipped
             except (ValueError, OSError) as error:
-                skipped.append(str(error))
-            else:
-                return path, skipped
-    return None, skipped
+                skipped[path] = str(error)
+    return None, None, skipped
+
+
+def newest_step(run: Path) -> int | None:
+    """The step of the newest step file of a run, by its name."""
+    return max((_step(p) for p in checkpoints(run)), default=-1) if checkpoints(run) else None
 
 
 def next_version(experiment: Path) -> int:
     """The number of the next run of an experiment."""
     existing = versions(experiment)
     return int(existing[-1].name[8:]) + 1 if existing else 0
+
+
+def logs(run: Path) -> dict[str, int]:
+    """The lengths in bytes of a run's files that only ever grow: event files and metrics.jsonl."""
+    files = [*run.glob("events.out.tfevents.*"), *run.glob("metrics.jsonl")]
+    return {p.name: p.stat().st_size for p in files}
+
+
+def rewind(run: Path, lengths: dict[str, int]) -> None:
+    """Bring a run's logs back to the lengths they had when a checkpoint was written.
+
+    What was logged after it belongs to steps that are done again. Nothing is touched where none of the files is: the
+    checkpoint was copied from elsewhere.
+    """
+    if not any((run / name).is_file() for name in lengths):
+        return
+    for name, size in logs(run).items():
+        if name not in lengths and name.startswith("events"):
+            (run / name).unlink()
+        elif size > lengths.get(name, 0):
+            os.truncate(run / name, lengths.get(name, 0))

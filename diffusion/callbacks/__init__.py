@@ -6,6 +6,22 @@ from diffusion.callbacks.ema import EMA
 from diffusion.callbacks.evaluation import Evaluation
 from diffusion.callbacks.guard import Guard
 from diffusion.callbacks.pictures import Gif, Samples
+from diffusion.callbacks.processes import Processes
 from diffusion.callbacks.progress import Lines, Rate
+from diffusion.callbacks.signals import Signals, Stopped
 
-__all__ = ["EMA", "Checkpoint", "Diagnostics", "DurableIO", "Evaluation", "Gif", "Guard", "Lines", "Rate", "Samples"]
+__all__ = [
+    "EMA",
+    "Checkpoint",
+    "Diagnostics",
+    "DurableIO",
+    "Evaluation",
+    "Gif",
+    "Guard",
+    "Lines",
+    "Processes",
+    "Rate",
+    "Samples",
+    "Signals",
+    "Stopped",
+]

@@ -1,6 +1,8 @@
 """Checkpoints that are there when they are needed: written whole, often, and at the end."""
 
 import os
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,41 +10,105 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from diffusion import runs
+from diffusion.callbacks.signals import Stopped
+from diffusion.seal import seal
 from diffusion.tools import atomic
 
 
 class Checkpoint(pl.callbacks.Checkpoint):
-    """checkpoints/last.ckpt and the newest step files, every n steps and at the last step of training.
+    """checkpoints/last.ckpt and the newest step files, every n steps, at the last step and when a signal comes.
 
-    Saved inside the training loop, also at its end: a file written after `fit` would resume in the wrong epoch.
+    What is saved is the state after a whole optimizer step, and it is saved once all that belongs to the step is done:
+    its log, and a validation and the end of an epoch that follow it. So a run that goes on from a file neither repeats
+    nor leaves out a point of its curves. The lengths of the run's logs are saved too (`runs.rewind`).
 
     Args:
         every_n_steps: optimizer steps between two checkpoints, >= 1.
-        keep: step files that are kept, >= 1; last.ckpt is another name of the newest.
+        keep: step files that are kept, >= 1; last.ckpt is another name of the newest. With 2 there is one to go back
+            to when the newest is damaged.
     Raises:
         ValueError: every_n_steps < 1 or keep < 1.
     """
 
-    def __init__(self, every_n_steps: int = 500, keep: int = 1) -> None:
+    def __init__(self, every_n_steps: int = 500, keep: int = 2) -> None:
         if every_n_steps < 1 or keep < 1:
             raise ValueError(f"Checkpoint: every_n_steps and keep must be at least 1, got {every_n_steps} and {keep}")
         self.every_n_steps, self.keep = every_n_steps, keep
-        self._saved = -1  # gradient accumulation calls back several times at one step
+        self._saved = self._step = -1  # gradient accumulation calls back several times at one step
+        self._loops: dict = {}  # Lightning's counters as they were after that step, which is where it resumes best
+
+    # --- when -------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = self._step = trainer.global_step
+        self._loops = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        ends = trainer.should_stop or step >= trainer.estimated_stepping_batches
-        due = ends or step % self.every_n_steps == 0
-        if not due or step == self._saved or trainer.fast_dev_run or trainer.log_dir is None:
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._loops = trainer.fit_loop.state_dict()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if self._step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ends = trainer.should_stop or self._step >= trainer.estimated_stepping_batches
+        if ends or self._step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, Stopped):
+            return  # of an error in mid-step nothing is known; the last good file stays
+        if exception.validating:
+            if trainer.global_step >= trainer.fit_loop.max_steps >= 0:
+                return  # Lightning would take the run for complete, and never do this validation
+            self._loops = in_validation(trainer.fit_loop.state_dict())
+        try:
+            self.save(trainer)
+        except OSError as error:
+            warnings.warn(f"no checkpoint could be written now: {error}; the last good one stays", stacklevel=1)
+
+    # --- what -------------------------------------------------------------------------------------------
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write this step's file, if there is none yet, give it the name last.ckpt, and remove the oldest."""
+        step = self._step
+        if step == self._saved or not self._loops or trainer.fast_dev_run or trainer.log_dir is None:
             return
         self._saved = step
-        directory = Path(trainer.log_dir) / "checkpoints"
-        path = directory / f"step{step:08d}.ckpt"
+        run = Path(trainer.log_dir)
+        if trainer.is_global_zero and not run.exists():
+            warnings.warn(
+                f"{run}: the run's folder was removed; checkpoints go on there, its earlier files and curves are lost",
+                stacklevel=1,
+            )
+        path = run / "checkpoints" / f"step{step:08d}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            link(path, directory / "last.ckpt")
-            for old in sorted(directory.glob("step*.ckpt"))[: -self.keep]:
-                old.unlink()
+            link(path, path.with_name("last.ckpt"))
+            for old in sorted(path.parent.glob("step*.ckpt"))[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        if not self._loops or trainer.global_step != self._step:
+            return
+        checkpoint["loops"]["fit_loop"] = self._loops
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.log_dir is not None:
+            checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
+
+
+def in_validation(loops: dict) -> dict:
+    """Lightning's counters as if validation had just begun: it is then done again, from its first batch."""
+    progress = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    begun = {"total": dict(progress), "current": dict(progress), "is_last_batch": False}
+    return loops | {"epoch_loop.val_loop.batch_progress": begun}
 
 
 def link(source: Path, target: Path) -> None:
@@ -52,11 +118,14 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            temporary.write_bytes(source.read_bytes())
+            shutil.copyfile(source, temporary)
 
 
 class DurableIO(TorchCheckpointIO):
-    """Write beside the target, sync, rename: a kill or a full disk leaves the old file or the new one, never half."""
+    """Write beside the target, seal, sync, rename: a kill or a full disk leaves the old file or the new.
+
+    A file is read only after its checksum has been compared, and only tensors and plain values are read from it.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -64,7 +133,23 @@ class DurableIO(TorchCheckpointIO):
         try:
             with atomic(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
-        except RuntimeError as error:  # torch's own word for a failed write
-            if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+                seal(temporary)
+        except (OSError, RuntimeError) as error:
+            torch_s = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(
+                error
+            )  # its word for a failed write
+            if isinstance(error, RuntimeError) and not torch_s:
                 raise
-            raise OSError(f"{path}: could not be written (is the disk full?); the last good one is kept") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "is the disk full?"
+            kind = type(error) if isinstance(error, OSError) else OSError
+            raise kind(
+                getattr(error, "errno", None) or 0,
+                f"the checkpoint could not be written ({reason}); the last good one is kept, free the place and "
+                "go on with --resume",
+                str(path),
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return (
+            super().load_checkpoint(path, *args, **kwargs) if "://" in str(path) else runs.open_checkpoint(Path(path))
+        )

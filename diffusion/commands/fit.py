@@ -3,6 +3,7 @@
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,10 +14,24 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Lines, Rate, Samples
-from diffusion.callbacks.processes import Processes
+from diffusion.callbacks import (
+    EMA,
+    Checkpoint,
+    Diagnostics,
+    DurableIO,
+    Evaluation,
+    Gif,
+    Guard,
+    Lines,
+    Processes,
+    Rate,
+    Samples,
+    Signals,
+)
 from diffusion.callbacks.progress import clock, interactive
+from diffusion.callbacks.signals import Stopped
 from diffusion.commands import processes
+from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
 from diffusion.systems import Classifier, Diffusion
@@ -82,7 +97,7 @@ class DiffusionCLI(LightningCLI):
         config = self.config
         processes.count(config.trainer)
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
-        self.directory, self.resume, self.at = None, None, {"global_step": 0}
+        self.directory, self.resume = None, None
         if self.training:
             root = run_root(config.out) if config.out or self.system == "Diffusion" else cache_root() / "features"
             self.directory, self.resume = place(root / name, config.resume)
@@ -94,22 +109,21 @@ class DiffusionCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
             self.directory, self.resume = processes.agreed(trainer, self.model, self.directory, self.resume)
-            if self.resume:
-                read = runs.read_checkpoint(self.resume)
-                self.at = {k: read[k] for k in ("global_step", "epoch")}
             trainer.logger = False if trainer.fast_dev_run else self.log()
-            trainer.callbacks[:0] = [
-                Processes(),
-                Rate(),
-                *([] if kwargs.get("enable_progress_bar", True) else [Lines()]),
-            ]
+            lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
+            trainer.callbacks[:0] = [Processes(), Signals(), Rate(), *lines]
         return trainer
 
     def log(self) -> TensorBoardLogger:
-        """The run's curves; steps after the checkpoint are done again, so their points are dropped."""
-        place, version = self.directory.parent, self.directory.name
-        purge = self.at["global_step"] or None
-        return TensorBoardLogger(place.parent, place.name, version, default_hp_metric=False, purge_step=purge)
+        """The run's curves."""
+        return TensorBoardLogger(
+            self.directory.parent.parent,
+            name=self.directory.parent.name,
+            version=self.directory.name,
+            default_hp_metric=False,
+            # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
+            purge_step=self.resume.step if self.resume and self.resume.checkpoint["logs"] is None else None,
+        )
 
 
 def system_of(argv: list[str]) -> str:
@@ -144,28 +158,6 @@ def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
     if not config.is_file():
         raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
     return DiffusionCLI(["-c", str(config), *argv], training=False)
-
-
-def place(experiment: Path, resume: str) -> tuple[Path, Path | None]:
-    """The run directory to write to, and the checkpoint to go on from."""
-    path = None
-    if resume == "auto":
-        path, skipped = runs.resumable(experiment)
-        for reason in skipped:
-            processes.say(f"skipped {reason}")
-        if path is None:
-            processes.say(f"--resume auto: no checkpoint in {shown(experiment)} yet, starting a new run")
-    elif resume:
-        path = runs.find_checkpoint(resume)
-    if path is None:
-        return experiment / f"version_{runs.next_version(experiment)}", None
-    return runs.directory(path), path
-
-
-def shown(path: Path) -> Path:
-    """A path as a person would type it: relative to the current folder where it lies below it."""
-    cwd = Path.cwd()
-    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
 
 
 def tool(name: str) -> str:
@@ -203,15 +195,30 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
             f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}; "
             f"run: {shown(directory)}"
         )
-        if cli.resume:
-            print(f"resuming from {shown(cli.resume)}: step {cli.at['global_step']:,}, epoch {cli.at['epoch'] + 1}")
-    prepare(cli)
-    try:
-        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C and SIGTERM
+    if cli.resume:
+        run = runs.directory(cli.resume.path)
+        changes = differences(cli.resume, hparams_of(model), run, cli.config)
         if trainer.is_global_zero:
+            print("\n".join([restored(cli.resume), *(f"changed: {line}" for line in changes)]))
+    prepare(cli)
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        clear(directory, cli.resume)
+    try:
+        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume and cli.resume.path, weights_only=True)
+    except Stopped as stop:
+        if trainer.is_global_zero:
+            step = runs.newest_step(directory)
+            print(
+                f"stopped at step {trainer.global_step:,}; "
+                + ("no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"),
+                flush=True,
+            )
             hints(directory, argv, trainer)
+        if stop.signum == signal.SIGINT:
+            raise KeyboardInterrupt from None  # what a notebook and a caller expect
         raise
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        raise KeyboardInterrupt from None
     except Exception:
         told = runs.checkpoints(directory) or list(directory.glob("nonfinite-*.json"))
         if trainer.is_global_zero and not told and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
@@ -221,7 +228,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
                     folder.rmdir()
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:
-        if cli.resume and trainer.global_step == cli.at["global_step"]:
+        if cli.resume and trainer.global_step == cli.resume.step:
             print("this run is complete, nothing left to train; raise --trainer.max_epochs or max_steps to go on")
         elif final:
             hints(directory, argv, trainer)

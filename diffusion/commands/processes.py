@@ -1,7 +1,7 @@
 """Several processes: how many there are, and one decision for all of them.
 
-Lightning finds out who started the processes (torchrun, and so SageMaker's torch_distributed; srun; else itself). What it
-leaves open, or gets wrong, is here.
+Lightning finds out who started the processes: torchrun, and so SageMaker's torch_distributed; srun; else itself. What
+it leaves open, or gets wrong, is here.
 """
 
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from pytorch_lightning.utilities import rank_zero_only
+
+from diffusion.commands.resume import Resume, place
 
 DECIDED = "DIFFUSION_RUN"  # what the first process tells those that it starts
-say = rank_zero_only(print)  # once, however many processes there are
 
 
 def count(trainer: dict) -> None:
@@ -41,7 +41,9 @@ def launched() -> bool:
     return DECIDED in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
-def agreed(trainer: pl.Trainer, model: pl.LightningModule, run: Path, resume: Path | None) -> tuple[Path, Path | None]:
+def agreed(
+    trainer: pl.Trainer, model: pl.LightningModule, run: Path, resume: Resume | None
+) -> tuple[Path, Resume | None]:
     """The first process's run directory and checkpoint, for all.
 
     Each would find its own, and the first has made its folder by the time the others look for the next free number.
@@ -53,17 +55,17 @@ def agreed(trainer: pl.Trainer, model: pl.LightningModule, run: Path, resume: Pa
     strategy = trainer.strategy
     if trainer.world_size == 1 or not hasattr(strategy, "cluster_environment"):
         return run, resume
+    mine = [str(run), str(resume.path) if resume else None]
     if isinstance(strategy.cluster_environment, LightningEnvironment):
         if trainer.num_nodes > 1:
-            raise ValueError(
-                "several machines: start one process a device with torchrun or srun; see docs/processes.md"
-            )
+            raise ValueError("several machines: start a process for each device with torchrun or srun")
         if not launched():
-            os.environ[DECIDED] = json.dumps([str(run), str(resume) if resume else None])
+            os.environ[DECIDED] = json.dumps(mine)
         decided = json.loads(os.environ[DECIDED])
     else:
         strategy.connect(model)
         strategy.setup_environment()  # Lightning does so again, and finds it done
-        decided = strategy.broadcast([str(run), str(resume) if resume else None])
-    run, resume = decided
-    return Path(run), Path(resume) if resume else None
+        decided = strategy.broadcast(mine)
+    if decided[1] != mine[1]:
+        resume = place(run.parent, decided[1])[1] if decided[1] else None
+    return Path(decided[0]), resume

@@ -155,7 +155,7 @@ def test_a_finished_run_that_is_resumed_is_asked_nothing(tmp_path):
     again = Diagnostics(20)
     t = trainer(tmp_path, [EMA(0.9), again], max_epochs=1)
     t.fit(model(), Digits(batch_size=160, limit=320), ckpt_path=tmp_path / FOLDER / "last.ckpt", weights_only=True)
-    assert again._probed == -1 and again.best[0] == 0 and again.trained == 320
+    assert again._probed == -1 and again.best[0] == 2 and again.trained == 320  # saved after its validation
 
 
 def test_what_was_said_and_the_best_step_are_in_the_checkpoint():

@@ -20,7 +20,7 @@ def test_a_run_directory_has_everything(tiny):
         "samples",
     }
     assert {p.name for p in (tiny / "samples").iterdir()} == {"denoising.gif", "step00000005.png", "step00000010.png"}
-    assert {p.name for p in (tiny / "checkpoints").iterdir()} == {"last.ckpt", "step00000010.ckpt"}
+    assert {p.name for p in (tiny / "checkpoints").iterdir()} == {"last.ckpt", "step00000009.ckpt", "step00000010.ckpt"}
     config = yaml.safe_load((tiny / "config.yaml").read_text())
     assert config["model"]["net"]["init_args"]["widths"] == [8, 16] and config["ema"]["decay"] == 0.999
 

@@ -1,0 +1,59 @@
+"""A checksum inside a checkpoint file, so that it goes wherever the file goes and finds a single flipped byte.
+
+torch.save writes a zip archive, and such an archive may end in a comment. Ours is "sha256:" and 64 hexadecimal digits:
+the hash of every byte before them. Every reader of zip archives, torch.load among them, takes the file as it is.
+"""
+
+import hashlib
+import struct
+import zipfile
+from pathlib import Path
+
+END = b"PK\x05\x06"  # the zip archive's last record: signature, 16 bytes, length of the comment
+RECORD = 22
+MARK = b"sha256:"
+COMMENT = len(MARK) + 64
+
+
+def seal(path: Path) -> None:
+    """Add the checksum to a file that torch.save has just written."""
+    with open(path, "r+b") as file:
+        file.seek(-2, 2)
+        file.write(struct.pack("<H", COMMENT) + MARK)
+        file.write(_digest(path, file.tell(), file))
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with a file that should be a whole, unchanged checkpoint; None if it is one.
+
+    Files from before there was a seal are checked by the CRC-32 of each record, which torch.load does not look at.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - RECORD - COMMENT))
+        tail = file.read()
+        plain = tail[-RECORD:]
+        if tail.startswith(END) and tail[RECORD - 2 :].startswith(struct.pack("<H", COMMENT) + MARK):
+            if _digest(path, size - 64, file) == tail[-64:]:
+                return None
+            return "damaged: its contents do not match its checksum"
+    if not (plain.startswith(END) and plain.endswith(b"\0\0")):
+        return f"truncated, damaged, or not a checkpoint ({size:,} bytes)"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                return f"damaged: the checksum of its record {bad} does not match"
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError, KeyError):
+        return "damaged: its table of contents cannot be read"
+    return None
+
+
+def _digest(path: Path, count: int, file) -> bytes:
+    """SHA-256 of a file's first `count` bytes, in hexadecimal; `file` is left where it was."""
+    file.flush()
+    found = hashlib.sha256()
+    with open(path, "rb") as reader:
+        while count and (block := reader.read(min(count, 2**20))):
+            found.update(block)
+            count -= len(block)
+    return found.hexdigest().encode()
