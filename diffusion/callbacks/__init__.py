@@ -6,8 +6,8 @@ from diffusion.callbacks.ema import EMA
 from diffusion.callbacks.evaluation import Evaluation
 from diffusion.callbacks.guard import Guard
 from diffusion.callbacks.pictures import Gif, Samples
-from diffusion.callbacks.processes import Processes
 from diffusion.callbacks.progress import Lines, Rate
+from diffusion.callbacks.ranks import Ranks
 from diffusion.callbacks.signals import Signals, Stopped
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Gif",
     "Guard",
     "Lines",
-    "Processes",
+    "Ranks",
     "Rate",
     "Samples",
     "Signals",

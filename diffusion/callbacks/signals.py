@@ -7,7 +7,7 @@ from types import FrameType
 
 import pytorch_lightning as pl
 
-from diffusion.callbacks.processes import Agreement
+from diffusion.callbacks.ranks import Agreement
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 

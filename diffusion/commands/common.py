@@ -1,6 +1,7 @@
 """What the commands that start from a checkpoint share: arguments, model, sampler, guidance, places to write."""
 
 import inspect
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -59,8 +60,9 @@ def device(name: str) -> torch.device:
     Raises:
         ValueError: an unknown name, or a GPU where there is none.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":  # of several processes, each has its own GPU
+        own = int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
+        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
@@ -128,6 +130,6 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.parent / f".{path.name}.probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have been here
     except OSError as error:
         raise type(error)(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from error

@@ -12,6 +12,7 @@ from diffusion.guidance import Guidance
 from diffusion.metrics.base import Metric, known, metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.extractor import to_labels
+from diffusion.processes import Processes, together
 from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
 
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> int:
     jobs = [
         (k, setting, *choose(parser, args, own, m, setting)) for k, (_, m) in enumerate(models) for setting in settings
     ]
-    evaluate(args, open_runs(models, args, data_options), jobs, metrics)
+    with together() as processes:
+        evaluate(args, open_runs(models, args, data_options, processes), jobs, metrics, processes)
     return 0
 
 
@@ -72,20 +74,25 @@ def choose(
     return choose_sampler(parser, model, chosen, [*own, *more]), choose_guidance(model, chosen.scale)
 
 
-def evaluate(args: Namespace, opened: list[Opened], jobs: list[tuple], metrics: list[Metric]) -> None:
+def evaluate(
+    args: Namespace, opened: list[Opened], jobs: list[tuple], metrics: list[Metric], processes: Processes
+) -> None:
     """Measure every job (number of its run, setting of the sweep, sampler, guidance), and print what came out."""
     usable = [measurable(run, metrics, args) for run in opened]
     print(f"judge: {described(opened[0])}")
     for warning in opened[0].evaluator.warnings(args.n):
         print(f"warning: {warning}")
     records = []
-    costs = [args.n * cost(sampler, opened[k].model.denoiser.schedule) for k, _, sampler, _ in jobs]
-    with progress(sum(costs)) as bar:
+    part = processes.part(args.n)
+    costs = [(part.stop - part.start) * cost(s, opened[k].model.denoiser.schedule) for k, _, s, _ in jobs]
+    with progress(sum(costs), processes) as bar:
         for (k, setting, sampler, guidance), work in zip(jobs, costs, strict=True):
             bar.set_description(f"{type(sampler).__name__} {getattr(sampler, 'steps', '')}".strip(), refresh=False)
             before = bar.n
-            records.append(measure(opened[k], args, sampler, guidance, usable[k], bar) | {"asked": setting})
+            records.append(measure(opened[k], args, sampler, guidance, usable[k], bar, processes) | {"asked": setting})
             bar.update(work - (bar.n - before))  # what was known already
+    if not processes.first:
+        return
     if args.sweep:
         for k, run in enumerate(opened):
             sweep.report(run, [r for r, job in zip(records, jobs, strict=True) if job[0] == k], args)

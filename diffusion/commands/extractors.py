@@ -13,22 +13,31 @@ from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.inception import Inception
 from diffusion.paths import REPO, cache_root
+from diffusion.processes import Processes
 from diffusion.systems import Classifier
 from diffusion.tools import spec
 
 
-def open_extractor(data: ImageData, wanted: str = "auto", device: torch.device | str = "cpu") -> Extractor:
+def open_extractor(
+    data: ImageData,
+    wanted: str = "auto",
+    device: torch.device | str = "cpu",
+    processes: Processes = Processes(),
+) -> Extractor:
     """The extractor for a data set.
 
     Args:
         wanted: "auto", a run or checkpoint of a Classifier, or "Inception:FILE".
     Raises:
-        ValueError: it is for other images or classes; the message lists the right ones.
+        ValueError: it is for other images or classes (the message lists the right ones), or it is yet to be trained
+            and several processes want it.
     """
     name = type(data).__name__
     if wanted == "auto":
         run = folder(data)
-        if not runs.versions(run):
+        if not processes.agreed(bool(runs.versions(run))):
+            if processes.size > 1:
+                raise ValueError(f"there is no classifier of {name} yet: run this once in one process, which trains it")
             train(data)
         model = Classifier.load(run, device)
     elif wanted.partition(":")[0] == "Inception":
@@ -73,10 +82,12 @@ def right(data: ImageData) -> list[str]:
     return ["auto", *fitting, *(["Inception:FILE"] if data.channels in (1, 3) else [])]
 
 
-def open_evaluator(data: ImageData, extractor: Extractor) -> Evaluator:
+def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes = Processes()) -> Evaluator:
     """The judge of samples of a data set, its real features cached."""
     train, test = data.arrays("train"), data.arrays("test")
     every = 0.2 if sys.stderr.isatty() else 15
-    with tqdm(total=len(train[0]) + len(test[0]), desc="real images", unit="img", mininterval=every, delay=2) as bar:
+    total = (len(train[0]) + len(test[0])) // processes.size
+    options = {"unit": "img", "mininterval": every, "delay": 2, "disable": not processes.first}
+    with tqdm(total=total, desc="real images", **options) as bar:
         cache = cache_root() / "references"
-        return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update)
+        return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update, processes)

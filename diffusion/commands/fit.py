@@ -23,14 +23,13 @@ from diffusion.callbacks import (
     Gif,
     Guard,
     Lines,
-    Processes,
     Rate,
     Samples,
     Signals,
 )
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.callbacks.signals import Stopped
-from diffusion.commands import processes
+from diffusion.commands import launch
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
@@ -95,7 +94,7 @@ class DiffusionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
-        processes.count(config.trainer)
+        launch.count(config.trainer)
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
         self.directory, self.resume = None, None
         if self.training:
@@ -103,15 +102,15 @@ class DiffusionCLI(LightningCLI):
             self.directory, self.resume = place(root / name, config.resume)
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
-        kwargs["plugins"], kwargs["logger"] = [DurableIO(), *processes.plugins()], False
+        kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
         if self.training and self._get(self.config_init, "trainer.enable_progress_bar") is None:
             kwargs["enable_progress_bar"] = interactive()
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
-            self.directory, self.resume = processes.agreed(trainer, self.model, self.directory, self.resume)
+            self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
             trainer.logger = False if trainer.fast_dev_run else self.log()
             lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
-            trainer.callbacks[:0] = [Processes(), Signals(), Rate(), *lines]
+            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines]
         return trainer
 
     def log(self) -> TensorBoardLogger:

@@ -27,6 +27,7 @@ from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator, eight_bits
 from diffusion.noise import Schedule
+from diffusion.processes import Processes
 from diffusion.samplers import Sampler
 from diffusion.systems import Diffusion
 from diffusion.tools import atomic, spec
@@ -55,7 +56,9 @@ def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Diffusion
     return [(file, Diffusion.load(file, args.weights, device(args.device)).requires_grad_(False)) for file in files]
 
 
-def open_runs(models: list[tuple[Path, Diffusion]], args: Namespace, data_options: list[str]) -> list[Opened]:
+def open_runs(
+    models: list[tuple[Path, Diffusion]], args: Namespace, data_options: list[str], processes: Processes = Processes()
+) -> list[Opened]:
     """The checkpoints with the judges of their data; the same judge for the same data.
 
     Raises:
@@ -67,7 +70,8 @@ def open_runs(models: list[tuple[Path, Diffusion]], args: Namespace, data_option
         key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
         if key not in judges:
             data.prepare_data()
-            judges[key] = open_evaluator(data, open_extractor(data, args.features, model.device))
+            extractor = open_extractor(data, args.features, model.device, processes)
+            judges[key] = open_evaluator(data, extractor, processes)
         step = runs.read_checkpoint(path)["global_step"]
         opened.append(Opened(path, hashlib.sha256(path.read_bytes()).hexdigest()[:12], step, model, data, judges[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
@@ -95,16 +99,28 @@ def setting_of(run: Opened, args: Namespace, sampler: Sampler, guidance: Guidanc
 
 
 def measure(
-    run: Opened, args: Namespace, sampler: Sampler, guidance: Guidance, metrics: list[Metric], bar: tqdm
+    run: Opened,
+    args: Namespace,
+    sampler: Sampler,
+    guidance: Guidance,
+    metrics: list[Metric],
+    bar: tqdm,
+    processes: Processes = Processes(),
 ) -> dict:
-    """The record of a setting: read where it was measured before, else sampled, judged and written."""
+    """The record of a setting: read where it was measured before, else sampled, judged and written.
+
+    Processes share the samples and their features; all then have the same figures, and the first writes them.
+    """
     setting = setting_of(run, args, sampler, guidance)
     place = run.folder / name_of(setting)
     record = json.loads(place.read_text()) if place.is_file() and not args.again else {"figures": []}
+    record = processes.agreed(record)
     known = {figure["metric"] for figure in record["figures"]}
     missing = [metric for metric in metrics if not set(metric.better) <= known]
     if missing:
-        images, y, seconds, evaluations = samples(run, args, sampler, guidance, place.with_suffix(".npz"), bar)
+        images, y, seconds, evaluations = samples(
+            run, args, sampler, guidance, place.with_suffix(".npz"), bar, processes
+        )
         kept = run.evaluator.describe(images, run.model.condition(y).y)
         for metric in missing:
             if isinstance(metric, Bits):
@@ -120,8 +136,9 @@ def measure(
             "machine": machine(run.model.device),
             "figures": [{k: v for k, v in f.items() if k != "name"} for f in lines.values()],
         }
-        with atomic(place) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        if processes.first:
+            with atomic(place) as temporary:
+                temporary.write_text(json.dumps(record, indent=1) + "\n")
     wanted = {name for metric in metrics for name in metric.better}
     return record | {"figures": [f for f in record["figures"] if f["metric"] in wanted], "file": str(place)}
 
@@ -140,23 +157,31 @@ def name_of(setting: dict) -> str:
 
 
 def samples(
-    run: Opened, args: Namespace, sampler: Sampler, guidance: Guidance, file: Path, bar: tqdm
+    run: Opened,
+    args: Namespace,
+    sampler: Sampler,
+    guidance: Guidance,
+    file: Path,
+    bar: tqdm,
+    processes: Processes = Processes(),
 ) -> tuple[Tensor, Tensor | None, float, float]:
     """Images uint8 (n, C, H, W), what was asked for, seconds, and network evaluations an image; kept ones if any."""
     labelled = run.model.num_classes or run.model.context_dim
     y = run.evaluator.labels(args.n) if labelled else None
-    if file.is_file() and not args.again:
+    if processes.agreed(file.is_file() and not args.again):
         with np.load(file) as kept:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2), y, *map(float, kept["cost"])
     counted, done, begun = Counted(guidance, bar.update), [], time.perf_counter()
-    for first in range(0, args.n, args.batch_size):
-        part = slice(first, min(first + args.batch_size, args.n))
+    share = processes.part(args.n)
+    for first in range(share.start, share.stop, args.batch_size):
+        part = slice(first, min(first + args.batch_size, share.stop))
         mine = None if y is None else y[part]
         for frame in run.model.frames(part.stop - first, mine, args.seed, sampler, counted, first):  # noqa: B007
             pass
         done.append(eight_bits(frame.x).cpu())
-    images, seconds, evaluations = torch.cat(done), time.perf_counter() - begun, counted.images / args.n
-    if args.keep:
+    images, evaluations = processes.gather(torch.cat(done)), counted.images / (share.stop - share.start)
+    seconds = processes.agreed(time.perf_counter() - begun)
+    if args.keep and processes.first:
         asked = np.full(args.n, -1) if y is None else y.numpy()
         with atomic(file) as temporary:
             array = images.permute(0, 2, 3, 1).numpy()
@@ -194,10 +219,11 @@ def cost(sampler: Sampler, schedule: Schedule) -> int:
     return calls
 
 
-def progress(total: int) -> tqdm:
-    """A bar of image evaluations with the time left; on a log, a line now and then."""
+def progress(total: int, processes: Processes = Processes()) -> tqdm:
+    """A bar of this process's image evaluations with the time left; on a log, a line now and then."""
     every = 0.5 if sys.stderr.isatty() else 15
-    return tqdm(total=total, desc="sampling", unit="eval", unit_scale=True, mininterval=every, smoothing=0.05)
+    options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
+    return tqdm(total=total, desc="sampling", disable=not processes.first, **options)
 
 
 def bits(run: Opened, args: Namespace, split: str) -> Tensor:

@@ -3,13 +3,17 @@
 import shutil
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from diffusion import viz
 from diffusion.callbacks.pictures import columns_of
 from diffusion.commands.common import check_writable, open_run, sampling_parser
+from diffusion.processes import together
+from diffusion.systems import Diffusion
 from diffusion.tools import atomic
 
 
@@ -24,10 +28,27 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--out {args.out}: this folder is not empty; give a new one")
     check_writable(args.out if args.out.suffix else args.out / "x")
     y = model.in_turn(args.n, args.label)
-    started = time.perf_counter()
-    x = model.sample(args.n, y, args.seed, sampler, guidance, args.batch_size, progress=True)
-    seconds = time.perf_counter() - started
-    images = viz.to_uint8(x)
+    with together() as processes:
+        started = time.perf_counter()
+        part = processes.part(args.n)
+        x = model.sample(
+            part.stop - part.start, None if y is None else y[part], args.seed, sampler, guidance, args.batch_size,
+            progress=processes.first, first=part.start,
+        )  # fmt: skip
+        images = viz.to_uint8(processes.gather(x))
+        seconds = time.perf_counter() - started
+        if processes.first:
+            write(args, model, images, y)
+            print(
+                f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
+                f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, "
+                f"{model.device}{f' x {processes.size}' if processes.size > 1 else ''}"
+            )
+    return 0
+
+
+def write(args: Namespace, model: Diffusion, images: np.ndarray, y: Tensor | None) -> None:
+    """The pictures in the form that the name of --out asks for."""
     if args.out.suffix == ".png":
         columns = args.columns or (columns_of(model) if args.label is None else None)
         viz.save_png(viz.grid(images, columns), args.out)
@@ -37,11 +58,6 @@ def main(argv: list[str]) -> int:
             np.savez_compressed(temporary, images=images, labels=labels)
     else:
         save_folder(images, args.out)
-    print(
-        f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
-        f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, {model.device}"
-    )
-    return 0
 
 
 def save_folder(images: np.ndarray, folder: Path) -> None:

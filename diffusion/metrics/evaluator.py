@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
 from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
+from diffusion.processes import Processes
 from diffusion.tools import atomic
 
 FEW = 10  # images a feature, below which a covariance is poorly known
@@ -26,6 +27,7 @@ class Evaluator:
         train, test: its images uint8 (N, C, H, W) and labels (N,) or contexts (N, K).
         cache: folder of the features' files; None keeps none.
         tell: called with a number of images when they are done.
+        processes: that share the images to be described; all of them must make the same calls.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class Evaluator:
         test: tuple[Tensor, Tensor],
         cache: Path | None = None,
         tell=lambda n: None,
+        processes: Processes = Processes(),
     ) -> None:
-        self.extractor, self.data, self.cache = extractor, data, cache
+        self.extractor, self.data, self.cache, self.processes = extractor, data, cache, processes
         (images, y), (unseen, its) = train, test
         one, other = mixed(to_labels(y)), mixed(to_labels(its))
         self.y = y[one]
@@ -53,7 +56,7 @@ class Evaluator:
 
     def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
         """Samples, uint8 (N, C, H, W), as metrics see them."""
-        return self.extractor.describe(images, y, tell=tell)
+        return self.extractor.describe(images, y, tell=tell, processes=self.processes)
 
     def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
         """Every figure of the samples."""
@@ -86,13 +89,13 @@ class Evaluator:
         said = self.provenance[split]
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
-        if path and path.exists():
-            read = torch.load(path, weights_only=True)
-            if read.get("provenance") == said:
-                tell(len(images))
-                return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
-        found = self.extractor.describe(images, y, tell=tell)
-        if path:
+        read = torch.load(path, weights_only=True) if path and self.processes.first and path.exists() else {}
+        read = self.processes.agreed(read)
+        if read.get("provenance") == said:
+            tell(len(images))
+            return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
+        found = self.describe(images, y, tell)
+        if path and self.processes.first:
             with atomic(path) as temporary:
                 torch.save({"provenance": said, "features": found.features, "logits": found.logits}, temporary)
         return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.metrics.base import Features
+from diffusion.processes import Processes
 
 
 class Extractor(NamedTuple):
@@ -39,19 +40,27 @@ class Extractor(NamedTuple):
         return ""
 
     @torch.no_grad()
-    def describe(self, images: Tensor, labels: Tensor | None, batch: int = 256, tell=lambda n: None) -> Features:
+    def describe(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        batch: int = 256,
+        tell=lambda n: None,
+        processes: Processes = Processes(),
+    ) -> Features:
         """The features of uint8 images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
 
         Args:
             tell: called with the number of images done, after each batch.
+            processes: that share the images; each gets all features.
         """
         device = next(self.net.parameters()).device
         pixels, found = images.float() / 127.5 - 1, []
-        for part in pixels.split(batch):
+        for part in pixels[processes.part(len(pixels))].split(batch):
             features = self.net.features(part.to(device))
             found.append((features.float().cpu(), self.net.head(features).float().cpu()))
             tell(len(part))
-        features, logits = (torch.cat(v) for v in zip(*found, strict=True))
+        features, logits = (processes.gather(torch.cat(v)) for v in zip(*found, strict=True))
         return Features(pixels, features, logits, to_labels(labels))
 
 

@@ -64,12 +64,16 @@ class Inception(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) in [-1, 1] -> (B, 2048)."""
-        x = x.float().expand(-1, 3, -1, -1)
-        return self.body(F.interpolate(x, (299, 299), mode="bilinear", align_corners=False))
+        return self.body(prepared(x))
 
     def extractor(self) -> Extractor:
         """For images of any size."""
         return Extractor.of(self, "Inception")
+
+
+def prepared(x: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) -> (B, 3, 299, 299), what the network is shown."""
+    return F.interpolate(x.float().expand(-1, 3, -1, -1), (299, 299), mode="bilinear", align_corners=False)
 
 
 def uncounted(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

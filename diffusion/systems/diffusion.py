@@ -238,6 +238,7 @@ class Diffusion(pl.LightningModule):
         guidance: Guidance | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        first: int = 0,
     ) -> Tensor:
         """n images (n, C, H, W) in [-1, 1] on the CPU; see `frames` for the arguments.
 
@@ -254,9 +255,10 @@ class Diffusion(pl.LightningModule):
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
         every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
         with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
-            for first in range(0, n, batch_size):
-                last = min(first + batch_size, n)
-                walk = self.frames(last - first, None if y is None else y[first:last], seed, sampler, guidance, first)
+            for at in range(0, n, batch_size):
+                part = slice(at, min(at + batch_size, n))
+                mine = None if y is None else y[part]
+                walk = self.frames(part.stop - at, mine, seed, sampler, guidance, first + at)
                 for frame in walk:
                     x = frame.x
                     bar.update()

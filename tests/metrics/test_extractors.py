@@ -7,7 +7,7 @@ from torch import nn
 from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
 from diffusion.metrics.extractor import Extractor, fingerprint
 from diffusion.metrics.features import FeatureNet
-from diffusion.metrics.inception import Inception
+from diffusion.metrics.inception import Inception, prepared
 from diffusion.viz import to_uint8
 
 
@@ -95,6 +95,16 @@ def test_inception_is_the_published_network(inception, monkeypatch):
     found = inception.features(2 * x - 1)
     assert found.shape == (2, 2048) and expected.abs().max() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 48, 20), (3, 320, 400)])
+def test_images_are_prepared_as_published(shape):
+    """clean-fid's own resizing in the mode of the published PyTorch figures: no antialiasing, no rounding."""
+    resize = pytest.importorskip("cleanfid.resize").build_resizer("legacy_pytorch")
+    x = images(2, shape)
+    rgb = x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    theirs = torch.stack([torch.from_numpy(resize(image)).permute(2, 0, 1) for image in rgb])
+    torch.testing.assert_close((prepared(x / 127.5 - 1) + 1) * 127.5, theirs, rtol=0, atol=1e-3)  # of 255
 
 
 def test_the_pools_leave_their_padding_out(inception):

@@ -54,7 +54,7 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-class Processes(pl.Callback):
+class Ranks(pl.Callback):
     """Let a run go on with another number of processes or another batch size, and keep Lightning's hands off signals.
 
     The loader knows how many images of the epoch have been seen (`Batches`); Lightning counts batches, and would end

@@ -1,0 +1,73 @@
+"""Sampling and judging shared by the processes that torchrun starts."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Processes:
+    """One process of `size`, number `rank`: what part of n things is its own, and how the parts come together.
+
+    By itself, the only one; `together` gives the one of a torchrun. Image k is a function of (seed, k), so the images
+    of any number of processes are the same.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def first(self) -> bool:
+        """The process that prints and writes."""
+        return self.rank == 0
+
+    def part(self, n: int) -> slice:
+        """Which of n things are this process's: a run of them, one more for the first n % size processes.
+
+        Raises:
+            ValueError: there are fewer things than processes.
+        """
+        if n < self.size:
+            raise ValueError(f"{n} images are too few to share over {self.size} processes; start fewer")
+        share, rest = divmod(n, self.size)
+        begin = self.rank * share + min(self.rank, rest)
+        return slice(begin, begin + share + (self.rank < rest))
+
+    def gather(self, mine: Tensor) -> Tensor:
+        """The parts of all processes, in the order of the whole, on the CPU; all of them must call."""
+        if self.size == 1:
+            return mine
+        parts: list = [None] * self.size
+        dist.all_gather_object(parts, mine.cpu())
+        return torch.cat(parts)
+
+    def agreed(self, value):
+        """The first process's value, on all of them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """All processes of a torchrun, joined over gloo; this one alone where there is none. Only the first prints.
+
+    A process that fails ends alone; torchrun then stops the others.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield Processes()
+        return
+    dist.init_process_group("gloo", timeout=timedelta(hours=12))  # one waits while another samples
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing if dist.get_rank() else sys.stdout):
+            yield Processes(dist.get_rank(), dist.get_world_size())
+        dist.barrier()  # the first writes what all have made
+    finally:
+        dist.destroy_process_group()
