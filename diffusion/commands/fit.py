@@ -23,6 +23,7 @@ from diffusion.callbacks import (
     Gif,
     Guard,
     Lines,
+    Ranks,
     Rate,
     Samples,
     Signals,
@@ -236,9 +237,16 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
 
 def prepare(cli: DiffusionCLI) -> None:
     """What the evaluation callback judges with, if it is on; its classifier is trained first where there is none."""
-    from diffusion.commands.extractors import open_evaluator, open_extractor  # which train by `fit`
+    from diffusion.commands.extractors import folder, open_evaluator, open_extractor  # which train by `fit`
 
     evaluation = next((c for c in cli.trainer.callbacks if isinstance(c, Evaluation)), None)
+    if evaluation and evaluation.every_n_epochs and evaluation.features == "auto" and cli.trainer.world_size > 1:
+        if not runs.versions(folder(cli.datamodule)):
+            name = type(cli.datamodule).__name__
+            raise ValueError(
+                f"there is no classifier of {name} to judge samples with; train it in one process first: "
+                f"{tool('diffusion')} fit -c configs/features_{name.lower()}.yaml"
+            )
     if evaluation and evaluation.every_n_epochs and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
         cli.datamodule.prepare_data()
         extractor = open_extractor(cli.datamodule, evaluation.features, cli.trainer.strategy.root_device)
