@@ -71,6 +71,9 @@ class Diagnostics(pl.Callback):
         some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))
         self._spectrum = Spectrum(_plain(images[some]))
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
+        kinds = getattr(trainer.datamodule, "num_classes", 0) or getattr(trainer.datamodule, "context_dim", 0)
+        takes = pl_module.num_classes or pl_module.context_dim
+        self._say(trainer, advice.labels_unused(kinds, takes, pl_module.objective.drop))
         self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
         if self.images:

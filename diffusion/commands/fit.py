@@ -186,7 +186,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     cli = DiffusionCLI(argv)
     trainer, model, directory = cli.trainer, cli.model, cli.directory
     made = [p for p in (directory.parent, directory.parent.parent) if not p.exists()]
-    if not trainer.fast_dev_run:
+    if trainer.is_global_zero and not trainer.fast_dev_run:
         writable(directory)
     params = sum(p.numel() for p in model.parameters())
     if trainer.is_global_zero:
