@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.callbacks import advice
-from diffusion.callbacks.ema import EMA
+from diffusion.callbacks.ema import EMA, whole
 from diffusion.callbacks.levels import BINS, NAMES, Probe, Ratio, Spectrum, bins, ideal, law, ratio
-from diffusion.callbacks.pictures import averaged
+from diffusion.callbacks.pictures import averaged, sharded
 
 SHARE = 200  # a probe of n images waits for n * SHARE trained ones: n images of work against 0.5 % of theirs
 MOMENTS = 4096  # images for the second moments, and no more than MEMORY / 2 pixels of them
@@ -64,7 +64,9 @@ class Diagnostics(pl.Callback):
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
         arrays = getattr(trainer.datamodule, "arrays", None)
-        if arrays is None or not trainer.is_global_zero:  # loaders of someone else: no fixed images to ask about
+        if (
+            arrays is None or not trainer.is_global_zero or sharded(pl_module)
+        ):  # loaders of someone else: no fixed images to ask about
             return
         (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
         fits = MEMORY // images[0].numel()
@@ -98,7 +100,7 @@ class Diagnostics(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._norm = torch.nn.utils.get_total_norm(grads)
+            self._norm = whole(torch.nn.utils.get_total_norm(grads))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Keep references to what the step has computed; look at them, and so wait for the device, when due."""
@@ -215,7 +217,7 @@ def distance(ema: EMA, pl_module: pl.LightningModule) -> Tensor:
     weights = dict(pl_module.named_parameters())
     raw = [weights[k].detach().float() for k in ema.shadow]
     away = torch._foreach_norm(torch._foreach_sub(list(ema.shadow.values()), raw))
-    return torch.stack(away).norm() / torch.stack(torch._foreach_norm(raw)).norm()
+    return whole(torch.stack(away).norm() / torch.stack(torch._foreach_norm(raw)).norm())
 
 
 def _ema(trainer: pl.Trainer) -> EMA | None:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from diffusion import runs
 from diffusion.callbacks.advice import Advice
-from diffusion.callbacks.ema import EMA
+from diffusion.callbacks.ema import EMA, whole
 from diffusion.tools import atomic
 
 
@@ -273,9 +274,12 @@ def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> i
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
-    """The largest absolute value, in one pass: not finite if any is not, and only then."""
-    total = torch.nn.utils.get_total_norm(tensors, float("inf"))
-    return total.full_tensor() if hasattr(total, "full_tensor") else total
+    """The largest absolute value, in one pass: not finite if any is not, and only then.
+
+    Of tensors that are sharded over processes, which may leave some with nothing, it is the Euclidean norm.
+    """
+    sharded = any(isinstance(v, DTensor) for v in tensors)
+    return whole(torch.nn.utils.get_total_norm(tensors, 2.0 if sharded else float("inf")))
 
 
 def _scaled(trainer: pl.Trainer) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from diffusion import viz
 from diffusion.callbacks.ema import EMA
@@ -17,8 +18,15 @@ def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule):
     return ema.applied(pl_module) if ema else nullcontext()
 
 
+def sharded(pl_module: pl.LightningModule) -> bool:
+    """Are its weights spread over processes? One alone cannot draw or ask anything then."""
+    return any(isinstance(p, DTensor) for p in pl_module.parameters())
+
+
 class Samples(pl.Callback):
     """Draw the same pictures (seed, labels) every few epochs and at the end: to samples/*.png and TensorBoard.
+
+    Not of weights that are sharded over processes.
 
     Args:
         every_n_epochs: epochs between two grids, >= 1; 0 draws at the end only.
@@ -47,7 +55,7 @@ class Samples(pl.Callback):
             again: replace the file of this step, if there is one.
         """
         directory = trainer.log_dir  # which asks the first process: all have to, or none
-        if not trainer.is_global_zero or directory is None:
+        if not trainer.is_global_zero or directory is None or sharded(pl_module):
             return
         path = Path(directory) / "samples" / f"step{trainer.global_step:08d}.png"
         if path.exists() and not again:
@@ -84,7 +92,7 @@ class Gif(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         directory = trainer.log_dir  # which asks the first process: all have to, or none
-        if trainer.fast_dev_run or not trainer.is_global_zero or directory is None:
+        if trainer.fast_dev_run or not trainer.is_global_zero or directory is None or sharded(pl_module):
             return
         with averaged(trainer, pl_module):
             frames = denoising(pl_module, self.n, frames=self.frames, seed=pl_module.seed)

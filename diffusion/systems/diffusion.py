@@ -8,6 +8,8 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoiser
@@ -161,6 +163,17 @@ class Diffusion(pl.LightningModule):
             return rise
         done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
         return rise * (1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+    def configure_model(self) -> None:
+        """Under Lightning's ModelParallelStrategy the network is one FSDP2 unit over the data-parallel processes.
+
+        Each keeps its part of the weights, gradients and the optimizer's state between two steps.
+        """
+        mesh, net = self.device_mesh, self.denoiser.net  # no mesh elsewhere
+        if mesh is not None and not any(isinstance(p, DTensor) for p in net.parameters()):
+            net.to(memory_format=torch.contiguous_format)  # all that FSDP2 takes
+            # Sharded again after each forward pass: so are then the weights that validation swaps for the averages.
+            fully_shard(net, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
     # --- conditions -------------------------------------------------------------------------------------
 
