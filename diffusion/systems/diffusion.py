@@ -126,7 +126,9 @@ class Diffusion(pl.LightningModule):
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
         objective = Objective(drop=0.0, guess=0.0)
         loss = objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
+        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        count = len(x0) * self.trainer.world_size
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
 
     def configure_optimizers(self) -> dict:
         fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
