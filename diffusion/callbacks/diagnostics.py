@@ -64,10 +64,8 @@ class Diagnostics(pl.Callback):
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
         arrays = getattr(trainer.datamodule, "arrays", None)
-        if (
-            arrays is None or not trainer.is_global_zero or sharded(pl_module)
-        ):  # loaders of someone else: no fixed images to ask about
-            return
+        if arrays is None or not trainer.is_global_zero or sharded(pl_module):
+            return  # loaders of someone else: no fixed images to ask about; or a network that no process has whole
         (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
         fits = MEMORY // images[0].numel()
         some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))

@@ -137,7 +137,7 @@ def test_fsdp2_takes_the_steps_of_ddp(tmp_path):
     total = a[0]["total"]
     assert a[0]["mine"] + a[1]["mine"] == total and max(p["mine"] for p in a) < 0.75 * total
     assert b[0]["mine"] == b[1]["mine"] == total
-    assert a[0]["val"] == pytest.approx(b[0]["val"], rel=1e-3)
+    assert a[0]["val"] == pytest.approx(b[0]["val"], rel=1e-5)
     files = (tmp_path / n / "x" / "version_0" / "checkpoints" / "last.ckpt" for n in ("fsdp", "ddp"))
     x, y = (torch.load(file, weights_only=True) for file in files)
     for mine, its in ((f["state_dict"], f["callbacks"]["EMA"]["shadow"]) for f in (x, y)):
@@ -193,4 +193,5 @@ def test_torchrun_is_told_to_stop(tmp_path):
     finally:
         process.kill()
     said = (tmp_path / "said.txt").read_text()
-    assert "stopped at step" in said and "exitcode: 143" in re.sub(r"exitcode\s*:", "exitcode:", said) or "143" in said
+    assert said.count("stopped at step") == 1 and "Traceback" not in said.partition("stopped at step")[0], said
+    assert resume(2, tmp_path, LIMIT)[0] == [0, 0]
