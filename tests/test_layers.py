@@ -13,7 +13,7 @@ GROUPS = {
     "objective": 5,
     "metrics": 5, "bench": 5,
     "runs": 5, "systems": 6,
-    "callbacks": 7,
+    "callbacks": 7, "plots": 6,
     "commands": 8,
     "cli": 9, "__main__": 10,
 }  # fmt: skip

@@ -115,7 +115,7 @@ class Discrete(Schedule):
 class Ramp(Discrete):
     """A rise from beta_start to beta_end, written for 1,000 steps and rescaled by 1000 / T to any other T.
 
-    Without the rescaling alpha-bar at T is .375 for T = 100: sampling would start from a prior never trained.
+    Without the rescaling alpha-bar at T is .364 for T = 100: sampling would start from a prior never trained.
     Rescaled betas are clipped at .999, which acts below T = 21 at the default ends.
 
     Args:

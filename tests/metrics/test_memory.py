@@ -38,7 +38,7 @@ def trained(images, y, steps, batch=32):
 def test_learning_by_heart_trips_the_alert(limit, alarm):
     data = Digits(limit=limit)
     images, y = data.arrays("train")
-    model = trained(images, y, 1200)
+    model = trained(images, y, 2000)
     extractor = Extractor.of(
         train_classifier(*(lambda x, y: (x.float() / 127.5 - 1, y))(*Digits().arrays("train"))), ""
     )

@@ -1,0 +1,53 @@
+"""A network of another package as one of ours."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.nets.layers import check
+
+
+class DiffusersUNet(nn.Module):
+    """diffusers' UNet2DModel: its options, our contract. For its design or its weights.
+
+    Labels become its class labels, and one label more than there are classes is the learned null. It hears the clock
+    as its timestep, which is an index 0 .. 999 in its design: choose a discrete schedule, or one whose clock is 1000 t.
+
+    Args:
+        channels: C of an image.
+        options: arguments of UNet2DModel, such as {"block_out_channels": [32, 64], "layers_per_block": 1}; those that
+            follow from the data (channels, classes) are not among them.
+        num_classes: classes of the labels; 0 for none.
+    Raises:
+        ModuleNotFoundError: diffusers is not installed.
+        ValueError: an option that UNet2DModel does not have, or that follows from the data.
+    """
+
+    self_condition, image_channels = False, 0  # it takes an image, and nothing beside it
+
+    def __init__(self, channels: int = 3, options: dict[str, Any] | None = None, num_classes: int = 0) -> None:
+        try:
+            from diffusers import UNet2DModel
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("diffusers is missing: pip install 'litdiffusion[diffusers]'") from error
+        super().__init__()
+        self.channels, self.options, self.num_classes = channels, dict(options or {}), num_classes
+        given = {"in_channels": channels, "out_channels": channels}
+        if num_classes:
+            given["num_class_embeds"] = num_classes + 1
+        if twice := sorted({*given, "num_class_embeds"} & set(self.options)):
+            raise ValueError(f"DiffusersUNet: {', '.join(twice)} follow from the data; leave them out of options")
+        try:
+            self.body = UNet2DModel(**given, **self.options)
+        except TypeError as error:
+            raise ValueError(f"DiffusersUNet: options: {error}; UNet2DModel's arguments are wanted") from error
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W)."""
+        check(self, x, 2 ** (len(self.body.config.block_out_channels) - 1), "give fewer block_out_channels")
+        labels = None
+        if self.num_classes:
+            null = torch.full((len(x),), self.num_classes, device=x.device)
+            labels = null if y is None else y if keep is None else torch.where(keep, y, null)
+        return self.body(x, clock, class_labels=labels).sample
