@@ -100,7 +100,7 @@ def build(value: Any) -> Any:
         return value
     if "class_path" not in value:
         return {k: build(v) for k, v in value.items()}
-    module, _, name = value["class_path"].rpartition(".")
+    module, _, name = str(value["class_path"]).rpartition(".")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -108,10 +108,24 @@ def build(value: Any) -> Any:
             f"cannot import {value['class_path']!r}, which this file was made with: {error}; "
             f"if it is a module of yours, start from its folder"
         ) from error
+    if not is_part(kind):
+        raise ValueError(
+            f"{value['class_path']!r} is no part of a model, and calling it could do anything, so it is not called; "
+            "parts are torch modules, and classes of this project or derived from them"
+        )
     try:
         return kind(**build(value.get("init_args") or {}))
     except TypeError as error:
         raise ValueError(f"{value['class_path']}: {error}") from error
+
+
+def is_part(kind: Any) -> bool:
+    """May a file name this class? A spec comes from a file of anybody's, and os.system is importable too."""
+    if not inspect.isclass(kind):
+        return False
+    homes = [(base.__module__, base.__name__) for base in kind.__mro__]
+    mine = [m.split(".")[1] for m, _ in homes if m.startswith("diffusion.")]
+    return not {"commands", "cli"} & {*mine} and (bool(mine) or ("torch.nn.modules.module", "Module") in homes)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ class Checkpoint(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = self._step = trainer.global_step
         self._loops = {}
+        epoch = trainer.fit_loop.epoch_progress.current
+        if epoch.ready == epoch.processed:  # resumed at the end of an epoch: Lightning would not count the next one,
+            trainer.fit_loop.reset_restart_stage()  # and resume in a wrong epoch the next time
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if trainer.global_step != self._step:
@@ -62,9 +66,10 @@ class Checkpoint(pl.callbacks.Checkpoint):
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, Stopped):
+        removed = isinstance(exception, OSError) and trainer.log_dir and not Path(trainer.log_dir).exists()
+        if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
             return  # of an error in mid-step nothing is known; the last good file stays
-        if exception.validating:
+        if getattr(exception, "validating", False):
             if trainer.global_step >= trainer.fit_loop.max_steps >= 0:
                 return  # Lightning would take the run for complete, and never do this validation
             self._loops = in_validation(trainer.fit_loop.state_dict())
@@ -84,7 +89,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         run = Path(trainer.log_dir)
         if trainer.is_global_zero and not run.exists():
             warnings.warn(
-                f"{run}: the run's folder was removed; checkpoints go on there, its earlier files and curves are lost",
+                f"{run}: the run's folder was removed; it is made anew for this checkpoint, the other files are lost",
                 stacklevel=1,
             )
         path = run / "checkpoints" / f"step{step:08d}.ckpt"
@@ -99,7 +104,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
             return
         checkpoint["loops"]["fit_loop"] = self._loops
         for logger in trainer.loggers:
-            logger.save()
+            with suppress(OSError):  # of a folder that is gone; training will stop at the next log
+                logger.save()
         if trainer.log_dir is not None:
             checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
 

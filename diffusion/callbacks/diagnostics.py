@@ -11,6 +11,7 @@ from diffusion.callbacks import advice
 from diffusion.callbacks.ema import EMA, whole
 from diffusion.callbacks.levels import BINS, NAMES, Probe, Ratio, Spectrum, bins, ideal, law, ratio
 from diffusion.callbacks.pictures import averaged, sharded
+from diffusion.noise.level import Level
 
 SHARE = 200  # a probe of n images waits for n * SHARE trained ones: n images of work against 0.5 % of theirs
 MOMENTS = 4096  # images for the second moments, and no more than MEMORY / 2 pixels of them
@@ -23,8 +24,8 @@ class Diagnostics(pl.Callback):
     Errors are in units of the best linear denoiser of the training images (`Spectrum`), so that they mean the same
     for every target, weight and schedule: 1 is no better than linear. In training they are those of the steps since
     the last log. In validation, now and then, a fixed set of training and of test images is asked at fixed levels
-    with fixed noise, and once more with shuffled labels. No training randomness is used. A resumed run starts the
-    training window anew; what was said and the lowest val/loss are in the checkpoint.
+    with fixed noise, and once more with shuffled labels. No training randomness is used. What was said, the lowest
+    val/loss and the steps since the last log are in the checkpoint.
 
     Args:
         images: of each split in a probe, >= 0; 0 leaves probes and their advice out.
@@ -51,16 +52,25 @@ class Diagnostics(pl.Callback):
         return "Diagnostics"
 
     def state_dict(self) -> dict:
-        return {"said": list(self.said), "trained": self.trained, "best": list(self.best)}
+        state = {"said": list(self.said), "trained": self.trained, "best": list(self.best)}
+        if self._window:
+            columns = zip(*((error, *t) for error, t in self._window), strict=True)
+            state["window"] = [torch.cat([v.flatten() for v in column]).cpu() for column in columns]
+        return state
 
     def load_state_dict(self, state: dict) -> None:
         self.said, self.trained, self.best = list(state["said"]), state["trained"], tuple(state["best"])
+        if "window" in state:
+            error, *t = state["window"]
+            self._window.append((error, Level(*t)))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._window.clear()  # before a checkpoint is restored
 
     # --- once -------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the data and the levels, and choose the images of the probes."""
-        self._window.clear()
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
         arrays = getattr(trainer.datamodule, "arrays", None)
@@ -120,10 +130,10 @@ class Diagnostics(pl.Callback):
         """The mean error of each level since the last look, in units of the linear denoiser's."""
         if not self._window:
             return {}
-        error = torch.cat([e for e, _ in self._window]).double().cpu()
-        alpha, sigma = (torch.cat([getattr(t, f).flatten() for _, t in self._window]) for f in ("alpha", "sigma"))
+        error = torch.cat([e.cpu() for e, _ in self._window]).double()
+        alpha, sigma = (torch.cat([getattr(t, f).flatten().cpu() for _, t in self._window]) for f in ("alpha", "sigma"))
         self._window.clear()
-        log_snr = 2 * (alpha.double().log() - sigma.double().log()).cpu()
+        log_snr = 2 * (alpha.double().log() - sigma.double().log())
         k, error = bins(log_snr), error / self._spectrum.error(log_snr)
         count = torch.bincount(k, minlength=BINS)
         mean = torch.bincount(k, error, minlength=BINS) / count

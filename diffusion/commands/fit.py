@@ -219,7 +219,12 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
         raise
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
         raise KeyboardInterrupt from None
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and trainer.is_global_zero and not (directory / "config.yaml").exists():
+            said = f"{directory}: the run's folder was removed while it trained"
+            if runs.checkpoints(directory):
+                said += f"; its last state was saved there once more, go on with --resume {shown(directory)}"
+            raise FileNotFoundError(said) from error
         told = runs.checkpoints(directory) or list(directory.glob("nonfinite-*.json"))
         if trainer.is_global_zero and not told and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
             shutil.rmtree(directory, ignore_errors=True)

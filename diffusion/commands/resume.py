@@ -107,7 +107,8 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
         ValueError: the model itself would be another one.
     """
     old = resume.checkpoint["hyper_parameters"]
-    changed = {k: (old.get(k), hparams.get(k)) for k in sorted({*old, *hparams}) if old.get(k) != hparams.get(k)}
+    names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
+    changed = {k: (old.get(k), hparams.get(k)) for k in names if old.get(k) != hparams.get(k)}
     wrong = [
         line for k, pair in changed.items() if k in MODEL or k not in hparams for line in compared(f"model.{k}", *pair)
     ]
@@ -133,6 +134,8 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
             return [*lines, f"{shown(run)}/config.yaml cannot be read, so it is not compared"]
         now = plain(config)
+        for each in (before, now):  # linked to seed_everything, and not written
+            ((each.get("data") or {}).get("init_args") or {}).pop("seed", None)
         for k in sorted({*before, *now} - {*PLACES}):
             if k in before and k in now:
                 lines += compared(k, before[k], now[k])

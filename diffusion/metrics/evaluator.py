@@ -89,9 +89,14 @@ class Evaluator:
         said = self.provenance[split]
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
-        read = torch.load(path, weights_only=True) if path and self.processes.first and path.exists() else {}
+        read = None
+        if path and self.processes.first and path.exists():
+            try:
+                read = torch.load(path, weights_only=True)
+            except Exception:  # damaged, or not ours: it is only a cache
+                pass
         read = self.processes.agreed(read)
-        if read.get("provenance") == said:
+        if isinstance(read, dict) and read.get("provenance") == said:
             tell(len(images))
             return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
         found = self.describe(images, y, tell)

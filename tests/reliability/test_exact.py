@@ -1,0 +1,202 @@
+"""A run that is killed anywhere and resumed is the uninterrupted run: every number, to the bit (on the CPU)."""
+
+import shutil
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffusion import Diffusion, runs
+from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Stopped
+from diffusion.data import Digits
+from diffusion.nets import AttentionUNet
+from diffusion.noise import Cosine
+from diffusion.noise.times import LossAware
+from diffusion.objective import Objective
+from diffusion.samplers import DDIM
+
+EPOCHS, BATCHES = 3, 6
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing of ours saves anything because of it."""
+
+
+class Killer(pl.Callback):
+    """Raise at the given hook for the n-th time."""
+
+    def __init__(self, hook: str, at: int) -> None:
+        self.left = at
+
+        def kill(*args):
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+        setattr(self, hook, kill)
+
+
+def parts():
+    torch.manual_seed(0)
+    net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1)
+    objective = Objective(times=LossAware(bins=2, history=4))
+    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"}
+    return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, **options)
+
+
+def train(folder, killer=None, every=1, signals=False, data=None, **options):
+    """Go on from the newest sound checkpoint, or start; the module, EMA and trainer."""
+    path, read, _ = runs.resumable(folder / "x" / "version_0")
+    if read:
+        runs.rewind(folder / "x" / "version_0", read["logs"])
+    else:
+        shutil.rmtree(folder / "x", ignore_errors=True)  # the command takes a new folder
+    ema = EMA(0.9)
+    callbacks = [*([Signals()] if signals else []), *([killer] if killer else []), ema, Rate(), Diagnostics(0)]
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=pl.loggers.TensorBoardLogger(folder, name="x", version=0, default_hp_metric=False),
+        callbacks=[*callbacks, Checkpoint(every, keep=2)], num_sanity_val_steps=0, plugins=[DurableIO()],
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2, use_distributed_sampler=False,
+        **({"max_epochs": EPOCHS, "limit_val_batches": 2} | options),
+    )  # fmt: skip
+    model = parts()
+    try:
+        trainer.fit(model, data or Digits(batch_size=8, limit=8 * BATCHES), ckpt_path=path, weights_only=True)
+    except Killed:
+        return None
+    return model, ema, trainer
+
+
+def state(run):
+    """All that the last checkpoint holds of the training, by name."""
+    read = runs.read_checkpoint(run / "checkpoints" / "last.ckpt")
+    found = {f"raw {k}": v for k, v in read["state_dict"].items()}
+    found |= {f"ema {k}": v for k, v in read["callbacks"]["EMA"]["shadow"].items()}
+    found["ema updates"] = read["callbacks"]["EMA"]["updates"]
+    for k, slots in read["optimizer_states"][0]["state"].items():
+        found |= {f"adam {k} {name}": v for name, v in slots.items()}
+    found["schedule"] = {k: v for k, v in read["lr_schedulers"][0].items() if not callable(v)}
+    found |= {f"times {k}": v for k, v in read["times"].items()}
+    loops = read["loops"]["fit_loop"]
+    found |= {"step": read["global_step"], "loader": loops["state_dict"]["combined_loader"]}
+    found["batches"] = loops["epoch_loop.batch_progress"]["total"]
+    return found
+
+
+def curves(run):
+    """Every logged scalar but the speed, by name: (step, value) in the order of the file."""
+    events = EventAccumulator(str(run)).Reload()
+    tags = [t for t in events.Tags()["scalars"] if "images_per_s" not in t]
+    return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}
+
+
+def same(a, b):
+    for k in a.keys() | b.keys():
+        equal = torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k]
+        assert equal, (k, a[k], b[k])
+
+
+OPTIONS = {
+    "epochs": {},
+    "steps": {"max_epochs": -1, "max_steps": 16},
+    "accumulation": {"accumulate_grad_batches": 4},  # 2 steps an epoch, the second of 2 batches
+    "validation within epochs": {"val_check_interval": 2},
+    "every second epoch": {"check_val_every_n_epoch": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted runs, made when first asked for."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            train(folder, **OPTIONS[name])
+            made[name] = state(folder / "x" / "version_0"), curves(folder / "x" / "version_0")
+        return made[name]
+
+    return run
+
+
+HOOKS = {
+    "on_train_batch_start": (2, 7, 8, 13),  # before any step of the epoch, within it, in the next ones
+    "on_before_optimizer_step": (2, 4),
+    "on_train_batch_end": (1, 6, 12),  # a step done but nothing of it logged or saved; an epoch's last
+    "on_validation_batch_start": (1, 2),
+    "on_validation_end": (1, 2),  # its loss is logged
+    "on_train_epoch_end": (1,),
+}
+QUICK = [("on_train_batch_end", "epochs", 4), ("on_validation_batch_start", "accumulation", 1)]
+CASES = [
+    pytest.param(hook, kind, every, marks=() if (hook, kind, every) in QUICK else pytest.mark.slow)
+    for hook in HOOKS
+    for kind in OPTIONS
+    for every in (1, 4)
+]
+
+
+@pytest.mark.parametrize("hook, kind, every", CASES)
+def test_killed_anywhere(hook, kind, every, whole, tmp_path):
+    """Two or more kills of one kind in one run, then to the end."""
+    wanted, lines = whole(kind)
+    kills = sum(train(tmp_path, Killer(hook, at), every, **OPTIONS[kind]) is None for at in HOOKS[hook])
+    assert kills >= 1
+    assert train(tmp_path, every=every, **OPTIONS[kind])
+    run = tmp_path / "x" / "version_0"
+    same(state(run), wanted)
+    assert curves(run) == lines
+
+
+@pytest.mark.parametrize("kind", ["epochs", "steps"])
+def test_a_signal_in_validation_does_it_again_and_whole(kind, whole, tmp_path):
+    """No pass is finished first; the checkpoint is of the step before it, and no point of the curve is lost."""
+
+    class Terminate(pl.Callback):
+        def on_validation_batch_end(self, *args):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stop:
+        train(tmp_path, Terminate(), every=4, signals=True, **OPTIONS[kind])
+    assert stop.value.code == 143 and stop.value.validating
+    run = tmp_path / "x" / "version_0"
+    assert runs.newest_step(run) == BATCHES and "val/loss" not in curves(run)
+    assert train(tmp_path, every=4, signals=True, **OPTIONS[kind])
+    same(state(run), whole(kind)[0])
+    assert curves(run) == whole(kind)[1]
+
+
+def test_a_signal_within_accumulation_waits_for_the_step(whole, tmp_path):
+    class Terminate(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.fit_loop.total_batch_idx == 7:  # the second of four batches of the third step
+                signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(Stopped) as stop:
+        train(tmp_path, Terminate(), every=9, signals=True, **OPTIONS["accumulation"])
+    run = tmp_path / "x" / "version_0"
+    assert stop.value.code == 143 and runs.newest_step(run) == 3
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert train(tmp_path, every=9, signals=True, **OPTIONS["accumulation"])
+    same(state(run), whole("accumulation")[0])
+    assert curves(run) == whole("accumulation")[1]
+
+
+def test_the_second_ctrl_c_quits_at_once(tmp_path):
+    """In mid-step: KeyboardInterrupt, which Lightning turns into its exit; nothing is saved."""
+
+    class Impatient(pl.Callback):
+        def on_before_optimizer_step(self, *args):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("still here")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, Impatient(), signals=True)
+    assert not isinstance(stop.value, Stopped) and not runs.checkpoints(tmp_path / "x" / "version_0")
+    assert signal.getsignal(signal.SIGINT) == before

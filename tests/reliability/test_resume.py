@@ -1,0 +1,217 @@
+"""What a resumed run says, refuses, and leaves in order; and places that cannot be written."""
+
+import errno
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffusion import runs
+from diffusion.callbacks import Checkpoint
+from diffusion.cli import main
+
+REPO = Path(__file__).resolve().parents[2]
+TINY = [
+    "-c", "configs/digits.yaml", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2",
+    "--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "1",
+    "--model.net.widths", "[8,16]", "--model.net.attention", "1", "--model.sampler.steps", "2", "--samples.n", "4",
+    "--samples.every_n_epochs", "0", "--gif.n", "1", "--gif.frames", "2", "--data.limit", "320",
+    "--checkpoint.every_n_steps", "2", "--diagnostics.images", "0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert main(["fit", *TINY, "--out", str(out)]) == 0
+    return out / "digits" / "version_0"
+
+
+@pytest.fixture
+def run(done, tmp_path):
+    shutil.copytree(done, tmp_path / "digits" / "version_0")
+    return tmp_path / "digits" / "version_0"
+
+
+def resume(run, *options, what="auto", code=0):
+    assert main(["fit", *TINY, "--out", str(run.parent.parent), "--resume", str(what), *options]) == code
+
+
+def test_it_says_what_is_restored_and_what_is_different(run, capsys):
+    resume(run, "--trainer.max_epochs", "3", "--model.lr", "0.5", "--ema.decay", "0.5", "--data.batch_size", "32",
+           "--model.objective.drop", "0.3")  # fmt: skip
+    said = capsys.readouterr().out
+    for words in (
+        f"resuming from {run}/checkpoints/last.ckpt: step 10, epoch 2",
+        "restored: raw weights, averaged weights (10 updates), optimizer, learning rate, place in the data (batch 0 of "
+        "pass 3)",
+        "changed: model.lr: 0.003 -> 0.5; no effect",
+        "changed: model.objective.drop: 0.1 -> 0.3\n",
+        "changed: data.batch_size: 64 -> 32",
+        "changed: ema.decay: 0.999 -> 0.5",
+        "changed: trainer.max_epochs: 2 -> 3",
+    ):
+        assert words in said, (words, said)
+    assert said.count("changed:") == 5
+    read = runs.read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert read["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.003  # as was said
+
+
+def test_nothing_is_said_to_differ_where_nothing_does(run, capsys):
+    resume(run)
+    assert "changed:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--model.net.widths", "[8,24]"], ["model.net.widths: [8, 16] -> [8, 24]"]),
+    (["--model.net", "ResidualMLP"], ["model.net: AttentionUNet -> ResidualMLP"]),
+    (["--model.schedule", "Linear"], ["model.schedule: Cosine -> Linear"]),
+    (["--model.schedule.T", "500"], ["model.schedule.T: 1000 -> 500"]),
+    (["--model.target", "Eps"], ["model.target: V -> Eps"]),
+    (["--data.labels", "false"], ["num_classes: 10 -> 0"]),
+    (["--system", "Classifier", "-c", "configs/features_digits.yaml"], ["model.schedule: Cosine -> None"]),
+])  # fmt: skip
+def test_another_model_is_refused(options, words, run, capsys):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    argv = options if "Classifier" in options else [*TINY, *options]
+    assert main(["fit", *argv, "--out", str(run.parent.parent), "--resume", str(run)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("diffusion fit: error:"), said
+    for word in (*words, f"fit -c {run}/config.yaml --resume {run}", "start a new run"):
+        assert word in said, said
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}  # nothing was touched
+
+
+def test_an_older_file_starts_a_new_run(run, capsys):
+    """So that nothing newer is lost; the new run keeps its own curve and files."""
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    resume(run, what=run / "checkpoints" / "step00000008.ckpt")
+    new = run.with_name("version_1")
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    assert f"run: {new}" in capsys.readouterr().out
+    last, old = (runs.read_checkpoint(r / "checkpoints" / "last.ckpt") for r in (new, run))
+    assert all(torch.equal(v, last["state_dict"][k]) for k, v in old["state_dict"].items())
+    assert [e.step for e in EventAccumulator(str(new)).Reload().Scalars("train/loss")] == [8, 9]
+
+
+def test_damaged_files_are_set_aside_and_stale_ones_removed(run, capsys):
+    folder = run / "checkpoints"
+    for name in ("last.ckpt", "step00000010.ckpt"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()  # two names of one file
+        (folder / name).write_bytes(content[:2000] + b"?" + content[2001:])
+    (folder / ".last.tmp-x.ckpt").write_bytes(b"half")
+    resume(run)
+    said = capsys.readouterr().out
+    assert said.count("damaged: its contents do not match its checksum") == 2 and "removed 1 half-written file" in said
+    assert {p.name for p in folder.iterdir()} == {
+        "last.ckpt", "step00000008.ckpt", "step00000010.ckpt", "last.ckpt.broken", "step00000010.ckpt.broken",
+    }  # fmt: skip
+    assert [e.step for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")] == list(range(10))
+
+
+def test_when_all_are_damaged(run, capsys):
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    resume(run, what=run, code=2)
+    assert "none of its 3 checkpoints is sound; start a new run" in capsys.readouterr().err
+    resume(run, "--trainer.max_epochs", "1")
+    assert "no sound checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
+
+
+# --- places ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied"),
+                                           (errno.EDQUOT, "quota"), (errno.EROFS, "Read-only")])  # fmt: skip
+def test_a_place_that_stops_taking_files(number, words, tmp_path, capsys, monkeypatch):
+    """The write fails at step 6: the run stops with a line, and the file of step 4 is there to go on from."""
+    real = os.fsync
+
+    def fsync(handle):
+        if "step00000006" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        assert main(["fit", *TINY, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in said and "the last good one is kept" in said and "--resume" in said, said
+    folder = tmp_path / "digits" / "version_0" / "checkpoints"
+    assert {p.name for p in folder.iterdir()} == {"last.ckpt", "step00000002.ckpt", "step00000004.ckpt"}
+    resume(folder.parent)
+    assert runs.read_checkpoint(folder / "last.ckpt")["global_step"] == 10
+
+
+def test_a_folder_that_is_removed_under_the_run(tmp_path, capsys, monkeypatch):
+    """It stops, for it cannot log; but it saves its state first, so that nothing but the old files is lost."""
+    real = Checkpoint.on_train_batch_end
+
+    def remove(self, trainer, *args):
+        real(self, trainer, *args)
+        if trainer.global_step == 5:
+            shutil.rmtree(trainer.log_dir)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", remove)
+    with pytest.warns(UserWarning, match="the run's folder was removed"):
+        assert main(["fit", *TINY, "--out", str(tmp_path)]) == 2
+    monkeypatch.undo()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the run's folder was removed while it trained; its last state was saved" in said, said
+    run = tmp_path / "digits" / "version_0"
+    assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
+    resume(run)
+    assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 10
+
+
+FULL = """
+set -e
+mount -t tmpfs -o size={size}k none {place}
+cd {repo}
+{python} -m diffusion fit {argv} --out {place} > {place}.out 2> {place}.err || echo $? > {place}.code
+cp {place}/digits/version_0/checkpoints/last.ckpt {place}.ckpt
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(done, tmp_path):
+    """A real one: a file system of its own, with room for one checkpoint and a half."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    place = tmp_path / "disk"
+    place.mkdir()
+    size = (done / "checkpoints" / "last.ckpt").stat().st_size * 3 // 2 // 1024
+    script = FULL.format(size=size, place=place, repo=REPO, python=sys.executable, argv=shlex.join(TINY))
+    subprocess.run(["unshare", "-rm", "bash", "-c", script], check=True)
+    said = place.with_suffix(".err").read_text().strip().splitlines()[-1]
+    assert place.with_suffix(".code").read_text().strip() == "2", said
+    assert said.startswith("diffusion fit: error:") and "the last good one is kept" in said, said
+    assert runs.read_checkpoint(place.with_suffix(".ckpt"))["global_step"] == 2
+
+
+# --- callers --------------------------------------------------------------------------------------------
+
+
+def test_training_in_a_thread_leaves_signals_alone(tmp_path):
+    """Python allows handlers in the main thread only; a notebook's or server's thread trains without them."""
+    code = []
+    thread = threading.Thread(target=lambda: code.append(main(["fit", *TINY, "--out", str(tmp_path)])))
+    thread.start()
+    thread.join()
+    assert code == [0]
+
+
+def test_the_callbacks_are_in_an_order_that_works(done):
+    trainer = pl.Trainer(callbacks=[Checkpoint(), pl.callbacks.LambdaCallback()], logger=False, accelerator="cpu")
+    assert isinstance(trainer.callbacks[-1], Checkpoint)  # last at the end of an epoch, when all else is done
