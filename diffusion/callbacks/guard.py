@@ -94,7 +94,7 @@ class Guard(pl.Callback):
         if _scaled(trainer):  # the scaler passes over steps by itself, and has to: it looks for the largest scale
             return
         weights = [p for p in pl_module.parameters() if p.grad is not None]
-        bad = ~_largest([p.grad for p in weights]).isfinite()
+        bad = ~_norm([p.grad for p in weights]).isfinite()  # Adam squares them: an overflow there is as bad
         self._note(bad)
         if optimizer.param_groups[0].get("fused"):
             optimizer.found_inf = bad.float()  # its kernel leaves weights and averages as they are
@@ -239,7 +239,7 @@ def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool)
     found = []
     for name, tensors in parts.items():
         tensors = {k: v.detach() for k, v in tensors.items() if v.is_floating_point()}
-        if tensors and not _largest(list(tensors.values())).isfinite():  # one answer for all; then, which
+        if tensors and not _norm(list(tensors.values()), float("inf")).isfinite():  # one answer for all; then, which
             found += [f"{name}.{k}" for k, v in tensors.items() if not v.isfinite().all()]
     return found
 
@@ -273,13 +273,13 @@ def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> i
     return checkpoint["global_step"]
 
 
-def _largest(tensors: list[Tensor]) -> Tensor:
-    """The largest absolute value, in one pass: not finite if any is not, and only then.
+def _norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
+    """The norm of all of them together, in one pass; of infinite order, it is finite if and only if all of them are.
 
-    Of tensors that are sharded over processes, which may leave some with nothing, it is the Euclidean norm.
+    Of tensors that are sharded over processes, which may leave some with nothing, it is always the Euclidean one.
     """
-    sharded = any(isinstance(v, DTensor) for v in tensors)
-    return whole(torch.nn.utils.get_total_norm(tensors, 2.0 if sharded else float("inf")))
+    order = 2.0 if any(isinstance(v, DTensor) for v in tensors) else order
+    return whole(torch.nn.utils.get_total_norm(tensors, order))
 
 
 def _scaled(trainer: pl.Trainer) -> bool:

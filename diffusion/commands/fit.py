@@ -214,6 +214,8 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
                 flush=True,
             )
             hints(directory, argv, trainer)
+        if launch.launched():  # Lightning kills the first process when another ends with any code but 0
+            raise SystemExit(0) from None
         if stop.signum == signal.SIGINT:
             raise KeyboardInterrupt from None  # what a notebook and a caller expect
         raise

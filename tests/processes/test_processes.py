@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.processes import TINY, Group, attempt, resume
+from benchmarks.processes import TINY, Group, attempt, command, resume
 from diffusion.data import Batches, Digits
 from tests.processes import work
 
@@ -129,6 +129,19 @@ def test_a_signal_to_one_stops_all(rank, tmp_path):
         assert codes == [0, 0] and begun == found["step"] < last
 
 
+def test_fsdp2_from_the_command_line(tmp_path):
+    """A whole run, with all callbacks; one process then samples from it."""
+    strategy = ["ModelParallelStrategy", "--trainer.strategy.data_parallel_size", "2",
+                "--trainer.strategy.tensor_parallel_size", "1",
+                "--trainer.strategy.save_distributed_checkpoint", "false"]  # fmt: skip
+    argv = [*TINY, "--out", str(tmp_path), "--trainer.max_epochs", "2", "--trainer.strategy", *strategy]
+    said = run(2, command, tmp_path, *argv)
+    assert said.count("next:") == 1 and "Traceback" not in said, said
+    assert resume(1, tmp_path, LIMIT)[0] == [0]  # and goes on in one, unsharded
+    run(1, command, tmp_path, "sample", str(tmp_path / "digits"), "--n", "4", "--out", str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").stat().st_size > 100
+
+
 def test_fsdp2_takes_the_steps_of_ddp(tmp_path):
     """Each process holds half the network; checkpoint and averages are whole, and of the same model."""
     for name, sharded in (("fsdp", True), ("ddp", False)):
@@ -174,9 +187,12 @@ def test_one_run_directory_one_log_one_set_of_prints(launcher, options, tmp_path
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["place"] == (2, 64)
 
 
-def test_torchrun_is_told_to_stop(tmp_path):
-    """SIGTERM to torchrun, as SageMaker and SLURM send it: it tells all, and they leave a checkpoint."""
-    argv = [sys.executable, *TORCHRUN, "diffusion", *TINY, "--trainer.max_epochs", "1000", "--out", str(tmp_path)]
+@pytest.mark.parametrize("launcher, options, code", [(TORCHRUN, [], None), (["-m"], ["--trainer.devices", "2"], 143)],
+                         ids=["torchrun", "lightning"])  # fmt: skip
+def test_the_launcher_is_told_to_stop(launcher, options, code, tmp_path):
+    """SIGTERM to torchrun, as SageMaker sends it, which tells all; or to the first process, which started the other."""
+    argv = [sys.executable, *launcher, "diffusion", *TINY, "--trainer.max_epochs", "1000", "--out", str(tmp_path)]
+    argv += options
     with open(tmp_path / "said.txt", "w") as out:
         process = subprocess.Popen(argv, cwd=REPO, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
@@ -189,7 +205,8 @@ def test_torchrun_is_told_to_stop(tmp_path):
             except subprocess.TimeoutExpired:
                 pass
         process.send_signal(signal.SIGTERM)
-        assert process.wait(LIMIT) != 0
+        ended = process.wait(LIMIT)
+        assert ended == code if code else ended != 0  # torchrun has codes of its own
     finally:
         process.kill()
     said = (tmp_path / "said.txt").read_text()
