@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "quality of samples:        diffusion evaluate RUN --n 5000",
     "nll": "likelihood in bits/dim:    diffusion nll RUN",
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
+    "edit": "work on pictures:         diffusion edit inpaint RUN --mask left --out edit.png",
     "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "all of it on real digits:  diffusion demo",

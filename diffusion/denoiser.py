@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusion.noise.level import Level, broadcast
 from diffusion.noise.schedule import Schedule
@@ -18,11 +19,14 @@ class Condition(NamedTuple):
         y: class labels (B,) int64, or context vectors (B, D) float.
         keep: (B,) bool; False replaces y by the network's learned null row. None keeps all.
         guess: (B, C, H, W), the last guess of x_0 for a self-conditioned network. None is a guess of zeros.
+        image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other picture that it is shown
+            beside x. It is never dropped: what classifier-free guidance leaves out is y alone.
     """
 
     y: Tensor | None = None
     keep: Tensor | None = None
     guess: Tensor | None = None
+    image: Tensor | None = None
 
 
 class Prediction(NamedTuple):
@@ -51,7 +55,8 @@ class Denoiser(nn.Module):
     Args:
         net: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W); knows no maths of diffusion.
             One that learns the variance says 2C channels, the target's C first. One with a true `self_condition`
-            is given 2C channels, the second C its last guess of x_0.
+            is given 2C channels, the second C its last guess of x_0. One with `image_channels` K > 0 is given K more,
+            a condition's image.
         schedule: the forward process that the network is trained on.
         target: what the network says.
     Raises:
@@ -71,7 +76,8 @@ class Denoiser(nn.Module):
         """The guess at level t, one for the batch () or one an image (B,).
 
         Raises:
-            ValueError: the number of levels is neither 1 nor B.
+            ValueError: the number of levels is neither 1 nor B, or the image of the condition is not what the network
+                takes.
         """
         if t.t.numel() not in (1, len(x)):
             raise ValueError(f"Denoiser: wanted one noise level or one an image ({len(x)}), got {t.t.numel()}")
@@ -80,6 +86,8 @@ class Denoiser(nn.Module):
         shown = self.target.c_in(t) * x
         if self.remembers:
             shown = torch.cat([shown, torch.zeros_like(shown) if cond.guess is None else cond.guess], dim=1)
+        if self.image_channels or cond.image is not None:
+            shown = torch.cat([shown, self.fitted(cond.image, shown)], dim=1)
         out, var = self.net(shown, clock, cond.y, cond.keep).to(x.dtype), None
         if out.shape[1] == 2 * x.shape[1]:
             out, var = out.chunk(2, dim=1)
@@ -89,6 +97,30 @@ class Denoiser(nn.Module):
     def remembers(self) -> bool:
         """The network is shown its last guess of x_0."""
         return bool(getattr(self.net, "self_condition", False))
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image that the network is shown beside x, 0 for none."""
+        return getattr(self.net, "image_channels", 0)
+
+    def fitted(self, image: Tensor | None, x: Tensor) -> Tensor:
+        """A condition's image (B, K, H, W), of x's size: nearest, so that a mask stays a mask.
+
+        A pixel of a smaller picture then fills the block that it is the mean of; the network may smooth it itself.
+        (Saharia et al. 2021, arXiv:2104.07636, enlarge by bicubic interpolation.)
+        """
+        if not self.image_channels:
+            raise ValueError("an image was given as a condition, but this network has no image_channels to take it")
+        if image is None:
+            raise ValueError(
+                f"this network is shown an image of {self.image_channels} channels beside x, and none was given; "
+                "give one as image=, or on the command line with --image FILE or --image test"
+            )
+        if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):
+            raise ValueError(
+                f"wanted an image ({len(x)}, {self.image_channels}, H, W) as a condition, got {tuple(image.shape)}"
+            )
+        return F.interpolate(image.to(x), x.shape[-2:]) if image.shape[-2:] != x.shape[-2:] else image.to(x)
 
     def walk(self) -> "Denoiser | Walk":
         """The denoiser of one run of a sampler, with that run's memory if the network wants one."""

@@ -41,7 +41,8 @@ class ClassifierFree(Guidance):
         if cond.y is None or self.scale == 1:
             return denoiser.bind(cond)
         on = cond.keep if cond.keep is not None else torch.ones(len(cond.y), dtype=torch.bool, device=cond.y.device)
-        both = Condition(torch.cat([cond.y, cond.y]), torch.cat([torch.zeros_like(on), on]))
+        image = None if cond.image is None else torch.cat([cond.image, cond.image])
+        both = Condition(torch.cat([cond.y, cond.y]), torch.cat([torch.zeros_like(on), on]), image=image)
 
         def denoise(x, t):
             # Levels of one an image are doubled like the images.

@@ -189,8 +189,8 @@ class Diagnostics(pl.Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                y = pl_module.condition(y).y
-                return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32))
+                y, image = pl_module.condition(y).y, pl_module.shown(probe.x0, range(len(probe.x0)))
+                return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32), image)
         finally:
             pl_module.train(training)
 

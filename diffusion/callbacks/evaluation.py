@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from diffusion.callbacks.pictures import averaged
+from diffusion.callbacks.pictures import averaged, examples
 from diffusion.metrics.base import Figure, metric, mixed
 from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
 from diffusion.metrics.extractor import to_labels
@@ -93,13 +93,17 @@ class Evaluation(pl.Callback):
         y = repeated(train[mixed(to_labels(train))], self.n) if pl_module.num_classes or pl_module.context_dim else None
         share = -(-self.n // trainer.world_size)
         first = trainer.global_rank * share
-        mine = None if y is None else repeated(y, share * trainer.world_size)[first : first + share]
+        image = None
+        if pl_module.hint:
+            y, image, _ = examples(pl_module, trainer.datamodule, self.n, pl_module.seed + 1)
+        mine, hints = (v if v is None else repeated(v, first + share)[first:] for v in (y, image))
         frame = None
         with averaged(trainer, pl_module), torch.random.fork_rng(devices=[]):
             parts = []
             for at in range(0, share, 500):
-                part = None if mine is None else mine[at : at + 500]
-                for frame in pl_module.frames(min(500, share - at), part, pl_module.seed + 1, first=first + at):  # noqa: B007
+                part, its = (v if v is None else v[at : at + 500] for v in (mine, hints))
+                n, number = min(500, share - at), first + at
+                for frame in pl_module.frames(n, part, pl_module.seed + 1, first=number, image=its):  # noqa: B007
                     pass
                 parts.append(eight_bits(frame.x))
         images = torch.cat(parts)

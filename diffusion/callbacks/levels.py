@@ -158,12 +158,19 @@ class Probe:
         return (guess.cpu().float() - self.x0).square().flatten(1).mean(1).double() / self.unit
 
     @torch.no_grad()
-    def errors(self, denoiser: Denoiser, y: Tensor | None, device: torch.device, batch_size: int) -> Tensor:
-        """A denoiser's errors with labels y, in the same unit (n,), float64."""
+    def errors(
+        self,
+        denoiser: Denoiser,
+        y: Tensor | None,
+        device: torch.device,
+        batch_size: int,
+        image: Tensor | None = None,
+    ) -> Tensor:
+        """A denoiser's errors with labels y, and with hints of the images where it is shown any: (n,) float64."""
         guesses = []
         for part in torch.arange(len(self.x)).split(batch_size):
             level = Level(*(v[part] for v in self.level))
-            cond = Condition(None if y is None else y[part].to(device))
+            cond = Condition(*(v if v is None else v[part].to(device) for v in (y, None, None, image)))
             guesses.append(denoiser(self.x[part].to(device), level, cond).x0)
         return self.of(torch.cat(guesses))
 

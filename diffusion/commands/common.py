@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import torch
 
+from diffusion.commands import asking
 from diffusion.guidance import ClassifierFree, Guidance, Plain
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import Sampler
@@ -31,11 +32,12 @@ def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
     parser.epilog = "Any argument of the sampler can be given too: --eta 0.5, --variance large, --grid leading."
     add = parser.add_argument
     add("run", help="run directory, experiment folder, or checkpoint file")
-    add("--n", type=int, default=n, help=f"pictures (default {n})")
+    parser.pictures = n
+    add("--n", type=int, help=f"pictures (default {n}); with --each, pictures a row")
     add("--out", type=Path, default=Path(out), help=f"default {out}")
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
-    add("--label", type=int, help="class of all pictures (default: all classes in turn)")
+    asking.add_options(parser)
     add("--scale", type=float, help="guidance; 1 is off, 0 ignores the label (default: the run's)")
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
@@ -45,13 +47,30 @@ def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
 
 
 def open_run(parser: Parser, argv: list[str]) -> tuple[Namespace, Diffusion, Sampler, Guidance]:
-    """Parse, check and load: the arguments, the model on its device, and how to sample."""
+    """Parse, check and load: the arguments, the model on its device, and how to sample.
+
+    In the arguments, `n` is then how many pictures to make, `given` what each is asked for by, and `across` how many
+    of them fit a row of a grid (None: a square).
+    """
     args, rest = parser.parse_known_args(argv)
-    if args.n < 1 or args.batch_size < 1:
+    if args.n is not None and args.n < 1 or args.batch_size < 1:
         raise ValueError(f"--n and --batch_size must be at least 1, got {args.n} and {args.batch_size}")
+    rest, data_options = split(rest) if args.image == "test" else (rest, [])
     model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
-    model.in_turn(1, args.label)  # a label out of range is refused before anything is written
+    args.n, args.given, args.across = asking.ask(model, args, parser.pictures, data_options)
     return args, model, choose_sampler(parser, model, args, rest), choose_guidance(model, args.scale)
+
+
+def split(rest: list[str]) -> tuple[list[str], list[str]]:
+    """The words of the sampler's options, and those of the data's."""
+    words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--") else [word])]
+    sides: tuple[list[str], list[str]] = ([], [])
+    side = sides[0]
+    for word in words:
+        if word.startswith("--"):
+            side = sides[word.startswith("--data")]
+        side.append(word)
+    return sides
 
 
 def device(name: str) -> torch.device:

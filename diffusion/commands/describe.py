@@ -48,6 +48,7 @@ def describe(model: Diffusion, batch_size: int = 0) -> None:
     flops, activations = cost(net, model)
     kinds = f", {net.num_classes} classes" if model.num_classes else ""
     kinds += f", {net.context_dim} context features" if model.context_dim else ""
+    kinds += f", {type(model.hint).__name__}" if model.hint else ""
     params = sum(p.numel() for p in net.parameters())
     print(
         f"{type(net).__name__} on {'x'.join(map(str, model.shape))}{kinds}: {params:,} parameters, "
@@ -85,8 +86,8 @@ def cost(net: nn.Module, model: Diffusion) -> tuple[dict[str, int], int]:
     """FLOPs by module name ("" is the whole), and the bytes kept for the backward pass, of one image."""
     C, H, W = model.shape
     device = next(net.parameters()).device
-    x = torch.zeros(1, C * (1 + model.denoiser.remembers), H, W, device=device)
-    y = model.in_turn(1)
+    x = torch.zeros(1, C * (1 + model.denoiser.remembers) + model.denoiser.image_channels, H, W, device=device)
+    y = torch.zeros(1, model.context_dim) if model.context_dim else model.in_turn(1)
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     kept: dict[int, int] = {}
 

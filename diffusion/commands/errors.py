@@ -4,7 +4,7 @@ import errno
 import inspect
 import re
 from importlib import import_module
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 from diffusion.tools import concrete, suggest
 
@@ -16,6 +16,7 @@ PARSER = ("ArgumentError", "ArgumentTypeError", "NSKeyError", "ParserError")
 def explain(error: Exception, command: str = "") -> tuple[str, int]:
     """The line to print, and the exit code: 2 where the input was wrong, 1 where something else broke."""
     kind, text = type(error).__name__, one_line(str(error))
+    text = re.sub(r"^Call to compute_fn of link .*? failed: ", "", text)  # jsonargparse's words around ours
     if kind in PARSER:
         return shorten(text), 2
     if "No supported gpu backend" in text or "can not run on your system" in text:
@@ -134,4 +135,5 @@ def classes(key: str) -> list[str]:
         owner = "diffusion.objective.Objective" if key.startswith("model.objective.") else PARTS["model"]
         module, _, name = owner.rpartition(".")
         base = get_type_hints(getattr(import_module(module), name).__init__).get(key.rpartition(".")[2])
-    return sorted(c.__name__ for c in concrete(base)) if inspect.isclass(base) else []
+    bases = [b for b in (base, *get_args(base)) if inspect.isclass(b) and b is not type(None)]  # Hint | None
+    return sorted(c.__name__ for b in bases for c in concrete(b))

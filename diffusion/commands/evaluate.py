@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffusion.commands import sweep
-from diffusion.commands.common import Parser, choose_guidance, choose_sampler
+from diffusion.commands.common import Parser, choose_guidance, choose_sampler, split
 from diffusion.commands.fit import quiet, shown
 from diffusion.commands.quality import Opened, cost, measure, open_models, open_runs, progress
 from diffusion.commands.tables import between, number, rows_of
@@ -102,18 +102,6 @@ def evaluate(
         print(table(records[0]))
     for record in records if not args.sweep else ():
         print(f"written: {shown(Path(record['file']))}")
-
-
-def split(rest: list[str]) -> tuple[list[str], list[str]]:
-    """The words of the sampler's options, and those of the data's."""
-    words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--") else [word])]
-    sides: tuple[list[str], list[str]] = ([], [])
-    side = sides[0]
-    for word in words:
-        if word.startswith("--"):
-            side = sides[word.startswith("--data")]
-        side.append(word)
-    return sides
 
 
 def measurable(run: Opened, metrics: list[Metric], args: Namespace) -> list[Metric]:

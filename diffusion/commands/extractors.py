@@ -1,5 +1,6 @@
 """Which extractor judges a data set: found in the cache, trained if missing, or one that the user points at."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion import runs
-from diffusion.data import ImageData
+from diffusion.data import Arrays, ImageData
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.inception import Inception
@@ -34,6 +35,8 @@ def open_extractor(
     """
     name = type(data).__name__
     if wanted == "auto":
+        if not data.class_names:
+            raise ValueError(f"{name}: no classes to train a judge on; name one with --features, e.g. Inception:FILE")
         run = folder(data)
         if not processes.agreed(bool(runs.versions(run))):
             if processes.size > 1:
@@ -52,7 +55,16 @@ def open_extractor(
 
 def folder(data: ImageData) -> Path:
     """Where the runs of a data set's own classifier are."""
-    return cache_root() / "features" / type(data).__name__.lower()
+    return cache_root() / "features" / called(data)
+
+
+def called(data: ImageData) -> str:
+    """A name of a data set: its class, with a fingerprint of the files where these make it."""
+    name = type(data).__name__.lower()
+    if not isinstance(data, Arrays):
+        return name
+    files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
+    return f"{name}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 
 def train(data: ImageData) -> None:
@@ -65,7 +77,7 @@ def train(data: ImageData) -> None:
     chosen = spec(data)
     chosen["init_args"] |= {"limit": 0, "labels": True, "batch_size": 128}
     print(f"no classifier of {name} in {folder(data)} yet: training one (once, minutes)", flush=True)
-    options = ["-c", str(config), "--data", json.dumps(chosen), "--experiment", name.lower()]
+    options = ["-c", str(config), "--data", json.dumps(chosen), "--experiment", called(data)]
     fit([*options, "--trainer.devices", "1"], final=False)
 
 

@@ -35,7 +35,7 @@ from diffusion.commands.resume import clear, differences, hparams_of, place, res
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
 from diffusion.systems import Classifier, Diffusion
-from diffusion.tools import gather, suggest
+from diffusion.tools import build, gather, suggest
 
 SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
     "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
@@ -90,8 +90,15 @@ class DiffusionCLI(LightningCLI):
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        image_channels = "model.net.init_args.image_channels"
+        parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def hinted(self, shape: tuple[int, int, int]) -> int:
+        """Channels of the image that the model's hint makes of images of a shape; 0 without a hint."""
+        hint = self.config.model.get("hint")
+        return build(hint.as_dict()).shape(shape)[0] if hint else 0
 
     def before_instantiate_classes(self) -> None:
         config = self.config
@@ -290,9 +297,10 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
         print(f"next:\n  {diffusion} evaluate RUN --features {run}")
         return
     print("next:")
-    print(f"  {diffusion} sample {run} --n 64 --out grid.png")
+    image = " --image test" if getattr(trainer.lightning_module, "hint", None) else ""
+    print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
     print(f"  {diffusion} evaluate {run}")
-    print(f"  {diffusion} gif {run} --out denoising.gif")
+    print(f"  {diffusion} gif {run}{image} --out denoising.gif")
     print(f"  {tool('tensorboard')} --logdir {run.parent}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
 

@@ -19,8 +19,10 @@ def main(argv: list[str]) -> int:
     viz.check_timing(args.fps, args.hold)
     check_writable(args.out)
     scale = max(1, round(args.size / model.shape[2])) if args.size else None
-    y = model.in_turn(args.n, args.label)
-    frames = denoising(model, args.n, y, args.frames, args.seed, scale, sampler=sampler, guidance=guidance)
+    columns = args.across if args.each else None
+    frames = denoising(
+        model, args.n, None, args.frames, args.seed, scale, columns, args.given, sampler=sampler, guidance=guidance
+    )
     viz.save_gif(frames, args.out, args.fps, args.hold)
     height, width = frames[0].shape[:2]
     print(

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from diffusion import runs, vlb
 from diffusion.commands.common import Parser, check_writable, device
 from diffusion.commands.fit import quiet, recorded, shown
-from diffusion.denoiser import Condition
 from diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
 from diffusion.noise.draws import ImageDraws
 from diffusion.systems import Diffusion
@@ -77,8 +76,9 @@ def batches_of(args: Namespace, model: Diffusion, images: Tensor, y: Tensor) -> 
     for first in range(0, len(images), args.batch_size):
         mine = slice(first, first + args.batch_size)
         x0 = images[mine].to(model.device).float() / 127.5 - 1
-        cond = Condition() if args.unconditional else model.condition(y[mine].to(model.device))
-        yield x0, cond, ImageDraws(args.seed, range(first, first + len(x0)))
+        numbers = range(first, first + len(x0))
+        cond = model.condition(None if args.unconditional else y[mine].to(model.device), model.shown(x0, numbers))
+        yield x0, cond, ImageDraws(args.seed, numbers)
 
 
 def bounds(args: Namespace, model: Diffusion, images: Tensor, y: Tensor, steps: int, bar: tqdm) -> Iterator[list]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion import runs
+from diffusion.callbacks.pictures import examples
 from diffusion.commands import nll
 from diffusion.commands.common import device
 from diffusion.commands.extractors import open_evaluator, open_extractor
@@ -167,7 +168,9 @@ def samples(
 ) -> tuple[Tensor, Tensor | None, float, float]:
     """Images uint8 (n, C, H, W), what was asked for, seconds, and network evaluations an image; kept ones if any."""
     labelled = run.model.num_classes or run.model.context_dim
-    y = run.evaluator.labels(args.n) if labelled else None
+    y, image = run.evaluator.labels(args.n) if labelled else None, None
+    if run.model.hint:
+        y, image, _ = examples(run.model, run.data, args.n, args.seed)
     if processes.agreed(file.is_file() and not args.again):
         with np.load(file) as kept:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2), y, *map(float, kept["cost"])
@@ -175,8 +178,8 @@ def samples(
     share = processes.part(args.n)
     for first in range(share.start, share.stop, args.batch_size):
         part = slice(first, min(first + args.batch_size, share.stop))
-        mine = None if y is None else y[part]
-        for frame in run.model.frames(part.stop - first, mine, args.seed, sampler, counted, first):  # noqa: B007
+        mine, its = (v if v is None else v[part] for v in (y, image))
+        for frame in run.model.frames(part.stop - first, mine, args.seed, sampler, counted, first, its):  # noqa: B007
             pass
         done.append(eight_bits(frame.x).cpu())
     images, evaluations = processes.gather(torch.cat(done)), counted.images / (share.stop - share.start)

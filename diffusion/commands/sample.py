@@ -1,5 +1,6 @@
 """`diffusion sample`: pictures from a trained model, as a grid, an array file, or a folder of PNGs."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -7,10 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from diffusion import viz
-from diffusion.callbacks.pictures import columns_of
+from diffusion.callbacks.pictures import beside
 from diffusion.commands.common import check_writable, open_run, sampling_parser
 from diffusion.processes import together
 from diffusion.systems import Diffusion
@@ -19,7 +19,10 @@ from diffusion.tools import atomic
 
 def main(argv: list[str]) -> int:
     parser = sampling_parser("sample", "Make pictures with a trained model.", 64, "grid.png")
-    parser.epilog += " --out: x.png is a grid, x.npz has images uint8 (N, H, W, C) and labels, x is a folder of PNGs."
+    parser.epilog += (
+        " --out: x.png is a grid (with --image, each picture beside its image), x.npz has images uint8 (N, H, W, C) "
+        "and what was asked for, x is a folder of PNGs."
+    )
     parser.add_argument("--columns", type=int, default=0, help="pictures a row of the grid (default: one a class)")
     args, model, sampler, guidance = open_run(parser, argv)
     if args.out.suffix not in (".png", ".npz", ""):
@@ -27,37 +30,48 @@ def main(argv: list[str]) -> int:
     if not args.out.suffix and args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"--out {args.out}: this folder is not empty; give a new one")
     check_writable(args.out if args.out.suffix else args.out / "x")
-    y = model.in_turn(args.n, args.label)
+    y, image, truth = args.given
     with together() as processes:
         started = time.perf_counter()
         part = processes.part(args.n)
+        mine, its = (v if v is None else v[part] for v in (y, image))
         x = model.sample(
-            part.stop - part.start, None if y is None else y[part], args.seed, sampler, guidance, args.batch_size,
-            progress=processes.first, first=part.start,
+            part.stop - part.start, mine, args.seed, sampler, guidance, args.batch_size,
+            progress=processes.first, first=part.start, image=its,
         )  # fmt: skip
         images = viz.to_uint8(processes.gather(x))
         seconds = time.perf_counter() - started
         if processes.first:
-            write(args, model, images, y)
+            write(args, model, images)
             print(
                 f"{args.out}: {args.n} pictures in {seconds:.1f} s ({args.n / seconds:.1f} a second), "
                 f"{type(sampler).__name__} {sampler.steps} steps, {args.weights} weights, seed {args.seed}, "
                 f"{model.device}{f' x {processes.size}' if processes.size > 1 else ''}"
             )
+            if truth is not None:
+                truth, start = (viz.to_uint8(v) for v in (truth, model.hint.show(image, model.shape)))
+                print(f"to the truth: {psnr(images, truth):.1f} dB (PSNR); what was shown: {psnr(start, truth):.1f} dB")
     return 0
 
 
-def write(args: Namespace, model: Diffusion, images: np.ndarray, y: Tensor | None) -> None:
+def write(args: Namespace, model: Diffusion, images: np.ndarray) -> None:
     """The pictures in the form that the name of --out asks for."""
+    y, image, truth = args.given
     if args.out.suffix == ".png":
-        columns = args.columns or (columns_of(model) if args.label is None else None)
-        viz.save_png(viz.grid(images, columns), args.out)
+        shown, each = beside(model, images, args.given)
+        viz.save_png(viz.grid(shown, args.columns * each or args.across), args.out)
     elif args.out.suffix == ".npz":
-        labels = np.full(args.n, -1) if y is None else y.numpy()  # -1: no label
+        kept = {"labels": np.full(args.n, -1) if y is None else y.numpy(), "class_names": np.array(model.class_names)}
+        kept |= {name: v.numpy() for name, v in (("condition", image), ("truth", truth)) if v is not None}
         with atomic(args.out) as temporary:
-            np.savez_compressed(temporary, images=images, labels=labels)
+            np.savez_compressed(temporary, images=images, **kept)  # label -1: none; contexts are vectors
     else:
         save_folder(images, args.out)
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit images: 10 log10(255^2 / mean squared error)."""
+    return 10 * math.log10(255**2 / max(np.square(images.astype(float) - truth).mean(), 1e-10))
 
 
 def save_folder(images: np.ndarray, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Data sets. A batch is (x0 in [-1, 1], y); nothing here knows of models."""
 
+from diffusion.data.arrays import Arrays
 from diffusion.data.base import Batches, ImageData
 from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
@@ -7,4 +8,7 @@ from diffusion.data.files import DataNotFound
 from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.sprites import Sprites
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Batches", "DataNotFound", "Digits", "FashionMNIST", "ImageData", "Sprites"]
+__all__ = [
+    "CIFAR10", "CIFAR100", "MNIST", "Arrays", "Batches", "DataNotFound", "Digits", "FashionMNIST", "ImageData",
+    "Sprites",
+]  # fmt: skip

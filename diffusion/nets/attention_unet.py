@@ -98,6 +98,7 @@ class AttentionUNet(nn.Module):
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: fewer than two widths, odd widths, or an image that the depth does not divide.
     """
@@ -114,17 +115,19 @@ class AttentionUNet(nn.Module):
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) < 2 or any(w < 2 or w % 2 for w in widths):
             raise ValueError(f"AttentionUNet: widths must be two or more even numbers, got {list(widths)}")
         self.channels, self.widths, self.heads, self.attention = channels, tuple(widths), heads, attention
         self.dropout, self.ones, self.num_classes, self.context_dim = dropout, ones, num_classes, context_dim
+        self.image_channels = image_channels
         self.learn_variance, self.self_condition = learn_variance, self_condition
         self.depth = depth = len(widths) - 1
         w = self.widths
         ups = [w[max(level - 1, 0)] for level in reversed(range(depth))]  # channels after each up stage
-        self.inc = DoubleConv(channels * (1 + self_condition) + ones, w[0])
+        self.inc = DoubleConv(channels * (1 + self_condition) + image_channels + ones, w[0])
         self.downs = nn.ModuleList(Down(w[i], w[i + 1], dropout) for i in range(depth))
         self.ups = nn.ModuleList(
             Up((w[-1] if i == 0 else ups[i - 1]) + w[depth - 1 - i], c, dropout) for i, c in enumerate(ups)
@@ -141,8 +144,8 @@ class AttentionUNet(nn.Module):
             self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for _, c in stages)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
-        if x.shape[1] != (wanted := self.channels * (1 + self.self_condition)):
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        if x.shape[1] != (wanted := self.channels * (1 + self.self_condition) + self.image_channels):
             raise ValueError(f"AttentionUNet: made for {wanted} channels, got images of {x.shape[1]}")
         step = 2**self.depth
         H, W = x.shape[-2:]

@@ -101,6 +101,7 @@ class BlockUNet(nn.Module):
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: a list without res and conv, clsAtn without a condition, or an image that the layers do not divide.
     """
@@ -121,17 +122,19 @@ class BlockUNet(nn.Module):
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         self.channels, self.blocks, self.width, self.multiplier = channels, tuple(blocks), width, multiplier
         self.layers, self.t_dim, self.c_dim, self.patch = layers, t_dim, c_dim, patch
         self.head_width, self.dropout, self.learn_variance = head_width, dropout, learn_variance
-        self.self_condition, self.num_classes, self.context_dim = self_condition, num_classes, context_dim
+        self.self_condition, self.image_channels = self_condition, image_channels
+        self.num_classes, self.context_dim = num_classes, context_dim
         self.refuse()
         self.clock = ClockEmbedding(t_dim, t_dim)
         self.condition = ConditionEmbedding(num_classes, context_dim, c_dim) if num_classes or context_dim else None
         w = [width * multiplier**level for level in range(layers + 1)]
-        self.inc = nn.Conv2d(channels * (1 + self_condition), width, 3, padding=1)
+        self.inc = nn.Conv2d(channels * (1 + self_condition) + image_channels, width, 3, padding=1)
         self.downs = nn.ModuleList(self.level(level, w[level]) for level in range(layers))
         self.shrink = nn.ModuleList(Down(w[level], w[level + 1]) for level in range(layers))
         self.middle = self.level(layers, w[-1])
@@ -168,7 +171,7 @@ class BlockUNet(nn.Module):
         return nn.ModuleList(make[kind]() for kind in self.blocks)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
         check(self, x, max(2**self.layers, self.patch), f"give fewer than {self.layers} layers or a smaller patch")
         heard, condition = [self.clock(clock)], None
         if self.condition is not None:

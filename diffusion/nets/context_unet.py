@@ -61,6 +61,7 @@ class ContextUNet(nn.Module):
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: a width that 4 does not divide, or an image that 4 pool does not divide.
     """
@@ -74,15 +75,16 @@ class ContextUNet(nn.Module):
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         if pool < 1:
             raise ValueError(f"ContextUNet: pool must be at least 1, got {pool}")
         self.channels, self.width, self.pool = channels, width, pool
-        self.learn_variance, self.self_condition = learn_variance, self_condition
+        self.learn_variance, self.self_condition, self.image_channels = learn_variance, self_condition, image_channels
         self.num_classes, self.context_dim = num_classes, context_dim
         w = width
-        self.inc = ConvBlock(channels * (1 + self_condition), w, residual=True)
+        self.inc = ConvBlock(channels * (1 + self_condition) + image_channels, w, residual=True)
         self.down1 = nn.Sequential(ConvBlock(w, w), ConvBlock(w, w), nn.MaxPool2d(2))
         self.down2 = nn.Sequential(ConvBlock(w, 2 * w), ConvBlock(2 * w, 2 * w), nn.MaxPool2d(2))
         self.clocks = nn.ModuleList(ClockEmbedding(w, c) for c in (2 * w, w))
@@ -99,7 +101,7 @@ class ContextUNet(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
         check(self, x, 4 * self.pool, "give a smaller pool")
 
         def tell(x: Tensor, stage: int) -> Tensor:

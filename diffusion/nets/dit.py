@@ -56,6 +56,7 @@ class DiT(nn.Module):
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: a width that 4 or the heads do not divide, or an image that the patch does not divide.
     """
@@ -72,6 +73,7 @@ class DiT(nn.Module):
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         if width % 4 or min(patch, width, depth) < 1:
@@ -81,9 +83,10 @@ class DiT(nn.Module):
         self.channels, self.patch, self.width, self.depth, self.heads = channels, patch, width, depth, heads
         self.ratio, self.learn_variance, self.self_condition = ratio, learn_variance, self_condition
         self.num_classes, self.context_dim = num_classes, context_dim
+        self.image_channels = image_channels
         self.clock = ClockEmbedding(256, width)
         self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
-        self.inc = nn.Linear(channels * (1 + self_condition) * patch**2, width)
+        self.inc = nn.Linear((channels * (1 + self_condition) + image_channels) * patch**2, width)
         self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.tell = nn.Linear(width, 2 * width)
@@ -105,7 +108,7 @@ class DiT(nn.Module):
             zero(module)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
         check(self, x, self.patch, "give another patch")
         rows, columns = (n // self.patch for n in x.shape[-2:])
         features = self.clock(clock)

@@ -14,7 +14,7 @@ def check(net: nn.Module, x: Tensor, step: int = 1, remedy: str = "") -> None:
         ValueError: they are not; the message says what to do.
     """
     name, H, W = type(net).__name__, *x.shape[-2:]
-    if x.shape[1] != (wanted := net.channels * (1 + net.self_condition)):
+    if x.shape[1] != (wanted := net.channels * (1 + net.self_condition) + net.image_channels):
         raise ValueError(f"{name}: made for {wanted} channels, got images of {x.shape[1]}")
     if H % step or W % step:
         pad = [-(-n // step) * step for n in (H, W)]

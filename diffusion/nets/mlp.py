@@ -38,6 +38,7 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: images of another size.
     """
@@ -53,6 +54,7 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         if len(size) != 2 or min(*size, depth) < 1:
@@ -61,16 +63,16 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
             )
         self.channels, self.size, self.width, self.depth, self.dropout = channels, tuple(size), width, depth, dropout
         self.learn_variance, self.self_condition = learn_variance, self_condition
-        self.num_classes, self.context_dim = num_classes, context_dim
-        numbers = channels * prod(size)
+        self.num_classes, self.context_dim, self.image_channels = num_classes, context_dim, image_channels
+        pixels = prod(size)
         self.clock = ClockEmbedding(width, width)
         self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
-        self.inc = nn.Linear(numbers * (1 + self_condition), width)
+        self.inc = nn.Linear((channels * (1 + self_condition) + image_channels) * pixels, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
-        self.outc = zero(nn.Linear(width, numbers * (1 + learn_variance)))
+        self.outc = zero(nn.Linear(width, channels * (1 + learn_variance) * pixels))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
         check(self, x)
         if (came := tuple(x.shape[-2:])) != self.size:
             raise ValueError(

@@ -47,6 +47,7 @@ class UNet(nn.Module):
         self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none.
+        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
     Raises:
         ValueError: attention at a level that is not there, a head width that does not divide a level's channels,
             or an image that the levels do not divide.
@@ -67,6 +68,7 @@ class UNet(nn.Module):
         self_condition: bool = False,
         num_classes: int = 0,
         context_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         last = len(mults) - 1
@@ -78,7 +80,8 @@ class UNet(nn.Module):
         self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks
         self.attention, self.head_width, self.scale_shift = tuple(attention), head_width, scale_shift
         self.resample_in_blocks, self.dropout, self.learn_variance = resample_in_blocks, dropout, learn_variance
-        self.self_condition, self.num_classes, self.context_dim = self_condition, num_classes, context_dim
+        self.self_condition, self.image_channels = self_condition, image_channels
+        self.num_classes, self.context_dim = num_classes, context_dim
 
         def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
             return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample)
@@ -88,7 +91,7 @@ class UNet(nn.Module):
 
         self.clock = ClockEmbedding(width, 4 * width)
         self.condition = ConditionEmbedding(num_classes, context_dim, 4 * width) if num_classes or context_dim else None
-        self.inc = nn.Conv2d(channels * (1 + self_condition), width, 3, padding=1)
+        self.inc = nn.Conv2d(channels * (1 + self_condition) + image_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
         for level, mult in enumerate(mults):
@@ -109,7 +112,7 @@ class UNet(nn.Module):
         self.outc = zero(nn.Conv2d(c, channels * (1 + learn_variance), 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); 2C channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
         check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
         features = self.clock(clock)
         if self.condition is not None:

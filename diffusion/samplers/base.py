@@ -51,12 +51,28 @@ class Sampler(ABC):
             raise ValueError(f"{type(self).__name__}: unknown grid {grid!r}; there are {', '.join(GRIDS)}")
         self.steps, self.grid = steps, grid
 
+    def levels(self, schedule: Schedule) -> list[Level]:
+        """Where the walk stops: the n levels of the grid, noisiest first, and the clean one."""
+        return [*(schedule.level(t) for t in times(self.grid, schedule, self.steps)), schedule.clean()]
+
     @torch.no_grad()
     def iterate(
-        self, denoise: Denoise, x: Tensor, schedule: Schedule, noise: Noise = torch.randn_like
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        schedule: Schedule,
+        noise: Noise = torch.randn_like,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield a frame after each step; x (B, C, H, W) starts as N(0, prior_std^2) noise."""
-        levels = [schedule.level(t) for t in times(self.grid, schedule, self.steps)] + [schedule.clean()]
+        """Yield a frame after each step.
+
+        Args:
+            x: (B, C, H, W), N(0, prior_std^2) noise, or an image at the level where the walk starts.
+            start, stop: walk from one place in `levels` to another, 0 <= start <= stop <= n; the whole way by default.
+                A walk in two parts is the whole walk, but for multistep methods, which start again without a past.
+        """
+        levels = self.levels(schedule)[start : None if stop is None else stop + 1]
         past: Past = deque(maxlen=3)
         denoise = anywhere(denoise, schedule)
         for t, s in zip(levels[:-1], levels[1:], strict=True):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
-from diffusion.noise.grids import Grid, times
+from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, posterior_var
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers.base import Noise, Past, Sampler, jump
@@ -59,7 +59,7 @@ class DDIM(Sampler):
         """
         if self.eta or iterations < 1:
             raise ValueError(f"DDIM.invert: wanted eta = 0 and iterations >= 1, got {self.eta} and {iterations}")
-        levels = [schedule.clean(), *(schedule.level(t) for t in times(self.grid, schedule, self.steps).flip(0))]
+        levels = self.levels(schedule)[::-1]
         x, pred = x0, None
         for s, t in zip(levels[:-1], levels[1:], strict=True):
             guess = t.alpha * x if pred is None else jump(pred, t)

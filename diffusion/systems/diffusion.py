@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.hints import Hint
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of
 from diffusion.noise.level import Level
@@ -21,7 +22,9 @@ from diffusion.objective import Objective
 from diffusion.runs import find_checkpoint, read_checkpoint
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.targets import Eps, Target
-from diffusion.tools import build, spec
+from diffusion.tools import build, spec, suggest
+
+HINTS = 3  # names the stream of draws that hints come from
 
 
 class Diffusion(pl.LightningModule):
@@ -37,6 +40,8 @@ class Diffusion(pl.LightningModule):
         sampler: how previews, GIFs and `sample` walk back, unless told otherwise.
         guidance: how a condition steers sampling.
         clamp: limit on the predicted x_0 while sampling.
+        hint: what of an image the network is shown beside x: a smaller one, one with holes; none by default. The
+            network's image_channels are linked to it.
         lr: learning rate of AdamW, > 0.
         betas: AdamW's averaging constants.
         weight_decay: AdamW's decoupled weight decay, >= 0.
@@ -56,6 +61,7 @@ class Diffusion(pl.LightningModule):
         sampler: Sampler = DDIM(),
         guidance: Guidance = Plain(),
         clamp: Bound = Clamp(),
+        hint: Hint | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
@@ -78,11 +84,16 @@ class Diffusion(pl.LightningModule):
                 "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
                 f"got {learns} and {parts['objective'].vlb}"
             )
+        if parts["hint"] and (shown := parts["hint"].shape(shape)[0]) != getattr(parts["net"], "image_channels", 0):
+            raise ValueError(
+                f"Diffusion: {type(parts['hint']).__name__} shows an image of {shown} channels beside x; "
+                f"make the network with image_channels {shown}, not {getattr(parts['net'], 'image_channels', 0)}"
+            )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
         self.objective, self.sampler = parts["objective"], parts["sampler"]
-        self.guidance, self.clamp = parts["guidance"], parts["clamp"]
+        self.guidance, self.clamp, self.hint = parts["guidance"], parts["clamp"], parts["hint"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
         self._seen = 0  # validation images of this pass so far
@@ -95,7 +106,10 @@ class Diffusion(pl.LightningModule):
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
         torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
-        terms = self.objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform)
+        hint = None
+        if self.hint:
+            hint = self.hint(x0, StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device).normal)
+        terms = self.objective(self.denoiser, x0, self.condition(y, hint), draws.normal, draws.uniform)
         self.last = terms.error, terms.t
         self.log("train/loss", terms.loss, prog_bar=True)
         if terms.vlb is not None:
@@ -125,7 +139,8 @@ class Diffusion(pl.LightningModule):
         draws = FixedDraws(self.seed, indices)
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
         objective = Objective(drop=0.0, guess=0.0)
-        loss = objective(self.denoiser, x0, self.condition(y), draws.normal, draws.uniform).loss
+        cond = self.condition(y, self.shown(x0, indices.tolist()))
+        loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
         count = len(x0) * self.trainer.world_size
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
@@ -189,24 +204,45 @@ class Diffusion(pl.LightningModule):
         """Width of the context vectors that the network takes, 0 if it takes none."""
         return getattr(self.denoiser.net, "context_dim", 0)
 
-    def condition(self, y: Tensor | None) -> Condition:
+    def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
         """The condition of a batch; the labels of an unconditional model are left out."""
-        return Condition(y if self.num_classes or self.context_dim else None)
+        return Condition(y if self.num_classes or self.context_dim else None, image=image)
 
-    def in_turn(self, n: int, label: int | None = None) -> Tensor | None:
-        """n labels or one-hot contexts: one asked for, or all classes in turn; None if the model is unconditional.
+    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
+        """The hint of images x0 (B, C, H, W), drawn by (seed, image number); None for a model without."""
+        if self.hint is None:
+            return None
+        return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
+
+    def number(self, label: int | str) -> int:
+        """The number of a class or context feature, given that or its name.
 
         Raises:
-            ValueError: the label is out of range, or the model takes none.
+            ValueError: there is none such, or the model takes none.
         """
         kinds = self.num_classes or self.context_dim
-        if label is not None and not 0 <= label < kinds:
-            names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
-            said = f"labels are 0 .. {kinds - 1}{names}" if kinds else "this model was trained without labels"
-            raise ValueError(f"label {label}: {said}")
+        if label in self.class_names:
+            return self.class_names.index(label)
+        if kinds and str(label).isdecimal() and int(label) < kinds:
+            return int(label)
         if not kinds:
+            raise ValueError(f"label {label}: this model was trained without labels")
+        names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
+        near = "" if str(label).isdecimal() else suggest(str(label), list(self.class_names))
+        raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
+
+    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
+        """n labels or one-hot contexts: one asked for by number or name, or all classes in turn.
+
+        None, "no condition", if the model is unconditional, and by default if its contexts are vectors without names.
+
+        Raises:
+            ValueError: there is no such label, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if label is None and (not kinds or self.context_dim and not self.class_names):
             return None
-        y = torch.arange(n) % kinds if label is None else torch.full((n,), label)
+        y = torch.arange(n) % kinds if label is None else torch.full((n,), self.number(label))
         return torch.eye(kinds)[y] if self.context_dim else y
 
     # --- sampling ---------------------------------------------------------------------------------------
@@ -225,16 +261,18 @@ class Diffusion(pl.LightningModule):
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
         first: int = 0,
+        image: Tensor | None = None,
     ) -> Iterator[Frame]:
         """Walk n images from noise to clean, yielding a frame after each step.
 
         Args:
-            y: labels (n,) or contexts (n, D); all classes in turn by default.
+            y: labels (n,) or contexts (n, D). By default all classes in turn; no label for a given image.
             seed: image k is a function of (seed, k) and its condition alone.
             first: the number k of the first image.
+            image: (n, K, h, w), what a network with image_channels is shown beside x; see `hint.read` and `shown`.
         """
-        y = self.in_turn(n) if y is None else y
-        cond = self.condition(None if y is None else y.to(self.device))
+        y = self.in_turn(n) if y is None and image is None else y
+        cond = self.condition(*(v if v is None else v.to(self.device) for v in (y, image)))
         denoise = self.clamp((guidance or self.guidance)(self.denoiser.walk(), cond))
         x, noise = self.start(n, seed, first)
         training = self.training
@@ -254,6 +292,7 @@ class Diffusion(pl.LightningModule):
         batch_size: int = 256,
         progress: bool = False,
         first: int = 0,
+        image: Tensor | None = None,
     ) -> Tensor:
         """n images (n, C, H, W) in [-1, 1] on the CPU; see `frames` for the arguments.
 
@@ -265,16 +304,15 @@ class Diffusion(pl.LightningModule):
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
-        y = self.in_turn(n) if y is None else y
+        y = self.in_turn(n) if y is None and image is None else y
         done = []
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
         every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
         with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))
-                mine = None if y is None else y[part]
-                walk = self.frames(part.stop - at, mine, seed, sampler, guidance, first + at)
-                for frame in walk:
+                mine, its = (v if v is None else v[part] for v in (y, image))
+                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
                     x = frame.x
                     bar.update()
                 done.append(x.cpu())

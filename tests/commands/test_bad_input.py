@@ -37,6 +37,8 @@ def refused(capsys, argv, *words):
     (["--model.net", "AttentionUNett"], ["no class 'AttentionUNett'", "AttentionUNet"]),
     (["--model.schedule", "Linea"], ["did you mean 'Linear'", "Cosine", "Karras", "Quadratic"]),
     (["--model.sampler", "DDIMM"], ["DDIM, DDPM"]),
+    (["--model.hint", "Masket"], ["did you mean 'Masked'", "LowResolution"]),
+    (["--model.hint", "LowResolution", "--model.hint.factor", "3"], [": LowResolution: factor 3 does not divide"]),
     (["--model.target", "Noise"], ["Eps, ", "Velocity"]),
     (["--data", "Digitz"], ["did you mean 'Digits'", "CIFAR10", "Sprites"]),
     (["--model.net.widthz", "3"], ["AttentionUNet has no option 'widthz'", "did you mean 'widths'"]),

@@ -163,6 +163,27 @@ def test_twice_the_channels_in_and_out(name):
 
 
 @all_nets
+def test_an_image_beside_x_is_looked_at_and_costs_its_channels_alone(name):
+    """K channels more for the first layer, whatever else is given: none by default."""
+    kind, options = NETS[name]
+    plain, net = kind(3, **options), awake(kind(3, **options, image_channels=2))
+    assert build(spec(net)).image_channels == 2
+    shapes = {n: p.shape for n, p in plain.named_parameters()}
+    grown = {n: p for n, p in net.named_parameters() if p.shape != shapes[n]}
+    assert set(grown) <= {"inc.weight", "inc.body.0.weight", "inc.shortcut.weight"} and grown
+    for n, p in grown.items():  # 5 channels in for 3, and nothing else
+        assert p.numel() * 3 == shapes[n].numel() * 5
+    x = torch.randn(2, 5, 8, 8)
+    changed = x.clone()
+    changed[:, 3:] += 1
+    with torch.no_grad():
+        out = net.eval()(x, torch.zeros(2))
+        assert out.shape == (2, 3, 8, 8) and (net(changed, torch.zeros(2)) - out).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=f"{kind.__name__}: made for 5 channels, got images of 3"):
+        net(x[:, :3], torch.zeros(2))
+
+
+@all_nets
 def test_clock_label_and_null_change_the_answer(name):
     net = awake(make(name, num_classes=3)).eval()
     x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 7.0)

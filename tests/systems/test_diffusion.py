@@ -111,11 +111,18 @@ def test_guidance_and_labels_reach_the_network():
 def test_classes_in_turn():
     assert tiny().in_turn(12).tolist() == [*range(10), 0, 1] and tiny().in_turn(3, 7).tolist() == [7] * 3
     assert tiny(num_classes=0).in_turn(5) is None
-    context = Diffusion(AttentionUNet(3, (8, 16), attention=9, context_dim=5), Linear(), shape=(3, 8, 8))
+    net = AttentionUNet(3, (8, 16), attention=9, context_dim=5)
+    context = Diffusion(net, Linear(), shape=(3, 8, 8), class_names=("hero", "side", "food", "spell", "3"))
     assert torch.equal(context.in_turn(6), torch.eye(5)[[0, 1, 2, 3, 4, 0]])
     for model, label in ((tiny(), 10), (tiny(), -1), (context, 5)):
         with pytest.raises(ValueError, match="labels are 0"):
             model.in_turn(1, label)
+    assert context.in_turn(1, "food").tolist() == [[0, 0, 1, 0, 0]] == context.in_turn(1, 2).tolist()
+    assert context.in_turn(1, "3").argmax() == 4 and context.in_turn(1, 3).argmax() == 3  # a name goes before a number
+    with pytest.raises(ValueError, match="label herp: labels are 0 .. 4 .*; did you mean 'hero'"):
+        context.in_turn(1, "herp")
+    nameless = Diffusion(net, Linear(), shape=(3, 8, 8))  # vectors, such as text embeddings: a one-hot means nothing
+    assert nameless.in_turn(4) is None and nameless.in_turn(1, 1).tolist() == [[0, 1, 0, 0, 0]]
     with pytest.raises(ValueError, match="trained without labels"):
         tiny(num_classes=0).in_turn(1, 0)
 

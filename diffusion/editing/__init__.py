@@ -1,0 +1,14 @@
+"""What a trained model does to pictures that exist: paint a part anew, start from one, go between two, look on the way.
+
+Image k is a function of (seed, k), its input and its condition: never of the batch that it is made in. y None is "no
+condition" in all of these but `stop`.
+"""
+
+from diffusion.editing.inpainting import inpaint, repaint
+from diffusion.editing.inversion import from_noise, interpolate, inverter, reconstruct, slerp, to_noise, vary
+from diffusion.editing.midway import img2img, stop
+
+__all__ = [
+    "from_noise", "img2img", "inpaint", "interpolate", "inverter", "reconstruct", "repaint", "slerp", "stop",
+    "to_noise", "vary",
+]  # fmt: skip

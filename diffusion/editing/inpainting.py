@@ -1,0 +1,103 @@
+"""Inpainting: a part of a picture made anew, to go with the rest."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Denoise, anywhere
+from diffusion.editing.base import batches, steered, still
+from diffusion.guidance import Guidance
+from diffusion.noise.level import Level, forward_var
+from diffusion.noise.schedule import Schedule
+from diffusion.samplers import Sampler
+from diffusion.samplers.base import Noise
+from diffusion.systems import Diffusion
+
+
+def inpaint(
+    model: Diffusion,
+    x0: Tensor,
+    mask: Tensor,
+    y: Tensor | None = None,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+    jumps: int = 10,
+    length: int = 5,
+    batch_size: int = 256,
+) -> Tensor:
+    """Images (B, C, H, W) whose masked part is made anew to go with the rest, which stays as it is to the bit.
+
+    Args:
+        mask: bool, True is made anew; (H, W), or anything that broadcasts to x0.
+        y: labels (B,) or contexts (B, D).
+        jumps, length: see `repaint`.
+    """
+    hidden = torch.broadcast_to(mask, x0.shape)
+    done = []
+    with still(model):
+        for x, label, noise, part in batches(model, x0, y, seed, batch_size):
+            denoise, schedule = steered(model, label, guidance), model.denoiser.schedule
+            walk = repaint(
+                denoise, x, hidden[part].to(x.device), schedule, sampler or model.sampler, noise, jumps, length
+            )
+            done.append(walk.cpu())
+    return torch.cat(done)
+
+
+@torch.no_grad()
+def repaint(
+    denoise: Denoise,
+    x0: Tensor,
+    hidden: Tensor,
+    schedule: Schedule,
+    sampler: Sampler,
+    noise: Noise = torch.randn_like,
+    jumps: int = 10,
+    length: int = 5,
+) -> Tensor:
+    """RePaint: a step of the sampler for the hidden part, the noised truth for the other, and back to harmonise.
+
+        x_s = where(hidden, step(x_t), alpha_s x_0 + sigma_s z)
+        x_t = (alpha_t / alpha_s) x_s + sqrt(Var[x_t | x_s]) z                                    (a jump back)
+
+    Every sampler can: it is asked for single steps. A multistep one (DPMSolver, UniPC, DEIS) has no past then, and
+    steps like DDIM. The step to the clean level is never repeated: it ends at a mean, which noised again is too narrow.
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, alg. 1 (length 1, jumps = U - 1) and app. B (length).
+
+    Args:
+        x0: images (B, C, H, W); what is hidden of them is not looked at.
+        hidden: (B, C, H, W) bool.
+        jumps: how often each stretch of the way is walked again, >= 0; 0 only replaces.
+        length: levels in a stretch, >= 1.
+    Raises:
+        ValueError: jumps < 0 or length < 1.
+    """
+    if jumps < 0 or length < 1:
+        raise ValueError(f"inpaint: jumps must be at least 0 and length at least 1, got {jumps} and {length}")
+
+    def known(x: Tensor, t: Level) -> Tensor:
+        return torch.where(hidden, x, t.alpha * x0 + t.sigma * noise(x0))
+
+    denoise, levels, k = anywhere(denoise, schedule), sampler.levels(schedule), 0
+    x = known(schedule.prior_std * noise(x0), levels[0])
+    for to in route(len(levels) - 1, jumps, length):
+        t, s = levels[min(k, to)], levels[max(k, to)]
+        if to > k:
+            x = known(sampler.step(denoise, x, t, s, deque(), noise)[0], s)
+        else:
+            x = t.alpha / s.alpha * x + forward_var(s, t).sqrt() * noise(x)
+        k = to
+    return x
+
+
+def route(n: int, jumps: int, length: int) -> Iterator[int]:
+    """The places among n + 1 levels that `repaint` goes to from 0: each stretch jumps + 1 times, the last step once."""
+    for low in range(0, n - 1, length):
+        high = min(low + length, n - 1)
+        for again in range(jumps + 1):
+            yield from [low] if again else []
+            yield from range(low + 1, high + 1)
+    yield n

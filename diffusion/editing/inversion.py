@@ -1,0 +1,199 @@
+"""Edits by way of a picture's noise: DDIM's way undone, the noise changed, and back.
+
+Both ways go without a limit on x_0, which could not be undone, and without self-conditioning's memory.
+"""
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Denoise, Prediction, predict
+from diffusion.editing.base import batches, still
+from diffusion.guidance import Guidance, Plain
+from diffusion.noise.draws import ImageDraws
+from diffusion.noise.level import Level, broadcast
+from diffusion.samplers import DDIM, Sampler
+from diffusion.systems import Diffusion
+
+
+def to_noise(
+    model: Diffusion,
+    x0: Tensor,
+    y: Tensor | None = None,
+    sampler: DDIM | None = None,
+    guidance: Guidance | None = None,
+    iterations: int = 5,
+    batch_size: int = 256,
+) -> Tensor:
+    """The noise (B, C, H, W) from which DDIM makes these images.
+
+    Args:
+        y: labels (B,) or contexts (B, D).
+        sampler: DDIM with eta = 0; the model's if it is one, else DDIM with 50 steps.
+        guidance: Plain by default: the farther a scale is from 1, the harder the way is to undo.
+        iterations: network calls to undo a step, see `DDIM.invert`.
+    """
+    sampler, done = inverter(model, sampler), []
+    with still(model):
+        for x, label, *_ in batches(model, x0, y, 0, batch_size):
+            denoise = _reversible(model, label, guidance)
+            done.append(sampler.invert(denoise, x, model.denoiser.schedule, iterations).cpu())
+    return torch.cat(done)
+
+
+def from_noise(
+    model: Diffusion,
+    z: Tensor,
+    y: Tensor | None = None,
+    sampler: DDIM | None = None,
+    guidance: Guidance | None = None,
+    batch_size: int = 256,
+    towards: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """The images (B, C, H, W) that DDIM makes from this noise; the arguments of `to_noise`.
+
+    Args:
+        towards: a second condition and how far to go to it, (B,) in [0, 1].
+    """
+    sampler, done = inverter(model, sampler), []
+    with still(model):
+        for x, label, _, part in batches(model, z, y, 0, batch_size):
+            denoise = _reversible(model, label, guidance)
+            if towards is not None:
+                second = _reversible(model, towards[0][part].to(x.device), guidance)
+                denoise = between_guesses(denoise, second, towards[1][part])
+            done.append(sampler.sample(denoise, x, model.denoiser.schedule).cpu())
+    return torch.cat(done)
+
+
+def reconstruct(
+    model: Diffusion,
+    x0: Tensor,
+    y: Tensor | None = None,
+    sampler: DDIM | None = None,
+    guidance: Guidance | None = None,
+    iterations: int = 5,
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """The images by way of their noise, (B, C, H, W), and the root mean square of what that changes in each, (B,).
+
+    Source: Song et al. 2021, arXiv:2010.02502, sec. 5.4. The arguments of `to_noise`.
+    """
+    z = to_noise(model, x0, y, sampler, guidance, iterations, batch_size)
+    made = from_noise(model, z, y, sampler, guidance, batch_size)
+    return made, (made - x0.cpu()).square().flatten(1).mean(1).sqrt()
+
+
+def vary(
+    model: Diffusion,
+    x0: Tensor,
+    amount: float = 0.3,
+    n: int = 4,
+    y: Tensor | None = None,
+    seed: int = 0,
+    sampler: DDIM | None = None,
+    guidance: Guidance | None = None,
+    iterations: int = 5,
+    batch_size: int = 256,
+) -> Tensor:
+    """n images near each of others, (B, n, C, H, W): their noise, turned towards fresh noise.
+
+        x_0' = DDIM(slerp(DDIM^-1(x_0), z, amount))
+
+    The k-th of an image has the fresh noise of seed + k. The other arguments are those of `to_noise`.
+    Source: the parts, Song et al. 2021, arXiv:2010.02502, sec. 4.3 and eq. 67.
+
+    Args:
+        amount: in [0, 1]; 0 gives the image back (as well as `reconstruct` does), 1 is a new sample.
+    Raises:
+        ValueError: amount outside [0, 1] or n < 1.
+    """
+    if not 0 <= amount <= 1 or n < 1:
+        raise ValueError(f"vary: amount must lie in [0, 1] and n be at least 1, got {amount} and {n}")
+    z = to_noise(model, x0, y, sampler, guidance, iterations, batch_size)
+    prior_std, made = model.denoiser.schedule.prior_std, []
+    for k in range(n):
+        fresh = prior_std * ImageDraws(seed + k, range(len(z)))(z)
+        made.append(from_noise(model, slerp(z, fresh, amount), y, sampler, guidance, batch_size))
+    return torch.stack(made, 1)
+
+
+def interpolate(
+    model: Diffusion,
+    a: Tensor,
+    b: Tensor,
+    n: int = 9,
+    y_a: Tensor | None = None,
+    y_b: Tensor | None = None,
+    sampler: DDIM | None = None,
+    guidance: Guidance | None = None,
+    iterations: int = 5,
+    batch_size: int = 256,
+) -> Tensor:
+    """n images from each of a to that of b, (B, n, C, H, W), both ends included as `reconstruct` makes them.
+
+        x_0(u) = DDIM(slerp(DDIM^-1(a), DDIM^-1(b), u)),    its guess of x_0 lerp(x_0 | y_a, x_0 | y_b, u)
+
+    The lerp of guesses is the score of p(x | y_a)^(1-u) p(x | y_b)^u: a condition between two labels.
+    The other arguments are those of `to_noise`.
+    Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 and eq. 67; the score: Liu et al. 2022, arXiv:2206.01714.
+
+    Raises:
+        ValueError: n < 2, a and b of two shapes, or a condition for one of them only.
+    """
+    if n < 2 or a.shape != b.shape:
+        raise ValueError(f"interpolate: n >= 2 and images of one shape, got {n}, {tuple(a.shape)}, {tuple(b.shape)}")
+    if (y_a is None) != (y_b is None):
+        raise ValueError("interpolate: give a condition for both ends or for none")
+    za, zb = (to_noise(model, x, y, sampler, guidance, iterations, batch_size) for x, y in ((a, y_a), (b, y_b)))
+    u = torch.linspace(0, 1, n).repeat(len(a))  # (B n,)
+    za, zb = (z.repeat_interleave(n, 0) for z in (za, zb))
+    towards = None if y_b is None or torch.equal(y_a, y_b) else (y_b.repeat_interleave(n, 0), u)
+    y = None if y_a is None else y_a.repeat_interleave(n, 0)
+    made = from_noise(model, slerp(za, zb, u), y, sampler, guidance, batch_size, towards)
+    return made.unflatten(0, (-1, n))
+
+
+def slerp(a: Tensor, b: Tensor, u: float | Tensor) -> Tensor:
+    """The way along the great circle, image by image: sin((1 - u) w) / sin(w) a + sin(u w) / sin(w) b, w their angle.
+
+    Keeps the length that a and b share; plain lerp would pass through noise that is too quiet.
+    Source: Shoemake 1985, Animating rotation with quaternion curves; Song et al. 2021, arXiv:2010.02502, eq. 67.
+
+    Args:
+        u: 0 is a, 1 is b; one number, or one an image (B,).
+    """
+    p, q = (v.flatten(1).double() / v.flatten(1).double().norm(dim=1, keepdim=True) for v in (a, b))
+    w = 2 * torch.atan2((p - q).norm(dim=1), (p + q).norm(dim=1))  # acos loses digits at small angles
+    flat = w.sin() < 1e-6  # no angle, or no plane: the sines would be 0 / 0
+    w, u = w.masked_fill(flat, 1.0), torch.as_tensor(u, dtype=w.dtype, device=w.device)
+    wa, wb = (broadcast(torch.where(flat, v, (v * w).sin() / w.sin()), a) for v in (1 - u, u))
+    return wa * a + wb * b
+
+
+def between_guesses(a: Denoise, b: Denoise, u: Tensor) -> Denoise:
+    """The guess of x_0 at a fraction u (B,) of the way from one to another."""
+
+    def denoise(x: Tensor, t: Level) -> Prediction:
+        return predict(x, torch.lerp(a(x, t).x0, b(x, t).x0, broadcast(u, x)), t.like(x))
+
+    return denoise
+
+
+def inverter(model: Diffusion, sampler: Sampler | None = None) -> DDIM:
+    """The sampler if its way can be undone; by default the model's if it is such a one, else DDIM with 50 steps.
+
+    Raises:
+        ValueError: a sampler that is not DDIM with eta = 0.
+    """
+    own = model.sampler
+    if sampler is None:
+        known = isinstance(own, DDIM) and own.eta == 0
+        return own if known else DDIM(min(50, model.denoiser.schedule.T or 50), grid=own.grid)
+    if not isinstance(sampler, DDIM) or sampler.eta > 0:
+        raise ValueError(f"only the way of DDIM with eta = 0 can be undone, got {type(sampler).__name__}")
+    return sampler
+
+
+def _reversible(model: Diffusion, y: Tensor | None, guidance: Guidance | None) -> Denoise:
+    """A function of (x, t) alone, without a limit."""
+    return (guidance or Plain())(model.denoiser, model.condition(y))

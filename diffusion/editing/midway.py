@@ -1,0 +1,100 @@
+"""Walks that begin in the middle, from a picture, or end there, for a look."""
+
+import torch
+from torch import Tensor
+
+from diffusion.editing.base import batches, steered, still
+from diffusion.guidance import Guidance
+from diffusion.noise.level import Level
+from diffusion.noise.schedule import Schedule
+from diffusion.samplers import Frame, Sampler
+from diffusion.samplers.base import Noise
+from diffusion.systems import Diffusion
+
+
+def img2img(
+    model: Diffusion,
+    x0: Tensor,
+    strength: float = 0.5,
+    y: Tensor | None = None,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+    batch_size: int = 256,
+) -> Tensor:
+    """New images (B, C, H, W) on the base of others: noised to a level in the middle, and walked back from there.
+
+        x_t = alpha_t x_0 + sigma_t z,    t the level of the sampler's grid nearest to strength
+
+    Source: SDEdit, Meng et al. 2022, arXiv:2108.01073, alg. 1 (with the schedule's own alpha).
+
+    Args:
+        strength: in [0, 1]; 0 is the image itself, 1 starts from pure noise: `Diffusion.sample` with the same seed.
+        y: labels (B,) or contexts (B, D); others than the image's own turn it into something else.
+    Raises:
+        ValueError: strength outside [0, 1].
+    """
+    sampler, schedule, done = sampler or model.sampler, model.denoiser.schedule, []
+    start = beginning(sampler, schedule, strength)
+    with still(model):
+        for x, label, noise, _ in batches(model, x0, y, seed, batch_size):
+            x = noised(x, sampler, schedule, start, noise)
+            for frame in sampler.iterate(steered(model, label, guidance), x, schedule, noise, start):
+                x = frame.x
+            done.append(x.cpu())
+    return torch.cat(done)
+
+
+def beginning(sampler: Sampler, schedule: Schedule, strength: float) -> int:
+    """The place in the sampler's levels where `img2img` starts; any strength above 0 takes a step, 1 takes all."""
+    if not 0 <= strength <= 1:
+        raise ValueError(f"img2img: strength must lie in [0, 1], got {strength}; 0 is the image, 1 is pure noise")
+    levels = sampler.levels(schedule)
+    return len(levels) - 1 if strength == 0 else 0 if strength == 1 else nearest(levels[:-1], strength)
+
+
+def noised(x0: Tensor, sampler: Sampler, schedule: Schedule, start: int, noise: Noise) -> Tensor:
+    """x_0 at a place of the sampler's levels; at the first one pure noise, though a schedule may leave some signal."""
+    t = sampler.levels(schedule)[start]
+    if start == 0:
+        return schedule.prior_std * noise(x0)
+    return t.alpha * x0 + t.sigma * noise(x0) if t.sigma > 0 else x0
+
+
+def stop(
+    model: Diffusion,
+    at: list[float],
+    n: int = 4,
+    y: Tensor | None = None,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+) -> list[Frame]:
+    """n images caught on their way from noise, at the levels nearest to some times: the state, and its guess of x_0.
+
+    The walk ends at the last of them. At t = 0 the guess is the image. Frames from noise to clean, each level once.
+    Unlike those of `Diffusion.frames`, x0 here is what the model makes of this x.
+
+    Args:
+        at: times in [0, 1]; 1 is noise.
+        y: labels (n,) or contexts (n, D); all classes in turn by default.
+    Raises:
+        ValueError: no time, or one outside [0, 1].
+    """
+    if not at or not all(0 <= t <= 1 for t in at):
+        raise ValueError(f"stop: wanted times in [0, 1], got {at}")
+    levels = (sampler or model.sampler).levels(model.denoiser.schedule)
+    wanted = {nearest(levels, t) for t in at}
+    x, caught = model.start(n, seed)[0], []
+    for k, frame in enumerate(model.frames(n, y, seed, sampler, guidance)):
+        if k in wanted:
+            caught.append(Frame(levels[k], x, frame.x0))
+        if k >= max(wanted):
+            return caught
+        x = frame.x
+    return [*caught, Frame(levels[-1], x, x)]
+
+
+def nearest(levels: list[Level], t: float) -> int:
+    """The place of the level whose time is nearest to t."""
+    return min(range(len(levels)), key=lambda k: abs(float(levels[k].t) - t))

@@ -1,0 +1,147 @@
+"""Hints: an image made of x_0 that a network is shown beside x, so that it learns to make x_0 of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Hint(ABC):
+    """What of an image is known beforehand: a `Condition.image` made of x_0 in training, of a user's picture later."""
+
+    @abstractmethod
+    def shape(self, image: Sequence[int]) -> tuple[int, int, int]:
+        """(K, h, w) of the hint for images (C, H, W).
+
+        Raises:
+            ValueError: it cannot be made of images of this size.
+        """
+
+    @abstractmethod
+    def __call__(self, x0: Tensor, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
+        """The hint (B, K, h, w) of images x0 (B, C, H, W).
+
+        Args:
+            noise: gives N(0, I) of a tensor's shape; all that is random in a hint comes from it.
+        """
+
+    @abstractmethod
+    def read(self, picture: Tensor, image: Sequence[int]) -> Tensor:
+        """The hint (N, K, h, w) that a user's pictures mean.
+
+        Args:
+            picture: (N, C, h, w) in [-1, 1]; with one channel more, the last is opaque where it is above 0.
+            image: (C, H, W) of the images to make.
+        Raises:
+            ValueError: the pictures are of another size, or lack what this hint needs.
+        """
+
+    def show(self, hint: Tensor, image: Sequence[int]) -> Tensor:
+        """The hint as pictures (N, C, H, W) in [-1, 1] for people."""
+        return F.interpolate(hint[:, : image[0]], tuple(image[1:]))
+
+
+def uniform(noise: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) of a tensor's shape: the normal distribution function of normal numbers."""
+    return torch.special.ndtr(noise(like).float()).clamp(max=1 - 2**-24)
+
+
+class LowResolution(Hint):
+    """The mean of each factor x factor block: for super-resolution.
+
+    With `noise`, the means are blurred by noise of a random strength, which is shown as one channel more. A network
+    so trained forgives pictures that another network made; a user's picture is shown with strength 0.
+
+        hint = mean + s z,    s ~ U(0, noise)
+
+    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; noise augmentation: Ho et al. 2021, arXiv:2106.15282,
+    sec. 4.2, where the means go through the forward process instead.
+
+    Args:
+        factor: side of a block, in pixels, >= 2; it divides height and width.
+        noise: largest standard deviation, >= 0, of the added noise, in units where pixels span 2.
+    Raises:
+        ValueError: factor < 2 or noise < 0.
+    """
+
+    def __init__(self, factor: int = 4, noise: float = 0.0) -> None:
+        if factor < 2 or noise < 0:
+            raise ValueError(f"LowResolution: factor must be at least 2 and noise at least 0, got {factor} and {noise}")
+        self.factor, self.noise = factor, float(noise)
+
+    def shape(self, image):
+        C, H, W = image
+        if H % self.factor or W % self.factor:
+            raise ValueError(f"LowResolution: factor {self.factor} does not divide images of {H}x{W}")
+        return C + (self.noise > 0), H // self.factor, W // self.factor
+
+    def __call__(self, x0, noise=torch.randn_like):
+        mean = F.avg_pool2d(x0, self.factor)
+        if not self.noise:
+            return mean
+        strength = self.noise * uniform(noise, mean[:, :1, :1, :1]).to(mean)
+        return torch.cat([mean + strength * noise(mean), strength.expand_as(mean[:, :1])], dim=1)
+
+    def read(self, picture, image):
+        (C, H, W), (K, h, w) = image, self.shape(image)
+        x = picture[:, :C]
+        if tuple(x.shape[-2:]) == (H, W):
+            x = F.avg_pool2d(x, self.factor)
+        if tuple(x.shape[1:]) != (C, h, w):
+            raise ValueError(
+                f"wanted pictures of {h}x{w} pixels, or {H}x{W} to be made so small, in {C} channels; "
+                f"got {'x'.join(map(str, x.shape[-2:]))} in {x.shape[1]}"
+            )
+        return F.pad(x, (0, 0, 0, 0, 0, K - C))  # strength 0
+
+
+class Masked(Hint):
+    """The image with rectangles cut out, and a channel that is 1 where it is known: for filling in.
+
+    What is cut out is 0, the middle grey (Palette puts noise there; the mask says as much). The loss is that of the
+    whole image, not of the holes alone.
+    Source: Saharia et al. 2022, arXiv:2111.05826, sec. 4.2 and app. A.
+
+    Args:
+        low: smallest side of a rectangle, in (0, 1], as a share of the image's.
+        high: largest side, in [low, 1].
+        holes: rectangles an image, >= 1, each of its own random size and place; they may overlap.
+    Raises:
+        ValueError: shares outside of these, or holes < 1.
+    """
+
+    def __init__(self, low: float = 0.3, high: float = 0.7, holes: int = 1) -> None:
+        if not 0 < low <= high <= 1 or holes < 1:
+            raise ValueError(f"Masked: wanted 0 < low <= high <= 1 and holes >= 1, got {low}, {high} and {holes}")
+        self.low, self.high, self.holes = float(low), float(high), holes
+
+    def shape(self, image):
+        return image[0] + 1, *image[1:]
+
+    def __call__(self, x0, noise=torch.randn_like):
+        B, _, H, W = x0.shape
+        u = uniform(noise, x0.new_empty(B, self.holes, 4))
+        side = torch.tensor([H, W], device=x0.device)
+        size = ((self.low + (self.high - self.low) * u[..., :2]) * side).round().clamp(min=1)  # (B, holes, 2)
+        start = (u[..., 2:] * (side - size + 1)).floor()
+        rows, columns = (
+            (torch.arange(n, device=x0.device) >= start[..., k, None])
+            & (torch.arange(n, device=x0.device) < (start + size)[..., k, None])
+            for k, n in enumerate((H, W))
+        )  # (B, holes, H) and (B, holes, W)
+        known = ~(rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)  # (B, 1, H, W)
+        return torch.cat([x0 * known, known.to(x0)], dim=1)
+
+    def read(self, picture, image):
+        C, H, W = image
+        if tuple(picture.shape[1:]) != (C + 1, H, W):
+            raise ValueError(
+                f"wanted pictures of {H}x{W} pixels in {C} channels and one more (alpha), transparent where they are "
+                f"to be filled in; got {'x'.join(map(str, picture.shape[-2:]))} in {picture.shape[1]}"
+            )
+        known = (picture[:, C:] > 0).to(picture)
+        if known.all():
+            raise ValueError("the picture is opaque everywhere: make transparent what is to be filled in")
+        return torch.cat([picture[:, :C] * known, known], dim=1)

@@ -1,0 +1,53 @@
+"""A walk can begin and end in the middle of its levels."""
+
+import pytest
+import torch
+
+from diffusion import samplers
+from diffusion.analytic import Mixture
+from diffusion.noise import Cosine
+from diffusion.noise.draws import ImageDraws
+from diffusion.tools import concrete
+
+DATA = Mixture([-0.6, 0.5], 0.2, [1.0, 2.0])
+N = 6
+MULTISTEP = {samplers.DPMSolver, samplers.UniPC, samplers.DEIS}
+ALL = sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__)
+
+
+def walk(sampler, *cuts):
+    noise = ImageDraws(0, range(5))
+    x, frames = noise(torch.empty(5, 1, 2, 2)).double(), []
+    for start, stop in cuts:
+        for frame in sampler.iterate(DATA, x, Cosine(), noise, start, stop):
+            frames.append(frame)
+            x = frame.x
+    return frames
+
+
+@pytest.mark.parametrize("kind", [k for k in ALL if k not in MULTISTEP])
+def test_a_walk_in_two_parts_is_the_whole(kind):
+    whole = walk(kind(N), (0, None))
+    assert len(whole) == N
+    for k in range(N + 1):
+        parts = walk(kind(N), (0, k), (k, None))
+        assert len(parts) == N
+        for a, b in zip(whole, parts, strict=True):
+            assert torch.equal(a.x, b.x) and torch.equal(a.x0, b.x0) and a.t == b.t
+
+
+@pytest.mark.parametrize("kind", sorted(MULTISTEP, key=lambda k: k.__name__))
+def test_a_multistep_method_starts_again_without_a_past(kind):
+    """Up to the cut it is the whole walk, its first step after it is DDIM's; the end is no longer the same."""
+    whole, parts = walk(kind(N), (0, None)), walk(kind(N), (0, 3), (3, None))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(whole[:3], parts[:3], strict=True))
+    (first,) = samplers.DDIM(N).iterate(DATA, whole[2].x, Cosine(), start=3, stop=4)
+    torch.testing.assert_close(parts[3].x, first.x, rtol=1e-9, atol=1e-9)
+    assert (parts[-1].x - whole[-1].x).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_levels_are_where_the_frames_are(kind):
+    levels = kind(N).levels(Cosine())
+    assert len(levels) == N + 1 and float(levels[-1].sigma) == 0
+    assert [f.t for f in walk(kind(N), (0, None))] == levels[1:]
