@@ -32,7 +32,7 @@ RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
     except KeyboardInterrupt:
-        return _fail(name, "interrupted", 130)
+        print(f"diffusion {name}: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         if debug:
             raise

@@ -1,0 +1,117 @@
+"""Signals to real processes: exit codes, how fast, what is said, what is left, and that it goes on; all slow."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusion import runs
+
+REPO = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+ARGV = [
+    "fit", "-c", "configs/digits.yaml", "--trainer.accelerator", "cpu", "--model.net.widths", "[8,16]",
+    "--model.net.attention", "1", "--data.batch_size", "32", "--samples.every_n_epochs", "0", "--samples.n", "4",
+    "--gif.n", "1", "--gif.frames", "2", "--model.sampler.steps", "2", "--diagnostics.images", "0",
+    "--checkpoint.every_n_steps", "100000", "--resume", "auto", "--trainer.check_val_every_n_epoch", "1",
+]  # fmt: skip
+
+
+def begin(out, *options):
+    argv = [sys.executable, "-W", "ignore", "-m", "diffusion", *ARGV, "--out", str(out), *options]
+    return subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(process, words):
+    """Read what it says up to a line with these words."""
+    for line in process.stdout:
+        if words in line:
+            return line
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
+    process = begin(tmp_path, "--trainer.max_epochs", "500")
+    until(process, "images/s")  # a line of progress comes after 10 s
+    began = time.perf_counter()
+    process.send_signal(number)
+    said, error = process.communicate(timeout=120)
+    seconds = time.perf_counter() - began
+    print(f"{number.name}: {seconds:.1f} s")
+    assert process.returncode == code, error
+    assert "Traceback" not in said + error and "val/loss" not in said
+    (run,) = (tmp_path / "digits").iterdir()
+    step = runs.newest_step(run)
+    assert f"stopped at step {step:,}; the newest checkpoint is of step {step:,}" in said
+    assert f"--resume {run}" in said and seconds < 30, (seconds, said)
+    assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == step
+    epochs = step // 44 + 1  # 1437 training digits are 44 batches
+    process = begin(tmp_path, "--trainer.max_epochs", str(epochs))
+    said, error = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"last.ckpt: step {step:,}" in said, (said, error)
+    assert runs.newest_step(run) == 44 * epochs
+
+
+def test_two_ctrl_c_quit_at_once(tmp_path):
+    process = begin(tmp_path, "--trainer.max_epochs", "500", "--trainer.accumulate_grad_batches", "40")
+    until(process, "images/s")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said + error, error
+    assert error.strip().splitlines()[-1] == "diffusion fit: interrupted"
+
+
+def test_ctrl_c_before_training(tmp_path):
+    process = begin(tmp_path, "--trainer.max_epochs", "500")
+    until(process, "parameters) on Digits")
+    process.send_signal(signal.SIGINT)
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said + error, error
+
+
+@pytest.mark.notebook
+def test_a_notebook_is_usable_after_stop(tmp_path):
+    """The kernel lives, the cell ends in KeyboardInterrupt, and training goes on in the next cell."""
+    manager_of = pytest.importorskip("jupyter_client.manager").start_new_kernel
+    manager, client = manager_of(kernel_name="python3", cwd=str(REPO), startup_timeout=120)
+
+    def run(code, wait=300):
+        number = client.execute(code)
+        return client.get_shell_msg(timeout=wait)["content"] if wait else number
+
+    try:
+        argv = [*ARGV[1:], "--out", str(tmp_path)]
+        run("import sys; sys.path.insert(0, '.'); from diffusion.commands.fit import fit")
+        client.execute(f"fit({[*argv, '--trainer.max_epochs', '500']!r})")
+        for _ in range(1200):
+            if list(tmp_path.glob("digits/version_0/events*")):
+                break
+            time.sleep(0.1)
+        time.sleep(5)
+        manager.interrupt_kernel()
+        ended = client.get_shell_msg(timeout=60)["content"]
+        assert ended["status"] == "error" and ended["ename"] == "KeyboardInterrupt", ended
+        step = runs.newest_step(tmp_path / "digits" / "version_0")
+        assert step and run("import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")[
+            "status"] == "ok"  # fmt: skip
+        epochs = str(step // 44 + 1)
+        ended = run(f"fit({[*argv, '--trainer.max_epochs', epochs]!r})[0].trainer.global_step")
+        assert ended["status"] == "ok", ended
+        assert runs.newest_step(tmp_path / "digits" / "version_0") == 44 * int(epochs)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_five_kills(tmp_path):
+    """The bench `benchmarks/chaos.py`, in small."""
+    argv = [sys.executable, "-W", "ignore", "benchmarks/chaos.py", "--kills", "5", "--seed", "1"]
+    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=900)
+    print(result.stdout)
+    assert result.returncode == 0 and "| lost runs | 0 |" in result.stdout, result.stderr
