@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "diffusion"
 GROUPS = {
-    "": 0, "tools": 0, "paths": 0, "seal": 0, "processes": 0,
+    "": 0, "tools": 0, "paths": 0, "processes": 0, "seal": 0,
     "viz": 1, "noise": 1, "ode": 1,
     "targets": 2, "nets": 2,
     "weights": 3, "denoiser": 3, "pairing": 3, "hints": 3,

@@ -89,14 +89,8 @@ class Evaluator:
         said = self.provenance[split]
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
-        read = None
-        if path and self.processes.first and path.exists():
-            try:
-                read = torch.load(path, weights_only=True)
-            except Exception:  # damaged, or not ours: it is only a cache
-                pass
-        read = self.processes.agreed(read)
-        if isinstance(read, dict) and read.get("provenance") == said:
+        read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
+        if read.get("provenance") == said:
             tell(len(images))
             return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
         found = self.describe(images, y, tell)
@@ -114,3 +108,12 @@ def repeated(y: Tensor, n: int) -> Tensor:
 def eight_bits(x: Tensor) -> Tensor:
     """Images in [-1, 1] as they would be saved: uint8, same shape."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def _cached(path: Path) -> dict:
+    """What a file of the cache holds; nothing if it is missing, damaged, or not ours."""
+    try:
+        read = torch.load(path, weights_only=True)
+    except Exception:
+        return {}
+    return read if isinstance(read, dict) else {}
