@@ -18,6 +18,7 @@ import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -34,7 +35,7 @@ TINY = [
 class Group:
     """Processes with the environment that torchrun gives its own; what each says goes to rank0.txt, rank1.txt, ...
 
-    Used as a context: none outlives it.
+    Used as a context: none outlives it, nor the process that started it.
     """
 
     def __init__(self, size: int, work: Callable, folder: Path, *args, environment: dict | None = None) -> None:
@@ -81,6 +82,7 @@ def begin(place: dict[str, str], file: Path, work: Callable, *args) -> None:
         os.dup2(out.fileno(), 2)
     sys.stdout, sys.stderr = (open(k, "w", buffering=1, closefd=False) for k in (1, 2))
     os.environ |= place
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     from pytorch_lightning.utilities import rank_zero_only
 
     rank_zero_only.rank = int(place.get("RANK", 0))  # the server has imported it without knowing
