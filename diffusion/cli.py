@@ -59,9 +59,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         from diffusion.commands.errors import explain
 
-        return _fail(name, *explain(error))
+        return _fail(name, *explain(error, name))
 
 
 def _fail(command: str, message: str, code: int) -> int:
-    print(f"diffusion{' ' + command if command else ''}: error: {message}", file=sys.stderr)
+    rank = next((os.environ[k] for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if k in os.environ), "0")
+    where = f"[process {rank}] " if rank != "0" else ""
+    print(f"{where}diffusion{' ' + command if command else ''}: error: {message}", file=sys.stderr)
     return code

@@ -60,6 +60,24 @@ def never_trained(times: Times, schedule: Schedule, sampler: Sampler) -> str | N
     )
 
 
+def labels_unused(kinds: int, takes: int, drop: float) -> str | None:
+    """The data have labels that the network is never shown.
+
+    Args:
+        kinds: classes, or features of a context, that the data give.
+        takes: those that the network takes.
+        drop: probability that an image's label is left out.
+    """
+    if not kinds or takes and drop < 1:
+        return None
+    if takes:
+        return "labels never used: objective.drop is 1, so the network never hears a label. Set it to 0.1"
+    return (
+        f"labels never used: the data give {kinds} classes, but the network takes none, so samples cannot be asked "
+        "for by class. Use a network with num_classes (or context_dim), or say data.labels: false"
+    )
+
+
 def labels_ignored(gain: Ratio, score: Ratio) -> str | None:
     """The wrong labels do as well as the right ones, and the network is past the stage of a linear denoiser."""
     if not (float(score.value.nanmedian()) <= LEARNED and gain.mean <= max(2 * gain.margin, 1e-4)):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.callbacks import advice
-from diffusion.callbacks.ema import EMA
+from diffusion.callbacks.ema import EMA, whole
 from diffusion.callbacks.levels import BINS, NAMES, Probe, Ratio, Spectrum, bins, ideal, law, ratio
-from diffusion.callbacks.pictures import averaged
+from diffusion.callbacks.pictures import averaged, sharded
 from diffusion.noise.level import Level
 
 SHARE = 200  # a probe of n images waits for n * SHARE trained ones: n images of work against 0.5 % of theirs
@@ -74,13 +74,16 @@ class Diagnostics(pl.Callback):
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
         arrays = getattr(trainer.datamodule, "arrays", None)
-        if arrays is None or not trainer.is_global_zero:  # loaders of someone else: no fixed images to ask about
-            return
+        if arrays is None or not trainer.is_global_zero or sharded(pl_module):
+            return  # loaders of someone else: no fixed images to ask about; or a network that no process has whole
         (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
         fits = MEMORY // images[0].numel()
         some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))
         self._spectrum = Spectrum(_plain(images[some]))
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
+        kinds = getattr(trainer.datamodule, "num_classes", 0) or getattr(trainer.datamodule, "context_dim", 0)
+        takes = pl_module.num_classes or pl_module.context_dim
+        self._say(trainer, advice.labels_unused(kinds, takes, pl_module.objective.drop))
         self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
         if self.images:
@@ -105,7 +108,7 @@ class Diagnostics(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._norm = torch.nn.utils.get_total_norm(grads)
+            self._norm = whole(torch.nn.utils.get_total_norm(grads))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Keep references to what the step has computed; look at them, and so wait for the device, when due."""
@@ -222,7 +225,7 @@ def distance(ema: EMA, pl_module: pl.LightningModule) -> Tensor:
     weights = dict(pl_module.named_parameters())
     raw = [weights[k].detach().float() for k in ema.shadow]
     away = torch._foreach_norm(torch._foreach_sub(list(ema.shadow.values()), raw))
-    return torch.stack(away).norm() / torch.stack(torch._foreach_norm(raw)).norm()
+    return whole(torch.stack(away).norm() / torch.stack(torch._foreach_norm(raw)).norm())
 
 
 def _ema(trainer: pl.Trainer) -> EMA | None:

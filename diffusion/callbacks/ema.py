@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class EMA(pl.Callback):
@@ -35,7 +36,7 @@ class EMA(pl.Callback):
         return "EMA"
 
     def state_dict(self) -> dict:
-        return {"decay": self.decay, "updates": self.updates, "shadow": dict(self.shadow)}
+        return {"decay": self.decay, "updates": self.updates, "shadow": {k: whole(v) for k, v in self.shadow.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         self.updates = state["updates"]
@@ -46,7 +47,7 @@ class EMA(pl.Callback):
         if not self.shadow:
             self.shadow = {k: v.detach().float().clone() for k, v in weights.items()}
         # Restored before the module moved to its device, so it follows only now.
-        self.shadow = {k: v.to(weights[k].device) for k, v in self.shadow.items()}
+        self.shadow = {k: placed_as(v, weights[k]) for k, v in self.shadow.items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step  # a resumed run knows it only now
@@ -102,3 +103,15 @@ class EMA(pl.Callback):
 
 def _weights(pl_module: pl.LightningModule) -> dict[str, torch.nn.Parameter]:
     return {k: v for k, v in pl_module.named_parameters() if v.requires_grad}
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor that is sharded over processes, which all have to call; any other as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def placed_as(value: Tensor, weight: Tensor) -> Tensor:
+    """A whole tensor on the device of a weight, and sharded as it is."""
+    if isinstance(weight, DTensor) and not isinstance(value, DTensor):
+        return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+    return value.to(weight.device)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from diffusion import viz
 from diffusion.callbacks.ema import EMA
@@ -18,8 +19,15 @@ def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule):
     return ema.applied(pl_module) if ema else nullcontext()
 
 
+def sharded(pl_module: pl.LightningModule) -> bool:
+    """Are its weights spread over processes? One alone cannot draw or ask anything then."""
+    return any(isinstance(p, DTensor) for p in pl_module.parameters())
+
+
 class Samples(pl.Callback):
     """Draw the same pictures (seed, labels) every few epochs and at the end: to samples/*.png and TensorBoard.
+
+    Not of weights that are sharded over processes.
 
     Args:
         every_n_epochs: epochs between two grids, >= 1; 0 draws at the end only.
@@ -38,19 +46,27 @@ class Samples(pl.Callback):
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.fast_dev_run and trainer.log_dir and not _path(trainer).exists():
-            self.draw(trainer, pl_module)
+        if not trainer.fast_dev_run:
+            self.draw(trainer, pl_module, again=False)
 
-    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sample and write the grid of this step; all ranks may call, the first one draws."""
-        if not trainer.is_global_zero or trainer.log_dir is None:
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, again: bool = True) -> None:
+        """Sample and write the grid of this step; all processes call, the first one draws.
+
+        Args:
+            again: replace the file of this step, if there is one.
+        """
+        directory = trainer.log_dir  # which asks the first process: all have to, or none
+        if not trainer.is_global_zero or directory is None or sharded(pl_module):
+            return
+        path = Path(directory) / "samples" / f"step{trainer.global_step:08d}.png"
+        if path.exists() and not again:
             return
         with averaged(trainer, pl_module):
             given = examples(pl_module, trainer.datamodule, self.n, pl_module.seed)
             images = viz.to_uint8(pl_module.sample(self.n, given.y, pl_module.seed, image=given.image))
         images, each = beside(pl_module, images, given)
         sheet = viz.grid(images, self.columns * each or columns_of(pl_module, each))
-        viz.save_png(sheet, _path(trainer))
+        viz.save_png(sheet, path)
         if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
             rgb = np.asarray(viz.pillow(sheet).convert("RGB"))
             trainer.logger.experiment.add_image("samples", rgb, trainer.global_step, dataformats="HWC")
@@ -98,10 +114,6 @@ def columns_of(model: pl.LightningModule, each: int = 1) -> int | None:
     return 4 * each if each > 1 else kinds if 2 <= kinds <= 20 else None
 
 
-def _path(trainer: pl.Trainer) -> Path:
-    return Path(trainer.log_dir) / "samples" / f"step{trainer.global_step:08d}.png"
-
-
 class Gif(pl.Callback):
     """Write samples/denoising.gif when training ends.
 
@@ -118,12 +130,13 @@ class Gif(pl.Callback):
         self.n, self.frames, self.fps, self.hold = n, frames, fps, hold
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.fast_dev_run or not trainer.is_global_zero or trainer.log_dir is None:
+        directory = trainer.log_dir  # which asks the first process: all have to, or none
+        if trainer.fast_dev_run or not trainer.is_global_zero or directory is None or sharded(pl_module):
             return
         with averaged(trainer, pl_module):
             given = examples(pl_module, trainer.datamodule, self.n, pl_module.seed)
             frames = denoising(pl_module, self.n, frames=self.frames, seed=pl_module.seed, given=given)
-        viz.save_gif(frames, Path(trainer.log_dir) / "samples" / "denoising.gif", self.fps, self.hold)
+        viz.save_gif(frames, Path(directory) / "samples" / "denoising.gif", self.fps, self.hold)
 
 
 def denoising(

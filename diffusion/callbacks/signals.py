@@ -7,6 +7,8 @@ from types import FrameType
 
 import pytorch_lightning as pl
 
+from diffusion.callbacks.ranks import Agreement
+
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -37,6 +39,7 @@ class Signals(pl.Callback):
         self.signum: int | None = None  # the first signal that came
         self.idle = False  # nothing of the training state is changing
         self._whole, self._step = True, 0  # was the last batch an optimizer step's last?
+        self._agreement, self._common = Agreement(), 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signum, self.idle, self._whole, self._step = None, False, True, trainer.global_step
@@ -45,6 +48,7 @@ class Signals(pl.Callback):
                 signal.signal(number, self.receive)  # Lightning puts the old ones back
         if trainer.received_sigterm:  # before we listened
             self.signum = signal.SIGTERM
+        self._agreement.begin()
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Take note; act at once only where nothing can be lost, or at the second Ctrl-C."""
@@ -60,8 +64,8 @@ class Signals(pl.Callback):
                 raise Stopped(signum)
 
     def poll(self, trainer: pl.Trainer, validating: bool = False) -> None:
-        """Raise `Stopped` if any process got a signal."""
-        if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
+        """Raise `Stopped` if any process got a signal: all of them at the same call."""
+        if self._agreement.any(self.signum is not None):
             raise Stopped(self.signum or signal.SIGTERM, validating)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
@@ -72,8 +76,15 @@ class Signals(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
         self._whole, self._step = trainer.global_step != self._step, trainer.global_step
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._common = self._agreement.least(int(min(sum(trainer.num_val_batches), 10**9)))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        done = batch_idx + sum(trainer.num_val_batches[:dataloader_idx])
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and done < self._common:  # all have this batch
             self.poll(trainer, validating=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

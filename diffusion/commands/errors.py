@@ -9,10 +9,11 @@ from typing import get_args, get_type_hints
 from diffusion.tools import concrete, suggest
 
 USER = (ValueError, OSError, ImportError)
+MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # which come as RuntimeError
 PARSER = ("ArgumentError", "ArgumentTypeError", "NSKeyError", "ParserError")
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: Exception, command: str = "") -> tuple[str, int]:
     """The line to print, and the exit code: 2 where the input was wrong, 1 where something else broke."""
     kind, text = type(error).__name__, one_line(str(error))
     text = re.sub(r"^Call to compute_fn of link .*? failed: ", "", text)  # jsonargparse's words around ours
@@ -26,9 +27,29 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"{text}; free some space, or choose another place with --out", 2
     if isinstance(error, USER):
         return text or kind, 2
-    if kind == "OutOfMemoryError":
-        return f"{text}; use a smaller batch size", 1
+    if kind in ("OutOfMemoryError", "MemoryError") or any(sign in text for sign in MEMORY):
+        return out_of_memory(text, command), 1
+    if "gloo" in text and "onnection" in text or "Broken pipe" in text and "TCPStore" in text:
+        return "another process of this run has ended; see what that one said", 1
+    if kind == "NonFinite":
+        return text, 1
     return f"{kind}: {text} (--debug shows where)", 1
+
+
+def out_of_memory(text: str, command: str) -> str:
+    """What did not fit, and what makes it smaller."""
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)|allocate memory: you tried to allocate (\d+ bytes)", text)
+    size = f" (tried to allocate {asked.group(1) or asked.group(2)})" if asked else ""
+    if command in ("fit", "demo"):
+        remedy = (
+            "halve --data.batch_size and double --trainer.accumulate_grad_batches, which takes the same steps; or use "
+            "--trainer.precision bf16-mixed, a smaller network, or smaller images"
+        )
+    elif command == "validate":
+        remedy = "use a smaller --data.batch_size, or --trainer.precision bf16-mixed"
+    else:
+        remedy = "use a smaller --batch_size, which changes no picture"
+    return f"out of memory{size}: {remedy}"
 
 
 def one_line(text: str) -> str:
@@ -77,6 +98,7 @@ PARTS = {
     "model": "diffusion.systems.Diffusion",
     "trainer": "pytorch_lightning.Trainer",
     "ema": "diffusion.callbacks.EMA",
+    "guard": "diffusion.callbacks.Guard",
     "samples": "diffusion.callbacks.Samples",
     "gif": "diffusion.callbacks.Gif",
     "checkpoint": "diffusion.callbacks.Checkpoint",
@@ -88,8 +110,8 @@ PARTS = {
 
 
 def top(
-    config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, samples, gif, checkpoint,
-    diagnostics, evaluation,
+    config, system, experiment, out, resume, seed_everything, trainer, model, data, ema, guard, samples, gif,
+    checkpoint, diagnostics, evaluation,
 ):  # fmt: skip
     """The top-level keys of a configuration, as a signature for `arguments`."""
 

@@ -14,9 +14,23 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion import runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Lines, Rate, Samples, Signals
+from diffusion.callbacks import (
+    EMA,
+    Checkpoint,
+    Diagnostics,
+    DurableIO,
+    Evaluation,
+    Gif,
+    Guard,
+    Lines,
+    Ranks,
+    Rate,
+    Samples,
+    Signals,
+)
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.callbacks.signals import Stopped
+from diffusion.commands import launch
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
@@ -24,9 +38,9 @@ from diffusion.systems import Classifier, Diffusion, NoisyClassifier
 from diffusion.tools import build, gather, suggest
 
 SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
-    "Diffusion": (Diffusion, "default.yaml", (EMA, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
-    "Classifier": (Classifier, "features.yaml", (Checkpoint,)),
-    "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Checkpoint,)),
+    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
+    "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
 }
 LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
     "shape": "model.shape",
@@ -89,6 +103,7 @@ class DiffusionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
+        launch.count(config.trainer)
         name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
         self.directory, self.resume = None, None
         if self.training:
@@ -96,24 +111,27 @@ class DiffusionCLI(LightningCLI):
             self.directory, self.resume = place(root / name, config.resume)
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
-        kwargs["plugins"] = [DurableIO()]
-        if self.training:
-            kwargs["logger"] = TensorBoardLogger(
-                self.directory.parent.parent,
-                name=self.directory.parent.name,
-                version=self.directory.name,
-                default_hp_metric=False,
-                # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
-                purge_step=self.resume.step if self.resume and self.resume.checkpoint["logs"] is None else None,
-            )
-            if self._get(self.config_init, "trainer.enable_progress_bar") is None:
-                kwargs["enable_progress_bar"] = interactive()
-        else:
-            kwargs["logger"] = False
+        kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
+        if self.training and self._get(self.config_init, "trainer.enable_progress_bar") is None:
+            kwargs["enable_progress_bar"] = interactive()
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
-            trainer.callbacks[:0] = [Signals(), Rate(), *([] if kwargs.get("enable_progress_bar", True) else [Lines()])]
+            self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
+            trainer.logger = False if trainer.fast_dev_run else self.log()
+            lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
+            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines]
         return trainer
+
+    def log(self) -> TensorBoardLogger:
+        """The run's curves."""
+        return TensorBoardLogger(
+            self.directory.parent.parent,
+            name=self.directory.parent.name,
+            version=self.directory.name,
+            default_hp_metric=False,
+            # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
+            purge_step=self.resume.step if self.resume and self.resume.checkpoint["logs"] is None else None,
+        )
 
 
 def system_of(argv: list[str]) -> str:
@@ -176,7 +194,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     cli = DiffusionCLI(argv)
     trainer, model, directory = cli.trainer, cli.model, cli.directory
     made = [p for p in (directory.parent, directory.parent.parent) if not p.exists()]
-    if not trainer.fast_dev_run:
+    if trainer.is_global_zero and not trainer.fast_dev_run:
         writable(directory)
     params = sum(p.numel() for p in model.parameters())
     if trainer.is_global_zero:
@@ -204,6 +222,8 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
                 flush=True,
             )
             hints(directory, argv, trainer)
+        if launch.launched():  # Lightning kills the first process when another ends with any code but 0
+            raise SystemExit(0) from None
         if stop.signum == signal.SIGINT:
             raise KeyboardInterrupt from None  # what a notebook and a caller expect
         raise
@@ -215,7 +235,8 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
             if runs.checkpoints(directory):
                 said += f"; its last state was saved there once more, go on with --resume {shown(directory)}"
             raise FileNotFoundError(said) from error
-        if not runs.checkpoints(directory) and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
+        told = runs.checkpoints(directory) or list(directory.glob("nonfinite-*.json"))
+        if trainer.is_global_zero and not told and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
             shutil.rmtree(directory, ignore_errors=True)
             for folder in made:
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -231,9 +252,16 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
 
 def prepare(cli: DiffusionCLI) -> None:
     """What the evaluation callback judges with, if it is on; its classifier is trained first where there is none."""
-    from diffusion.commands.extractors import open_evaluator, open_extractor  # which train by `fit`
+    from diffusion.commands.extractors import folder, open_evaluator, open_extractor  # which train by `fit`
 
     evaluation = next((c for c in cli.trainer.callbacks if isinstance(c, Evaluation)), None)
+    if evaluation and evaluation.every_n_epochs and evaluation.features == "auto" and cli.trainer.world_size > 1:
+        if not runs.versions(folder(cli.datamodule)):
+            name = type(cli.datamodule).__name__
+            raise ValueError(
+                f"there is no classifier of {name} to judge samples with; train it in one process first: "
+                f"{tool('diffusion')} fit -c configs/features_{name.lower()}.yaml"
+            )
     if evaluation and evaluation.every_n_epochs and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
         cli.datamodule.prepare_data()
         extractor = open_extractor(cli.datamodule, evaluation.features, cli.trainer.strategy.root_device)

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pytorch_lightning.utilities import rank_zero_only
 
 from diffusion import runs
 from diffusion.tools import spec, sweep
 
 MODEL = ("net", "schedule", "target", "shape", "class_names")  # other weights, or weights that mean something else
 KEPT = ("lr", "betas", "weight_decay")  # the optimizer that is restored has its own
+say = rank_zero_only(print)  # once, however many processes there are
 PLACES = ("config", "resume", "out", "experiment", "model")  # of a configuration; the model's part is in the checkpoint
 
 
@@ -49,12 +51,12 @@ def place(experiment: Path, resume: str) -> tuple[Path, Resume | None]:
         return (run if newest and newest["global_step"] == chosen.step else fresh), chosen
     path, checkpoint, skipped = runs.resumable(given)
     for reason in skipped.values():
-        print(f"skipped {reason}")
+        say(f"skipped {reason}")
     if path is not None:
         mine = [p for p in skipped if runs.directory(p) == runs.directory(path)]
         return runs.directory(path), Resume(path, _without_tensors(checkpoint), mine)
     if resume == "auto":
-        print(f"--resume auto: no {'sound ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
+        say(f"--resume auto: no {'sound ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
         return fresh, None
     runs.find_checkpoint(given)  # says that there is none
     raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is sound; start a new run without --resume")

@@ -21,11 +21,13 @@ class Batches:
     """An iterable of (x0, y) over images held in memory, with an order that can be resumed to the batch.
 
         order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
-        mine = order[rank::world]              this process's share
+        mine = order[rank::world]              this process's share: no two processes see the same image
         x0 = images / 127.5 - 1                (B,C,H,W) float32 in [-1, 1], on `device`
 
     Lightning stores `state_dict()` in its checkpoints and tells the epoch through `sampler.set_epoch`; both come
-    before the first batch is asked for, since `__iter__` is a generator.
+    before the first batch is asked for, since `__iter__` is a generator. After i batches all processes together have
+    seen the first i * batch_size * world images of the order. So a run that is resumed with another number of processes
+    or another batch size shares out the rest, and no image comes twice or is passed over.
 
     Args:
         images: (N,C,H,W) uint8.
@@ -72,18 +74,25 @@ class Batches:
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
             )
-        self.count = len(images) // world if drop_last else len(range(rank, len(images), world))
-        self.batch_size = min(batch_size, self.count) if drop_last else batch_size
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
         self.rank, self.world, self.device = rank, world, torch.device(device)
+        self.batch_size = min(batch_size, self._share(len(images))) if drop_last else batch_size
         self.images, self.y = images.to(self.device), y.to(self.device)
         self.flip = flip
         self.epoch = 0
         self._done = 0  # batches given out in the epoch under way
-        self._resume: tuple[int, int] | None = None  # (epoch, batches to leave out in it)
+        self._skip = (0, 0, 0)  # in this epoch leave out so many images of the order, which count as so many batches
 
     def __len__(self) -> int:
-        full, rest = divmod(self.count, self.batch_size)
+        return self._batches(len(self.images))
+
+    def _share(self, n: int) -> int:
+        """How many of n images are this process's."""
+        return n // self.world if self.drop_last else len(range(self.rank, n, self.world))
+
+    def _batches(self, n: int) -> int:
+        """How many batches this process makes of its share of n images."""
+        full, rest = divmod(self._share(n), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     @property
@@ -96,12 +105,16 @@ class Batches:
         self.epoch = epoch
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Indices of the images this process sees in an epoch (M,) int64, and which are mirrored (M,) bool."""
+        """Indices of the images this process sees in an epoch (M,) int64, and which are mirrored (M,) bool.
+
+        In an epoch that was resumed: of those that are left.
+        """
         n = len(self.images)
+        seen = self._skip[1] if epoch == self._skip[0] else 0
         state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-        mine = order[self.rank :: self.world][: self.count]
+        mine = order[seen + self.rank :: self.world][: self._share(n - seen)]
         if self.flip is False:
             return mine, None
         mirrored = torch.rand(n, generator=generator) < 0.5  # by image, so it does not depend on world
@@ -109,14 +122,21 @@ class Batches:
             mirrored &= self.flip.cpu()
         return mine, mirrored[mine]
 
+    def indices(self, epoch: int, batch: int) -> Tensor:
+        """Which images this process's batch of that number in an epoch holds (B,) int64."""
+        return self.plan(epoch)[0][self._part(epoch, batch)]
+
+    def _part(self, epoch: int, batch: int) -> slice:
+        batch -= self._skip[2] if epoch == self._skip[0] else 0
+        return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        resume, self._resume = self._resume, None
-        first = resume[1] if resume is not None and resume[0] == self.epoch else 0
-        order, mirrored = self.plan(self.epoch)
+        epoch = self.epoch
+        order, mirrored = self.plan(epoch)
         order = order.to(self.device)
         mirrored = None if mirrored is None else mirrored.to(self.device)
-        for i in range(first, len(self)):
-            part = slice(i * self.batch_size, (i + 1) * self.batch_size)
+        for i in range(self._skip[2] if epoch == self._skip[0] else 0, len(self)):
+            part = self._part(epoch, i)
             x = self.images[order[part]]  # (B,C,H,W) uint8
             if mirrored is not None:
                 x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
@@ -124,18 +144,22 @@ class Batches:
             yield x.float() / 127.5 - 1, self.y[order[part]]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and batches given out in it; 0 batches of the next epoch when this one is complete.
+        """Epoch, batches given out in it and images that all processes have seen of it; 0 of the next when complete.
 
         The epoch is kept so that a checkpoint at the end of an epoch cut short (`limit_train_batches`) does not make
         the next epoch start late: Lightning then resumes with the next epoch, and the position is void.
         """
-        over = self._done >= len(self)
-        return {"batches": 0 if over else self._done, "epoch": self.epoch + over}
+        if self._done >= len(self):
+            return {"epoch": self.epoch + 1, "batches": 0, "images": 0}
+        _, images, first = self._skip if self.epoch == self._skip[0] else (0, 0, 0)
+        images += (self._done - first) * self.batch_size * self.world
+        return {"epoch": self.epoch, "batches": self._done, "images": images}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next pass over `state["epoch"]` begin after `state["batches"]` batches."""
-        self.epoch, self._done = state["epoch"], state["batches"]
-        self._resume = (self.epoch, self._done)
+        """Make the next passes over `state["epoch"]` begin after the images that were seen of it."""
+        images = state.get("images", state["batches"] * self.batch_size * self.world)
+        self.epoch, self._done = state["epoch"], len(self) - self._batches(len(self.images) - images)
+        self._skip = (self.epoch, images, self._done)
 
 
 class ImageData(pl.LightningDataModule, ABC):

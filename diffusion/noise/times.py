@@ -1,5 +1,6 @@
 """Where training looks: the law of the training times."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -125,8 +126,9 @@ class LossAware(Times):
 
     def observe(self, t: Tensor, loss: Tensor, schedule: Schedule) -> None:
         for k, value in zip(self._bin(t, schedule).tolist(), loss.detach().double().cpu().tolist(), strict=True):
-            self._losses[k, self._count[k] % self.history] = value
-            self._count[k] += 1
+            if math.isfinite(value):  # a broken batch leaves no trace
+                self._losses[k, self._count[k] % self.history] = value
+                self._count[k] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"losses": self._losses.clone(), "count": self._count.clone()}

@@ -65,7 +65,8 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits, y = self.net(x), to_labels(y)
-        options = {"sync_dist": True, "batch_size": len(x), "prog_bar": True}
+        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        options = {"sync_dist": True, "batch_size": len(x) * self.trainer.world_size, "prog_bar": True}
         self.log("val/loss", F.cross_entropy(logits, y), **options)
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)
 

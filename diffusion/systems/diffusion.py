@@ -8,6 +8,8 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser
@@ -139,7 +141,9 @@ class Diffusion(pl.LightningModule):
         objective = Objective(drop=0.0, guess=0.0)
         cond = self.condition(y, self.shown(x0, indices.tolist()))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
+        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        count = len(x0) * self.trainer.world_size
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
 
     def configure_optimizers(self) -> dict:
         fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
@@ -176,6 +180,17 @@ class Diffusion(pl.LightningModule):
             return rise
         done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
         return rise * (1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+    def configure_model(self) -> None:
+        """Under Lightning's ModelParallelStrategy the network is one FSDP2 unit over the data-parallel processes.
+
+        Each keeps its part of the weights, gradients and the optimizer's state between two steps.
+        """
+        mesh, net = self.device_mesh, self.denoiser.net  # no mesh elsewhere
+        if mesh is not None and not any(isinstance(p, DTensor) for p in net.parameters()):
+            net.to(memory_format=torch.contiguous_format)  # all that FSDP2 takes
+            # Sharded again after each forward pass: so are then the weights that validation swaps for the averages.
+            fully_shard(net, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
     # --- conditions -------------------------------------------------------------------------------------
 

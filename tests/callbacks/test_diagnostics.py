@@ -338,3 +338,21 @@ def test_32_images_learned_by_heart(tmp_path):
     t = trainer(tmp_path, [EMA(), Diagnostics()], max_epochs=1200, check_val_every_n_epoch=300, log_every_n_steps=100)
     with pytest.warns(Advice, match="overfitting: .* val/loss was lowest at step"):
         t.fit(model(lr=3e-3), Digits(batch_size=64, limit=32))
+
+
+@pytest.mark.parametrize("kinds, takes, drop, word", [
+    (10, 0, 0.1, "10 classes, but the network takes none"), (10, 10, 1.0, "objective.drop is 1"),
+    (10, 10, 0.1, None), (0, 0, 0.1, None), (0, 0, 1.0, None),
+])  # fmt: skip
+def test_labels_never_used(kinds, takes, drop, word):
+    said = advice.labels_unused(kinds, takes, drop)
+    assert said is None if word is None else word in said
+
+
+def test_a_network_without_labels_on_data_with_labels_is_told(tmp_path):
+    with pytest.warns(Advice, match="labels never used: the data give 10 classes"):
+        trainer(tmp_path, [Diagnostics(0)], max_epochs=1).fit(model(num_classes=0), Digits(batch_size=64, limit=64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Advice)
+        data = Digits(batch_size=64, limit=64, labels=False)
+        trainer(tmp_path, [Diagnostics(0)], max_epochs=1).fit(model(num_classes=0), data)

@@ -97,13 +97,42 @@ def test_resume_within_an_epoch_and_at_its_end():
             if len(seen) == done:
                 break
         state = first.state_dict()
-        assert state == {"batches": done % 5, "epoch": done // 5}
+        assert state == {"batches": done % 5, "epoch": done // 5, "images": done % 5 * 8}
         second.load_state_dict(state)
         assert second.state_dict() == state
         for epoch in range(done // 5, 3):
             second.set_epoch(epoch)
             seen += [y.tolist() for _, y in second]
         assert seen == wanted, done
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "batch_size"), [(2, 1, 8), (1, 2, 8), (2, 1, 16), (3, 2, 8), (1, 4, 5), (1, 1, 3)]
+)
+def test_resumed_with_another_number_of_processes(before, after, batch_size):
+    """What two sets of processes see of an epoch, before and after, is the order itself; the next epoch is whole."""
+    options = {"shuffle": True, "drop_last": True, "seed": 5}
+    order_of = Batches(*numbered(100), batch_size=1, **options).plan(0)[0].tolist()
+    first = [Batches(*numbered(100), batch_size=8, rank=r, world=before, **options) for r in range(before)]
+    seen = []
+    for done, batches in enumerate(zip(*first, strict=True), 1):
+        seen += torch.stack([y for _, y in batches], 1).flatten().tolist()
+        if done == 2:
+            break
+    assert seen == order_of[: 16 * before]
+    rest = [Batches(*numbered(100), batch_size=batch_size, rank=r, world=after, **options) for r in range(after)]
+    for loader in rest:
+        assert loader.load_state_dict(first[0].state_dict()) is None
+    state = rest[0].state_dict()
+    assert state["images"] == 16 * before
+    left = (100 - 16 * before) // after // batch_size
+    assert state["batches"] == len(rest[0]) - left  # what is left is what the epoch's count of batches leaves
+    for i, batches in enumerate(zip(*rest, strict=True), state["batches"]):
+        assert all(torch.equal(y, loader.indices(0, i)) for (_, y), loader in zip(batches, rest, strict=True))
+        seen += torch.stack([y for _, y in batches], 1).flatten().tolist()
+    assert seen == order_of[: len(seen)] and len(seen) == 16 * before + left * after * batch_size
+    rest[0].set_epoch(1)
+    assert len(order(rest[0])) == 100 // after // batch_size * batch_size
 
 
 @pytest.mark.parametrize(
