@@ -111,7 +111,11 @@ class NoisyClassifier(pl.LightningModule):
             bins = torch.bucketize(level.log_snr, EDGES, right=True)
             right = rights[-1].double().cpu()
             self._right += torch.stack([torch.bincount(bins, w, minlength=len(NAMES)) for w in (right, right * 0 + 1)])
-        options = {"sync_dist": True, "batch_size": len(x0), "prog_bar": True}
+        options = {
+            "sync_dist": True,
+            "batch_size": len(x0) * self.trainer.world_size,
+            "prog_bar": True,
+        }  # see Classifier
         self.log("val/loss", torch.stack(losses).mean(), **options)
         self.log("val/accuracy", torch.stack(rights).float().mean(), **options)
 

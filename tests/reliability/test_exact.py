@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffusion import Diffusion, runs
 from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Stopped
 from diffusion.data import Digits
+from diffusion.data.loader import Loader
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.noise.times import LossAware
@@ -149,6 +150,43 @@ def test_killed_anywhere(hook, kind, every, whole, tmp_path):
     run = tmp_path / "x" / "version_0"
     same(state(run), wanted)
     assert curves(run) == lines
+
+
+class Items(torch.utils.data.Dataset):
+    """Images one by one, with noise that is a function of the index."""
+
+    def __init__(self) -> None:
+        self.images, self.y = (v[: 8 * BATCHES] for v in Digits().arrays("train"))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, k):
+        noise = torch.randn(self.images[k].shape, generator=torch.Generator().manual_seed(k))
+        return self.images[k] / 127.5 - 1 + 0.01 * noise, self.y[k]
+
+
+class Own(pl.LightningDataModule):
+    """A user's own data, read by worker processes."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__()
+        self.workers = workers
+
+    def train_dataloader(self):
+        return Loader(Items(), 8, num_workers=self.workers)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_loader_with_workers_goes_on_with_the_next_batch(workers, tmp_path):
+    """Killed in mid-epoch while workers have fetched ahead; and two workers train as none does."""
+    options = {"limit_val_batches": 0, "every": 4}
+    (tmp_path / "whole").mkdir()
+    train(tmp_path / "whole", data=Own(0), **options)
+    for at in (5, 7):
+        assert train(tmp_path, Killer("on_train_batch_end", at), data=Own(workers), **options) is None
+    assert train(tmp_path, data=Own(workers), **options)
+    same(state(tmp_path / "x" / "version_0"), state(tmp_path / "whole" / "x" / "version_0"))
 
 
 @pytest.mark.parametrize("kind", ["epochs", "steps"])

@@ -1,0 +1,101 @@
+"""`Loader`: for data that do not fit into memory, worker processes with an order that can be resumed to the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class Order:
+    """Lists of indices, a batch each: f(seed, epoch) drawn for all N, this process's share of it, from some batch on.
+
+    Lightning tells it the epoch, as `loader.batch_sampler.sampler`.
+    """
+
+    def __init__(self, n: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int, rank: int, world: int):
+        self.n, self.batch_size, self.shuffle, self.drop_last = n, batch_size, shuffle, drop_last
+        self.seed, self.rank, self.world = seed, rank, world
+        self.epoch = self.first = 0
+
+    @property
+    def sampler(self) -> Order:
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        mine = self.n // self.world if self.drop_last else len(range(self.rank, self.n, self.world))
+        return mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        order = torch.randperm(self.n, generator=generator) if self.shuffle else torch.arange(self.n)
+        mine = order[self.rank :: self.world].tolist()
+        for i in range(self.first, len(self)):
+            yield mine[i * self.batch_size : (i + 1) * self.batch_size]
+
+
+class Loader(DataLoader):
+    """A DataLoader over any data set with `__len__` and `__getitem__`, which a resumed run goes on with exactly.
+
+    Batches that workers have fetched but training has not seen count as not given out. What an item draws at random
+    has to be a function of its index (and an epoch), never of its worker's own stream, which no checkpoint knows.
+
+    Args:
+        dataset: its items are (x0 in [-1, 1], y).
+        batch_size: items a batch and process, >= 1.
+        shuffle: a new order each epoch, a function of (seed, epoch).
+        drop_last: training: full batches only, the same number on every process.
+        seed: of the orders, >= 0.
+        rank, world: this process and how many share the data.
+        options: of DataLoader: num_workers, pin_memory, persistent_workers, ...
+    Raises:
+        ValueError: numbers out of range, or less than one batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        **options,
+    ) -> None:
+        if batch_size < 1 or seed < 0 or not 0 <= rank < world:
+            raise ValueError(
+                f"Loader: batch_size >= 1, seed >= 0 and 0 <= rank < world, got {batch_size}, {seed}, {rank} of {world}"
+            )
+        order = Order(len(dataset), batch_size, shuffle, drop_last, seed, rank, world)
+        if not len(order):
+            raise ValueError(f"Loader: {len(dataset)} items are less than a batch of {batch_size} on {world} processes")
+        # An own generator: DataLoader seeds its workers from it, else from the stream that noise may come from.
+        super().__init__(dataset, batch_sampler=order, generator=torch.Generator().manual_seed(seed), **options)
+        self._done = 0
+
+    def __iter__(self) -> Iterator:
+        order = self.batch_sampler
+        first = order.first
+        try:
+            for self._done, batch in enumerate(super().__iter__(), first + 1):  # noqa: B020
+                yield batch
+        finally:
+            order.first = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the batches given out in it; none of the next one when it is complete."""
+        over = self._done >= len(self)
+        return {"epoch": self.batch_sampler.epoch + over, "batches": 0 if over else self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next pass begin after the batches that were given out."""
+        order = self.batch_sampler
+        order.epoch, order.first = state["epoch"], state["batches"]
+        self._done = order.first
