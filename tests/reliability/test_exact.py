@@ -207,6 +207,27 @@ def test_a_signal_in_validation_does_it_again_and_whole(kind, whole, tmp_path):
     assert curves(run) == whole(kind)[1]
 
 
+def test_a_signal_whose_checkpoint_cannot_be_written(tmp_path, monkeypatch):
+    """It is said, the exit code is the signal's, and the last good file is there."""
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    class Terminate(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 7:
+                monkeypatch.setattr(DurableIO, "save_checkpoint", full)
+                signal.raise_signal(signal.SIGTERM)
+
+    with (
+        pytest.raises(Stopped) as stop,
+        pytest.warns(UserWarning, match="no checkpoint could be written now.*No space"),
+    ):
+        train(tmp_path, Terminate(), every=4, signals=True, limit_val_batches=0)
+    run = tmp_path / "x" / "version_0"
+    assert stop.value.code == 143 and runs.newest_step(run) == 4 and runs.resumable(run)[1]["global_step"] == 4
+
+
 def test_a_signal_within_accumulation_waits_for_the_step(whole, tmp_path):
     class Terminate(pl.Callback):
         def on_train_batch_end(self, trainer, *args):
