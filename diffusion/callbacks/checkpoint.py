@@ -36,6 +36,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         if every_n_steps < 1 or keep < 1:
             raise ValueError(f"Checkpoint: every_n_steps and keep must be at least 1, got {every_n_steps} and {keep}")
         self.every_n_steps, self.keep = every_n_steps, keep
+        self._made = False  # a file, by this process
         self._saved = self._step = -1  # gradient accumulation calls back several times at one step
         self._loops: dict = {}  # Lightning's counters as they were after that step, which is where it resumes best
 
@@ -66,7 +67,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        removed = isinstance(exception, OSError) and trainer.log_dir and not Path(trainer.log_dir).exists()
+        removed = isinstance(exception, OSError) and trainer.log_dir and self._removed(Path(trainer.log_dir))
         if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
             return  # of an error in mid-step nothing is known; the last good file stays
         if getattr(exception, "validating", False):
@@ -87,17 +88,22 @@ class Checkpoint(pl.callbacks.Checkpoint):
             return
         self._saved = step
         run = Path(trainer.log_dir)
-        if trainer.is_global_zero and not run.exists():
+        if trainer.is_global_zero and self._removed(run):
             warnings.warn(
                 f"{run}: the run's folder was removed; it is made anew for this checkpoint, the other files are lost",
                 stacklevel=1,
             )
         path = run / "checkpoints" / f"step{step:08d}.ckpt"
         trainer.save_checkpoint(path)
+        self._made = True
         if trainer.is_global_zero:
             link(path, path.with_name("last.ckpt"))
             for old in sorted(path.parent.glob("step*.ckpt"))[: -self.keep]:
                 old.unlink(missing_ok=True)
+
+    def _removed(self, run: Path) -> bool:
+        """The run's folder was removed, though a grid or a log may have made it anew."""
+        return not run.exists() or self._made and not (run / "checkpoints").exists()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if not self._loops or trainer.global_step != self._step:

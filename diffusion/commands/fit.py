@@ -230,7 +230,8 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
         raise KeyboardInterrupt from None
     except Exception as error:
-        if isinstance(error, OSError) and trainer.is_global_zero and not (directory / "config.yaml").exists():
+        gone = not directory.exists() or trainer.global_step and not (directory / "config.yaml").exists()
+        if isinstance(error, OSError) and trainer.is_global_zero and gone:
             said = f"{directory}: the run's folder was removed while it trained"
             if runs.checkpoints(directory):
                 said += f"; its last state was saved there once more, go on with --resume {shown(directory)}"

@@ -221,7 +221,7 @@ class Diffusion(pl.LightningModule):
             ValueError: there is none such, or the model takes none.
         """
         kinds = self.num_classes or self.context_dim
-        if label in self.class_names:
+        if kinds and label in self.class_names:
             return self.class_names.index(label)
         if kinds and str(label).isdecimal() and int(label) < kinds:
             return int(label)
