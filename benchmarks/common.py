@@ -1,0 +1,99 @@
+"""What the benchmarks share: sides timed in turn, ratios with their error, results that say what they ran on."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from diffusion.data import ImageData
+from diffusion.tools import atomic
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class RandomGrey(ImageData):
+    """Random 1x32x32 images of ten classes: what a benchmark trains on where only time counts."""
+
+    channels, size, class_names = 1, 32, tuple("0123456789")
+    count = 2048
+
+    def load(self, split):
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (self.count, *self.shape), dtype=torch.uint8, generator=draw)
+        return images, torch.arange(self.count) % len(self.class_names)
+
+
+class RandomColour(RandomGrey):
+    """The same, 3x32x32."""
+
+    channels = 3
+
+
+def machine() -> str:
+    """What this runs on, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chip = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores} CPU cores"
+    threads = torch.get_num_threads()
+    return (
+        f"{chip} ({threads} threads), Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"
+    )
+
+
+def wait() -> None:
+    """Until the device has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a piece of work takes, on the device too."""
+    wait()
+    begun = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - begun
+
+
+def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side in each round, each after one round that warms up; every second round in reverse order."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for k in range(rounds + 1):
+        for name in list(sides)[:: 1 if k % 2 else -1]:
+            spent = seconds(sides[name])
+            if k:
+                found[name].append(spent)
+    return found
+
+
+def ratio(a: list[float], b: list[float]) -> tuple[float, float]:
+    """The median over the rounds of a / b, and its standard error.
+
+    The two of a round are neighbours in time, so what else the machine does passes over both.
+    """
+    each = [x / y for x, y in zip(a, b, strict=True)]
+    if len(each) < 4:
+        return statistics.median(each), float("nan")
+    low, _, high = statistics.quantiles(each, n=4)
+    return statistics.median(each), 0.93 * (high - low) / len(each) ** 0.5  # of a median of normal numbers
+
+
+def said(pair: tuple[float, float], digits: int = 3) -> str:
+    """A ratio with its error, where there were rounds enough to know it."""
+    return f"{pair[0]:.{digits}f}" + (f" +- {pair[1]:.{digits}f}" if pair[1] == pair[1] else "")
+
+
+def save(name: str, results: dict) -> Path:
+    """Keep results with machine and date; one file a benchmark and kind of machine."""
+    kind = "gpu" if torch.cuda.is_available() else "cpu"
+    path = RESULTS / f"{name}-{kind}.json"
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as temporary:
+        said = {"machine": machine(), "date": date.today().isoformat()} | results
+        temporary.write_text(json.dumps(said, indent=1) + "\n")
+    return path

@@ -1,0 +1,90 @@
+"""Sampling against the bare network, and against diffusers' pipelines with the same network and steps.
+
+    python -m benchmarks.sampling [--n 16] [--steps 10] [--rounds 8]
+
+Bare: the network called `steps` times on n images, nothing else. Ours: `Diffusion.sample`, with its noise for each
+image, clamp and sampler. Theirs: DDIMPipeline and DDPMPipeline with their progress bars off, up to the tensor.
+"""
+
+import argparse
+from contextlib import nullcontext
+
+import torch
+
+from benchmarks.common import alternate, machine, ratio, said, save
+from diffusion import Diffusion
+from diffusion.nets.diffusers_unet import DiffusersUNet
+from diffusion.noise import Linear
+from diffusion.samplers import DDIM, DDPM
+
+OPTIONS = {
+    "block_out_channels": [64, 128, 128], "layers_per_block": 2, "norm_num_groups": 32, "attention_head_dim": 32,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "sample_size": 32,
+}  # fmt: skip
+
+
+def main() -> None:
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=16, help="images")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's calls")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval()
+    body = model.denoiser.net.body
+    x, clock = torch.randn(args.n, 3, 32, 32, device=device), torch.zeros(args.n, device=device)
+
+    def mode():
+        return torch.autocast(device.type, torch.bfloat16) if args.precision == "bf16" else nullcontext()
+
+    def bare():
+        with torch.no_grad(), mode():
+            for _ in range(args.steps):
+                body(x.contiguous(memory_format=torch.channels_last), clock)
+
+    def ours(sampler):
+        def run():
+            with mode():
+                model.sample(args.n, sampler=sampler, batch_size=args.n)
+
+        return run
+
+    def theirs(kind, scheduler):
+        pipeline = kind(body, scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+
+        def run():
+            with mode():
+                pipeline(args.n, num_inference_steps=args.steps, output_type="np")
+
+        return run
+
+    sides = {
+        "bare": bare,
+        "ours, DDIM": ours(DDIM(args.steps)),
+        "diffusers, DDIM": theirs(DDIMPipeline, DDIMScheduler(1000)),
+        "ours, DDPM": ours(DDPM(args.steps)),
+        "diffusers, DDPM": theirs(DDPMPipeline, DDPMScheduler(1000)),
+    }
+    times = alternate(sides, args.rounds)
+    print(f"{machine()}; {args.n} images, {args.steps} steps, precision {args.precision}, {args.rounds} rounds")
+    rows = []
+    for name, spent in times.items():
+        over = ratio(spent, times["bare"])
+        rate = args.n / sorted(spent)[len(spent) // 2]
+        rows.append({"side": name, "time_of_bare": over, "images_s": rate})
+        print(f"{name:16} {rate:8.2f} images/s   {said(over)} of the bare calls' time")
+    for kind in ("DDIM", "DDPM"):
+        faster = ratio(times[f"diffusers, {kind}"], times[f"ours, {kind}"])
+        rows.append({"side": f"{kind}: ours against diffusers", "times_as_fast": faster})
+        print(f"{kind}: ours is {said(faster)} times as fast as diffusers' pipeline")
+    print(f"written: {save('sampling', {'n': args.n, 'steps': args.steps, 'precision': args.precision, 'rows': rows})}")
+
+
+if __name__ == "__main__":
+    main()
