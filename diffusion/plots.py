@@ -15,19 +15,6 @@ from diffusion.denoiser import Denoise
 from diffusion.noise import Level, Schedule, forward_var
 
 
-def figure(*args, **options):
-    """A figure without a window, tidy: constrained layout.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("matplotlib is missing; pip install 'litdiffusion[notebook]' has it") from error
-    return Figure(*args, layout="constrained", **options)
-
-
 def schedules(chosen: Mapping[str, Schedule], steps: int = 1000):
     """Signal kept, noise added in a step, and log-SNR of some schedules against time.
 
@@ -38,7 +25,7 @@ def schedules(chosen: Mapping[str, Schedule], steps: int = 1000):
         chosen: name -> schedule.
         steps: into which the time is cut, >= 2.
     """
-    made = figure(figsize=(12, 3.4))
+    made = viz.blank(12, 3.4)
     panels = made.subplots(1, 3)
     t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     for name, schedule in chosen.items():
@@ -72,7 +59,7 @@ def pictures(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str] = (
     """
     shown = {name: viz.to_uint8(x) if isinstance(x, Tensor) else x for name, x in rows.items()}
     width = max(len(x) for x in shown.values())
-    made = figure(figsize=(scale * width + 1.5, scale * len(shown) + (0.4 if columns else 0.1)))
+    made = viz.blank(scale * width + 1.5, scale * len(shown) + (0.4 if columns else 0.1))
     for row, axes in zip(shown.items(), made.subplots(len(shown), width, squeeze=False), strict=True):
         for k, axis in enumerate(axes):
             axis.set(xticks=[], yticks=[])
@@ -119,7 +106,7 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
         raise FileNotFoundError(f"{run}: no TensorBoard event files here; name a run directory")
     known = {tag for events in read.values() for tag in events.Tags()["scalars"]}
     wanted = [tag for tag in tags if tag in known] or sorted(known)[:1]
-    made = figure(figsize=(5 * len(wanted), 3.2))
+    made = viz.blank(5 * len(wanted), 3.2)
     for axes, tag in zip(made.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         for name, events in read.items():
             if tag in events.Tags()["scalars"]:
@@ -134,7 +121,7 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
 
 def points(clouds: Mapping[str, Tensor], limit: float = 2.5, size: float = 4):
     """Clouds of points of the plane, a panel each: name -> (N, 2) or (N, 2, 1, 1)."""
-    made = figure(figsize=(3 * len(clouds), 3.2))
+    made = viz.blank(3 * len(clouds), 3.2)
     for axes, (name, x) in zip(made.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True):
         x = x.reshape(len(x), 2).cpu()
         axes.scatter(x[:, 0], x[:, 1], s=size, alpha=0.5, lw=0)
@@ -149,7 +136,7 @@ def field(denoise: Denoise, levels: Mapping[str, Level], limit: float = 2.5, cel
         denoise: of points (B, 2, 1, 1).
         levels: name -> level, a scalar.
     """
-    made = figure(figsize=(3.2 * len(levels), 3.4))
+    made = viz.blank(3.2 * len(levels), 3.4)
     side = torch.linspace(-limit, limit, cells)
     x = torch.cartesian_prod(side, side).view(-1, 2, 1, 1)
     for axes, (name, t) in zip(made.subplots(1, len(levels), squeeze=False)[0], levels.items(), strict=True):

@@ -17,15 +17,21 @@ from diffusion.systems import Diffusion
 EACH = 8  # pictures a row of --each, unless told otherwise
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_conditions(parser: ArgumentParser, default: str) -> None:
     """The options that say what pictures are of."""
     add = parser.add_argument
-    add("--label", help="class of all pictures, by number or name (default: all classes in turn)")
+    add("--label", help=f"class of all pictures, by number or name (default: {default})")
     add("--labels", help="several classes, one picture each or, with --n, in turn: 0,1,2 or hero,food")
     add(
         "--context", action="append", default=[], metavar="MIX",
         help="hero=1,food=0.6: a mix of classes; or a .npy file of vectors (N, D). Can be repeated, as --labels",
     )  # fmt: skip
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of the commands that make pictures of nothing but what they are told."""
+    add_conditions(parser, "all classes in turn")
+    add = parser.add_argument
     add("--each", action="store_true", help=f"a row of --n pictures (default {EACH}) for each class, label or mix")
     add(
         "--image",
@@ -43,12 +49,9 @@ def ask(model: Diffusion, args: Namespace, default: int, data_options: list[str]
     Raises:
         ValueError: options that contradict each other, or that the model does not take.
     """
-    asked = [option for option in ("label", "labels", "context") if getattr(args, option)]
-    if len(asked) > 1:
-        raise ValueError(f"--{asked[0]} and --{asked[1]} contradict each other; give one of them")
     if args.each and (args.image or model.hint):
         raise ValueError("--each is not for models that are shown an image; give --labels and --n")
-    if args.each and asked == ["label"]:
+    if args.each and args.label is not None:
         raise ValueError("--each makes a row for each of several; give them with --labels, or leave --label out")
     rows = rows_of(model, args)
     if args.each:
@@ -69,7 +72,14 @@ def ask(model: Diffusion, args: Namespace, default: int, data_options: list[str]
 
 
 def rows_of(model: Diffusion, args: Namespace) -> Tensor | None:
-    """The distinct labels (R,) or contexts (R, D) that were asked for, in order; None if none were."""
+    """The distinct labels (R,) or contexts (R, D) that were asked for, in order; None if none were.
+
+    Raises:
+        ValueError: options that contradict each other, or that the model does not take.
+    """
+    asked = [option for option in ("label", "labels", "context") if getattr(args, option)]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]} contradict each other; give one of them")
     if args.context:
         if not model.context_dim:
             takes = "takes class labels, not mixes; use --label" if model.num_classes else "was trained without labels"

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from diffusion import editing, viz
-from diffusion.commands.common import Parser, check_writable, choose_sampler, device
-from diffusion.commands.guiding import scaled
-from diffusion.commands.pictures import MASKS, given_mask, given_pictures, split_off_data
+from diffusion.commands import asking
+from diffusion.commands.common import Parser, check_writable, choose_sampler, device, split
+from diffusion.commands.guiding import choose_guidance, guidance_options
+from diffusion.commands.pictures import MASKS, given_mask, given_pictures
+from diffusion.commands.quality import Counted, cost, progress
 from diffusion.editing.midway import beginning, noised
-from diffusion.guidance import Guidance
+from diffusion.guidance import Guidance, Plain
+from diffusion.metrics.evaluator import repeated
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level
 from diffusion.runs import find_checkpoint
@@ -39,7 +42,7 @@ class Job(NamedTuple):
     args: Namespace
     model: Diffusion
     sampler: Sampler
-    guidance: Guidance | None  # None: what the verb takes by default
+    guidance: Guidance
     images: Tensor
     y: Tensor | None
     given: str
@@ -128,11 +131,28 @@ class Verb(NamedTuple):
     n: int = 0  # default of --n, 0 for none
     of: str = "results of each picture, of seeds in a row"
     inverts: bool = False
+    calls: Callable[[Job], float] | None = None  # how often images will be put to the network, if it is easily said
+
+
+def each(job: Job) -> float:
+    """Network calls that one of the sampler's steps takes."""
+    return cost(job.sampler, job.model.denoiser.schedule) / job.sampler.steps
+
+
+def inpainting(job: Job) -> float:
+    steps = editing.route(job.sampler.steps, job.args.jumps, job.args.length)
+    forward = sum(to > k for k, to in zip([0, *steps], steps, strict=False))
+    return forward * each(job) * job.args.n * len(job.images)
+
+
+def partly(job: Job) -> float:
+    start = beginning(job.sampler, job.model.denoiser.schedule, job.args.strength)
+    return (job.sampler.steps - start) * each(job) * job.args.n * len(job.images)
 
 
 VERBS = {
-    "inpaint": Verb(inpaint, "paint a part anew (RePaint)", ("mask", "jumps", "length"), 1),
-    "img2img": Verb(img2img, "start from a noised picture (SDEdit)", ("strength",), 1),
+    "inpaint": Verb(inpaint, "paint a part anew (RePaint)", ("mask", "jumps", "length"), 1, calls=inpainting),
+    "img2img": Verb(img2img, "start from a noised picture (SDEdit)", ("strength",), 1, calls=partly),
     "interpolate": Verb(
         interpolate, "go from each picture to the next", ("iterations",), 9, "pictures a row, both ends included", True
     ),
@@ -173,7 +193,8 @@ def main(argv: list[str]) -> int:
     name, verb = argv[0], VERBS[argv[0]]
     started = time.perf_counter()
     job = prepare(verb, parser_of(name, verb), argv[1:])
-    rows, words = verb.run(job)
+    with progress(verb.calls and round(verb.calls(job))) as bar:
+        rows, words = verb.run(job._replace(guidance=Counted(job.guidance, bar.update)))
     save(rows, job.args.out)
     print(
         f"{job.args.out}: {name}, {job.given}, {words}; {type(job.sampler).__name__} {job.sampler.steps} steps, "
@@ -186,7 +207,7 @@ def main(argv: list[str]) -> int:
 def parser_of(name: str, verb: Verb) -> Parser:
     parser = Parser(f"edit {name}", verb.what[0].upper() + verb.what[1:] + ".")
     parser.epilog = (
-        "Any argument of the sampler can be given too: --eta 0.5, --grid leading."
+        "Any argument of the sampler and of the guidance can be given too: --eta 0.5, --grid leading."
         " --out: x.png is a sheet, x.npz has its rows as arrays uint8 (K, H, W, C)."
     )
     add = parser.add_argument
@@ -198,14 +219,13 @@ def parser_of(name: str, verb: Verb) -> Parser:
     for option in verb.options:
         add(f"--{option}", **OPTIONS[option])
     own = "all classes in turn" if verb.run is stop else "a test picture's own; none for a file"
-    add("--label", type=int, help=f"class that is asked for (default: {own})")
+    asking.add_conditions(parser, own)
     if verb.n:
         add("--n", type=int, default=verb.n, help=f"{verb.of} (default {verb.n})")
     add("--out", type=Path, default=Path(f"{name}.png"), help=f"default {name}.png")
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
-    usual = "1" if verb.inverts else "the run's"
-    add("--scale", type=float, help=f"guidance; 1 is off, 0 ignores the label (default: {usual})")
+    guidance_options(parser, "1" if verb.inverts else "the run's")
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
     add("--batch_size", type=int, default=256, help="pictures at a time; it does not change them (default 256)")
@@ -215,29 +235,30 @@ def parser_of(name: str, verb: Verb) -> Parser:
 
 def prepare(verb: Verb, parser: Parser, argv: list[str]) -> Job:
     """Everything checked and loaded, before any work."""
-    argv, data = split_off_data(argv)
     args, rest = parser.parse_known_args(argv)
+    rest, data = split(rest) if verb.run is not stop else (rest, [])
     if getattr(args, "n", 1) < 1 or args.batch_size < 1:
         raise ValueError(f"--n and --batch_size must be at least 1, got {args.n} and {args.batch_size}")
     if args.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out {args.out}: wanted a .png or a .npz")
     check_writable(args.out)
     model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
-    model.in_turn(1, args.label)  # a label out of range is refused
+    usual = model.guidance
+    guidance, rest = choose_guidance(model, args, rest)
+    asked = asking.rows_of(model, args)  # what cannot be asked for is refused
     sampler = choose_sampler(parser, model, args, rest)
-    guidance = None if args.scale is None else scaled(model, args.scale)
     if verb.inverts:
+        guidance = Plain() if guidance is usual else guidance  # the farther a scale is from 1, the harder to undo
         if not (args.sampler or isinstance(sampler, DDIM)):  # a run's own, that cannot be undone
             sampler = DDIM(args.steps or editing.inverter(model).steps, grid=sampler.grid)
         editing.inverter(model, sampler)
     if verb.run is stop:
         args.at = numbers("--at", args.at, float)
-        y = model.in_turn(args.n, args.label)
+        y = model.in_turn(args.n) if asked is None else repeated(asked, args.n)
         return Job(args, model, sampler, guidance, torch.empty(0), y, f"seed {args.seed}")
     args.images = numbers("--images", args.images, int) if args.images else None
     images, y, given = given_pictures(args, data, model, MOST)
-    if args.label is not None:
-        y = model.in_turn(len(images), args.label)
+    y = y if asked is None else repeated(asked, len(images))
     return Job(args, model, sampler, guidance, images, y, given)
 
 

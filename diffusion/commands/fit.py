@@ -294,10 +294,11 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
     arguments = [a for a in arguments if not a.startswith("--resume=")]
     diffusion = tool("diffusion")
-    if "val/accuracy" in trainer.callback_metrics:
+    if not isinstance(trainer.lightning_module, Diffusion):
         noisy = isinstance(trainer.lightning_module, NoisyClassifier)
-        share = float(trainer.callback_metrics["val/accuracy"])
-        print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
+        if "val/accuracy" in trainer.callback_metrics:
+            share = float(trainer.callback_metrics["val/accuracy"])
+            print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
         use = f"sample RUN --classifier {run} --scale 3" if noisy else f"evaluate RUN --features {run}"
         print(f"next:\n  {diffusion} {use}")
         return

@@ -14,11 +14,11 @@ OPTIONS = ("scale", "w", "rescale", "guide", "classifier")
 BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these options mean by themselves
 
 
-def guidance_options(parser) -> None:
-    """The options of every command that samples."""
+def guidance_options(parser, usual: str = "the run's") -> None:
+    """The options of every command that samples, and what there is without them."""
     add = parser.add_argument
-    add("--guidance", help="class name or import path, its arguments being options too (default: the run's)")
-    add("--scale", type=float, help="guidance; 1 is off, 0 ignores the label (default: the run's)")
+    add("--guidance", help=f"class name or import path, its arguments being options too (default: {usual})")
+    add("--scale", type=float, help=f"guidance; 1 is off, 0 ignores the label (default: {usual})")
     add("--w", type=float, help="guidance as papers count it, 0 is off: scale = 1 + w")
     add("--interval", metavar="LOW,HIGH", help="guide only where LOW < sigma / alpha <= HIGH, e.g. 0.2,5")
     add("--rescale", type=float, help="share of the contrast to take back, 0 .. 1, e.g. 0.7")

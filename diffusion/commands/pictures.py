@@ -17,20 +17,6 @@ MASKS = {"left": 0.5, "right": 0.5, "top": 0.5, "bottom": 0.5, "center": 0.5, "r
 MODES = {1: "greyscale", 3: "RGB", 4: "RGBA"}
 
 
-def split_off_data(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The command line without the options `--data.X value`, and these."""
-    own, data = [], []
-    words = iter(argv)
-    for word in words:
-        if not word.startswith("--data."):
-            own.append(word)
-        elif "=" in word:
-            data.append(word)
-        else:
-            data += [word, next(words, "")]
-    return own, data
-
-
 def given_pictures(args: Namespace, data: list[str], model: Diffusion, most: int) -> tuple[Tensor, Tensor | None, str]:
     """Images (B, C, H, W) in [-1, 1], their conditions if known, and where they come from, in words.
 

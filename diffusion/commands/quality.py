@@ -223,8 +223,8 @@ def cost(sampler: Sampler, schedule: Schedule) -> int:
     return calls
 
 
-def progress(total: int, processes: Processes = Processes()) -> tqdm:
-    """A bar of this process's image evaluations with the time left; on a log, a line now and then."""
+def progress(total: int | None, processes: Processes = Processes()) -> tqdm:
+    """A bar of this process's image evaluations, the time left too if it knows their number; on a log, now and then."""
     every = 0.5 if sys.stderr.isatty() else 15
     options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
     return tqdm(total=total, desc="sampling", disable=not processes.first, **options)

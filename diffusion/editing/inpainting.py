@@ -1,7 +1,6 @@
 """Inpainting: a part of a picture made anew, to go with the rest."""
 
 from collections import deque
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -75,8 +74,6 @@ def repaint(
     Raises:
         ValueError: jumps < 0 or length < 1.
     """
-    if jumps < 0 or length < 1:
-        raise ValueError(f"inpaint: jumps must be at least 0 and length at least 1, got {jumps} and {length}")
 
     def known(x: Tensor, t: Level) -> Tensor:
         return torch.where(hidden, x, t.alpha * x0 + t.sigma * noise(x0))
@@ -93,11 +90,16 @@ def repaint(
     return x
 
 
-def route(n: int, jumps: int, length: int) -> Iterator[int]:
-    """The places among n + 1 levels that `repaint` goes to from 0: each stretch jumps + 1 times, the last step once."""
+def route(n: int, jumps: int, length: int) -> list[int]:
+    """The places among n + 1 levels that `repaint` goes to from 0: each stretch jumps + 1 times, the last step once.
+
+    Raises:
+        ValueError: jumps < 0 or length < 1.
+    """
+    if jumps < 0 or length < 1:
+        raise ValueError(f"inpaint: jumps must be at least 0 and length at least 1, got {jumps} and {length}")
+    places = []
     for low in range(0, n - 1, length):
-        high = min(low + length, n - 1)
-        for again in range(jumps + 1):
-            yield from [low] if again else []
-            yield from range(low + 1, high + 1)
-    yield n
+        stretch = list(range(low + 1, min(low + length, n - 1) + 1))
+        places += stretch + jumps * [low, *stretch]
+    return [*places, n]

@@ -11,6 +11,7 @@ from diffusion.metrics.extractor import Extractor, to_labels
 from diffusion.metrics.features import FeatureNet, jitter
 from diffusion.noise.draws import seed_of
 from diffusion.runs import find_checkpoint, read_checkpoint
+from diffusion.systems.base import one_cycle, rebuilt
 from diffusion.tools import build, spec
 
 
@@ -18,7 +19,6 @@ class Classifier(pl.LightningModule):
     """Learns the classes of images that are slightly turned, scaled and shifted; its last hidden layer is the features.
 
     AdamW with one cycle of the learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
-    Source of the cycle: Smith & Topin 2017, arXiv:1708.07120.
 
     Args:
         net: images (B, C, H, W) -> logits, with `features` and `head`.
@@ -71,10 +71,7 @@ class Classifier(pl.LightningModule):
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=self.weight_decay)
-        steps = self.trainer.estimated_stepping_batches
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=int(steps) + 1, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        return one_cycle(self, self.lr, self.weight_decay)
 
     @classmethod
     def load(cls, path: str, device: torch.device | str = "cpu") -> "Classifier":
@@ -88,12 +85,7 @@ class Classifier(pl.LightningModule):
         checkpoint = read_checkpoint(path)
         if "degrees" not in checkpoint["hyper_parameters"] or "schedule" in checkpoint["hyper_parameters"]:
             raise ValueError(f"{path}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
-        model = cls(**checkpoint["hyper_parameters"])
-        try:
-            model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
-        return model.to(device).eval()
+        return rebuilt(cls, path, checkpoint["hyper_parameters"], checkpoint["state_dict"]).to(device)
 
     def extractor(self) -> Extractor:
         """Its network, frozen, for the images and classes that it was trained on."""

@@ -21,6 +21,7 @@ from diffusion.noise.level import Level
 from diffusion.objective import Objective
 from diffusion.runs import find_checkpoint, read_checkpoint
 from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.systems.base import rebuilt
 from diffusion.targets import Eps, Target
 from diffusion.tools import build, spec, suggest
 
@@ -356,12 +357,7 @@ class Diffusion(pl.LightningModule):
         if "target" not in checkpoint["hyper_parameters"]:
             use = "sample RUN --classifier" if "schedule" in checkpoint["hyper_parameters"] else "evaluate --features"
             raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
-        model = cls(**checkpoint["hyper_parameters"])
         state = dict(checkpoint["state_dict"])
         if weights == "ema":
             state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
-        return model.to(device).eval()
+        return rebuilt(cls, path, checkpoint["hyper_parameters"], state).to(device)

@@ -14,6 +14,7 @@ from diffusion.noise import Linear, Schedule, Stratified, Times
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of
 from diffusion.noise.level import Level
 from diffusion.runs import find_checkpoint, read_checkpoint
+from diffusion.systems.base import one_cycle, rebuilt
 from diffusion.tools import build, spec
 
 EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
@@ -111,11 +112,8 @@ class NoisyClassifier(pl.LightningModule):
             bins = torch.bucketize(level.log_snr, EDGES, right=True)
             right = rights[-1].double().cpu()
             self._right += torch.stack([torch.bincount(bins, w, minlength=len(NAMES)) for w in (right, right * 0 + 1)])
-        options = {
-            "sync_dist": True,
-            "batch_size": len(x0) * self.trainer.world_size,
-            "prog_bar": True,
-        }  # see Classifier
+        # For several processes as in Classifier.
+        options = {"sync_dist": True, "batch_size": len(x0) * self.trainer.world_size, "prog_bar": True}
         self.log("val/loss", torch.stack(losses).mean(), **options)
         self.log("val/accuracy", torch.stack(rights).float().mean(), **options)
 
@@ -126,10 +124,7 @@ class NoisyClassifier(pl.LightningModule):
                 self.log(f"accuracy_by_log_snr/{name}", hits / n, rank_zero_only=True)
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=self.weight_decay)
-        steps = self.trainer.estimated_stepping_batches
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=int(steps) + 1, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        return one_cycle(self, self.lr, self.weight_decay)
 
     @classmethod
     def load(cls, path: str, device: torch.device | str = "cpu") -> "NoisyClassifier":
@@ -145,9 +140,4 @@ class NoisyClassifier(pl.LightningModule):
         if "schedule" not in known or "target" in known:
             hint = "train one with: diffusion fit -c configs/mnist_classifier.yaml"
             raise ValueError(f"{path}: not a classifier of noisy images; {hint}")
-        model = cls(**known)
-        try:
-            model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
-        return model.to(device).eval()
+        return rebuilt(cls, path, known, checkpoint["state_dict"]).to(device)

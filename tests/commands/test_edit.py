@@ -10,6 +10,7 @@ from diffusion.cli import main
 from diffusion.commands.pictures import given_mask
 from diffusion.data import Digits
 from diffusion.editing import midway
+from diffusion.guidance import ClassifierFree
 
 from .test_bad_input import refused
 
@@ -59,6 +60,10 @@ def test_the_others_are_the_librarys(tiny, given, tmp_path):
     three = torch.full((3,), 3)
     cases = {
         ("img2img", "--strength", "0.6", "--label", "3"): ("result, seed 0", editing.img2img(model, x0, 0.6, three)),
+        ("img2img", "--labels", "3,5", "--scale", "2", "--strength", "0.5"): (
+            "result, seed 0",
+            editing.img2img(model, x0, 0.5, torch.tensor([3, 5, 3]), guidance=ClassifierFree(2.0)),
+        ),
         ("vary", "--amount", "0.5", "--n", "1"): ("variation, seed 0", editing.vary(model, x0, 0.5, 1, y)[:, 0]),
         ("reconstruct", "--iterations", "2"): ("there and back", editing.reconstruct(model, x0, y, iterations=2)[0]),
         ("interpolate", "--n", "4"): (
