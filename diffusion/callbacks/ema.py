@@ -28,6 +28,7 @@ class EMA(pl.Callback):
         self.decay = float(decay)
         self.updates = 0
         self.shadow: dict[str, Tensor] = {}
+        self._live: list[Tensor] = []  # the weights, in the shadow's order
         self._step = 0  # optimizer steps seen: gradient accumulation calls back without one
         self._raw: dict[str, Tensor] = {}  # the raw weights while the shadow stands in for them
 
@@ -51,6 +52,7 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step  # a resumed run knows it only now
+        self._live = list(_weights(pl_module).values())
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
@@ -59,8 +61,7 @@ class EMA(pl.Callback):
         self._step = trainer.global_step
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        weights = [v.detach().float() for v in _weights(pl_module).values()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - d)
+        torch._foreach_lerp_(list(self.shadow.values()), [v.float() for v in self._live], 1 - d)
 
     @contextmanager
     def applied(self, pl_module: pl.LightningModule) -> Iterator[None]:

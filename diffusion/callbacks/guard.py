@@ -93,8 +93,9 @@ class Guard(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
         if _scaled(trainer):  # the scaler passes over steps by itself, and has to: it looks for the largest scale
             return
-        weights = [p for p in pl_module.parameters() if p.grad is not None]
-        bad = ~_norm([p.grad for p in weights]).isfinite()  # Adam squares them: an overflow there is as bad
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        pl_module.grad_norm = _norm([p.grad for p in weights])  # for who clips, too
+        bad = ~pl_module.grad_norm.isfinite()  # Adam squares them: an overflow there is as bad
         self._note(bad)
         if optimizer.param_groups[0].get("fused"):
             optimizer.found_inf = bad.float()  # its kernel leaves weights and averages as they are

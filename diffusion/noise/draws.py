@@ -21,6 +21,19 @@ def _generator(device: torch.device | str, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_of(*key))
 
 
+def seed_streams(device: torch.device, *key: int) -> None:
+    """Seed torch's own streams on the CPU and on this device, which dropout draws from.
+
+    What `torch.manual_seed` does to them, without the other kinds of devices, which take it a millisecond.
+    """
+    seed = seed_of(*key)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
+
+
 class StepDraws:
     """The randomness of one training step, from (seed, step, rank).
 

@@ -10,6 +10,14 @@ from torch import Tensor
 System = TypeVar("System", bound=pl.LightningModule)
 
 
+def due(trainer: pl.Trainer, batch: int) -> bool:
+    """Is a figure of this training step written down? At an epoch's first batch too, for the progress bar.
+
+    `self.log` costs a millisecond, and what it is told between two of the logger's steps goes nowhere.
+    """
+    return batch == 0 or trainer._logger_connector.should_update_logs
+
+
 def one_cycle(module: pl.LightningModule, lr: float, weight_decay: float) -> dict:
     """AdamW whose learning rate rises over a tenth of the training and falls to 0.
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from diffusion.metrics.extractor import Extractor, to_labels
 from diffusion.metrics.features import FeatureNet, jitter
-from diffusion.noise.draws import seed_of
+from diffusion.noise.draws import seed_streams
 from diffusion.runs import find_checkpoint, read_checkpoint
-from diffusion.systems.base import one_cycle, rebuilt
+from diffusion.systems.base import due, one_cycle, rebuilt
 from diffusion.tools import build, spec
 
 
@@ -57,9 +57,10 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        torch.manual_seed(seed_of(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2))
+        seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
         loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
-        self.log("train/loss", loss, prog_bar=True)
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -16,12 +16,12 @@ from diffusion.denoiser import Condition, Denoise, Denoiser
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.hints import Hint
 from diffusion.noise import Linear, Schedule
-from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of
+from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of, seed_streams
 from diffusion.noise.level import Level
 from diffusion.objective import Objective
 from diffusion.runs import find_checkpoint, read_checkpoint
 from diffusion.samplers import DDIM, Frame, Sampler
-from diffusion.systems.base import rebuilt
+from diffusion.systems.base import due, rebuilt
 from diffusion.targets import Eps, Target
 from diffusion.tools import build, spec, suggest
 
@@ -98,6 +98,7 @@ class Diffusion(pl.LightningModule):
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
         self._seen = 0  # validation images of this pass so far
+        self.grad_norm: Tensor | None = None  # of the optimizer step under way, once somebody has measured it
         self.last: tuple[Tensor, Level] | None = None  # error of x_0 and level of each image of the last training step
 
     # --- training ---------------------------------------------------------------------------------------
@@ -105,15 +106,16 @@ class Diffusion(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
-        torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))  # dropout: it knows no other stream
+        seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout: it knows no other
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         hint = None
         if self.hint:
             hint = self.hint(x0, StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device).normal)
         terms = self.objective(self.denoiser, x0, self.condition(y, hint), draws.normal, draws.uniform)
         self.last = terms.error, terms.t
-        self.log("train/loss", terms.loss, prog_bar=True)
-        if terms.vlb is not None:
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", terms.loss, prog_bar=True)
+        if terms.vlb is not None and due(self.trainer, batch_idx):
             self.log("train/mse", terms.mse.mean())
             self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
         if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
@@ -168,11 +170,18 @@ class Diffusion(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's own, which refuses a fused optimizer in bf16 too, where nothing is scaled: there we clip."""
-        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val or gradient_clip_algorithm == "value":
+        """As `torch.nn.utils.clip_grad_norm_`, but the fused optimizer divides as it reads, by what `Guard` measured.
+
+        Lightning's own, for all other cases, refuses a fused optimizer in bf16 too, where nothing is scaled.
+        """
+        norm, self.grad_norm = self.grad_norm, None
+        fused = optimizer.param_groups[0].get("fused") and self.trainer.precision in ("32-true", "bf16-mixed")
+        if not fused or not gradient_clip_val or gradient_clip_algorithm == "value" or self.device_mesh is not None:
             super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            return
+        if norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        optimizer.grad_scale = ((norm + 1e-6) / gradient_clip_val).clamp(min=1.0)
 
     def lr_factor(self, step: int, total: float) -> float:
         """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""

@@ -11,10 +11,10 @@ from diffusion.metrics.extractor import to_labels
 from diffusion.metrics.features import jitter
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Linear, Schedule, Stratified, Times
-from diffusion.noise.draws import FixedDraws, StepDraws, seed_of
+from diffusion.noise.draws import FixedDraws, StepDraws, seed_streams
 from diffusion.noise.level import Level
 from diffusion.runs import find_checkpoint, read_checkpoint
-from diffusion.systems.base import one_cycle, rebuilt
+from diffusion.systems.base import due, one_cycle, rebuilt
 from diffusion.tools import build, spec
 
 EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
@@ -84,13 +84,14 @@ class NoisyClassifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
         step = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed(seed_of(self.seed, step, self.global_rank, 2))
+        seed_streams(x0.device, self.seed, step, self.global_rank, 2)
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         x0 = jitter(x0, self.degrees, self.shift, self.scale)
         level = self.schedule.level(self.times(draws.uniform(len(x0)), self.schedule))
         t = level.like(x0)
         loss = F.cross_entropy(self(t.alpha * x0 + t.sigma * draws.normal(x0), level), to_labels(y))
-        self.log("train/loss", loss, prog_bar=True)
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
