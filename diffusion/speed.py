@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-import statistics
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 GAIN = 1.2  # times as fast bf16 has to be on a CPU to be chosen: less may be the noise of the measurement
-PATIENCE = 20.0  # seconds that the choice may take
+STEP = 0.3  # seconds that a step takes by which precisions are compared, if the batch is large enough
 MODES = ("default", "reduce-overhead", "max-autotune")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -25,14 +24,15 @@ def bf16_is_fast() -> bool:
     return "AMX" in capabilities.upper() or "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def fastest(step: Callable[[], Tensor], device: torch.device, measure: bool = True) -> tuple[str, str]:
+def fastest(loss: Callable[[int], Tensor], batch: int, device: torch.device, measure: bool = True) -> tuple[str, str]:
     """Lightning's name of the precision to train in, and why, in words.
 
     bf16-mixed on a GPU that computes it; on a CPU that does, if it is `GAIN` times as fast in the best of three steps
     each, taken in turn; else 32-true.
 
     Args:
-        step: forward pass; gives the loss.
+        loss: of a batch of so many images.
+        batch: the largest that is asked for.
         measure: False takes 32-true on every CPU: several processes would not measure the same.
     """
     if device.type == "cuda":
@@ -41,18 +41,19 @@ def fastest(step: Callable[[], Tensor], device: torch.device, measure: bool = Tr
         return "32-true", "this GPU does not compute bf16"
     if not measure or device.type != "cpu" or not bf16_is_fast():
         return "32-true", "bf16 is not fast here" if measure else "not measured"
-    spent: dict[bool, list[float]] = {False: [], True: []}
-    begun = time.perf_counter()
-    for _ in range(4):  # the first warms up
-        for mixed in spent:
-            since = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                loss = step()
-            loss.backward()
-            spent[mixed].append(time.perf_counter() - since)
-        if time.perf_counter() - begun > PATIENCE:
-            break
-    full, half = (min(v[1:] or v) for v in spent.values())
+
+    def spent(n: int, mixed: bool) -> float:
+        since = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            value = loss(n)
+        value.backward()
+        return time.perf_counter() - since
+
+    few = min(4, batch)
+    warm = [spent(few, mixed) for mixed in (False, True, False)]
+    n = max(few, min(batch, int(few * STEP / warm[-1])))
+    rounds = [(spent(n, False), spent(n, True)) for _ in range(3)]
+    full, half = map(min, zip(*rounds, strict=True))
     if full > GAIN * half:
         return "bf16-mixed", f"{full / half:.1f} times as fast as 32-true here"
     return "32-true", f"bf16-mixed is {full / half:.1f} times as fast here"
@@ -89,7 +90,7 @@ def recomputed(net: nn.Module) -> nn.Module:
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
     """The topmost children of a network that are no mere containers and have weights."""
     for child in net.children():
-        if isinstance(child, CONTAINERS):
+        if type(child) in CONTAINERS:
             yield from blocks(child)
         elif next(child.parameters(), None) is not None:
             yield child
@@ -103,7 +104,7 @@ def _recompute(block: nn.Module, *args, **options):
 
 
 def seconds_of(step: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
-    """The median time of a step, after one that warms up; on a GPU, until it is done."""
+    """The shortest time of a step, after one that warms up; on a GPU, until it is done."""
     spent = []
     for _ in range(rounds + 1):
         begun = time.perf_counter()
@@ -111,4 +112,4 @@ def seconds_of(step: Callable[[], object], device: torch.device, rounds: int = 3
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         spent.append(time.perf_counter() - begun)
-    return statistics.median(spent[1:])
+    return min(spent[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "diffusion"
 GROUPS = {
     "": 0, "tools": 0, "paths": 0, "processes": 0, "seal": 0,
-    "viz": 1, "noise": 1, "ode": 1,
+    "viz": 1, "noise": 1, "ode": 1, "speed": 1,
     "targets": 2, "nets": 2,
     "weights": 3, "denoiser": 3, "pairing": 3, "hints": 3,
     "vlb": 4, "likelihood": 4, "guidance": 4, "samplers": 4, "analytic": 4,

@@ -1,5 +1,6 @@
 """Callbacks: averaged weights, checkpoints, diagnostics, evaluation, guard, pictures and progress."""
 
+from diffusion.callbacks.budget import Budget
 from diffusion.callbacks.checkpoint import Checkpoint, DurableIO
 from diffusion.callbacks.diagnostics import Diagnostics
 from diffusion.callbacks.ema import EMA
@@ -12,6 +13,7 @@ from diffusion.callbacks.signals import Signals, Stopped
 
 __all__ = [
     "EMA",
+    "Budget",
     "Checkpoint",
     "Diagnostics",
     "DurableIO",

@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
         except PackageNotFoundError:
             sound = False
             say(name, "MISSING: run ./setup.sh")
+    from diffusion.speed import bf16_is_fast
+
     say("processor", f"{os.cpu_count()} cores; bf16 {'fast' if bf16_is_fast() else 'not fast'} here")
     say("GPU", gpu())
     root = data_root()
@@ -54,15 +56,6 @@ def main(argv: list[str]) -> int:
 
 def say(name: str, text: str) -> None:
     print(f"{name:18} {text}")
-
-
-def bf16_is_fast() -> bool:
-    """Does this processor compute bf16 in hardware?"""
-    import torch
-
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "AMX" in capabilities.upper() or "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def gpu() -> str:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from diffusion import runs
 from diffusion.callbacks import (
     EMA,
+    Budget,
     Checkpoint,
     Diagnostics,
     DurableIO,
@@ -30,10 +32,12 @@ from diffusion.callbacks import (
 )
 from diffusion.callbacks.progress import clock, interactive
 from diffusion.callbacks.signals import Stopped
-from diffusion.commands import launch
+from diffusion.commands import launch, pace
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, run_root
+from diffusion.processes import age
+from diffusion.speed import MODES
 from diffusion.systems import Classifier, Diffusion, NoisyClassifier
 from diffusion.tools import build, gather, suggest
 
@@ -54,10 +58,11 @@ LINKS = {  # facts of the data that the model is built from; a network that has 
 class DiffusionCLI(LightningCLI):
     """LightningCLI with our links, run directories and resuming; builds everything, runs nothing."""
 
-    def __init__(self, argv: list[str], training: bool = True) -> None:
+    def __init__(self, argv: list[str], training: bool = True, started: float | None = None) -> None:
         for package in ("data", "nets", "noise", "samplers", "guidance"):
             gather(f"diffusion.{package}")  # classes are then known by their short names
-        self.training = training
+        self.training, self.argv = training, argv
+        self.started = time.perf_counter() if started is None else started
         self.system = system_of(argv)
         kind, defaults, self.configured = SYSTEMS[self.system]
         super().__init__(
@@ -84,6 +89,10 @@ class DiffusionCLI(LightningCLI):
         parser.add_argument(
             "--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file"
         )
+        add = parser.add_argument
+        add("--budget", type=str, default="", help="90s, 20m, 1h30m: when all has to be done; chooses batch and steps")
+        add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
+        add("--recompute", type=bool, default=False, help="gradient checkpointing: less memory, a third more time")
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
@@ -101,6 +110,10 @@ class DiffusionCLI(LightningCLI):
         hint = self.config.model.get("hint")
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
 
+    def given(self, option: str) -> bool:
+        """Was this option given on the command line?"""
+        return any(word.split("=")[0] == f"--{option}" for word in self.argv)
+
     def before_instantiate_classes(self) -> None:
         config = self.config
         launch.count(config.trainer)
@@ -109,17 +122,21 @@ class DiffusionCLI(LightningCLI):
         if self.training:
             root = run_root(config.out) if config.out or self.system != "Classifier" else cache_root() / "features"
             self.directory, self.resume = place(root / name, config.resume)
+            if config.budget:
+                pace.unlimited(self)
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
         kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
-        if self.training and self._get(self.config_init, "trainer.enable_progress_bar") is None:
-            kwargs["enable_progress_bar"] = interactive()
+        if self.training:
+            if self._get(self.config_init, "trainer.enable_progress_bar") is None:
+                kwargs["enable_progress_bar"] = interactive()
+            kwargs["precision"] = pace.settle(self)
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
             self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
             trainer.logger = False if trainer.fast_dev_run else self.log()
             lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
-            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines]
+            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines, *self.budget]
         return trainer
 
     def log(self) -> TensorBoardLogger:
@@ -184,14 +201,15 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
+def fit(argv: list[str], final: bool = True, started: float | None = None) -> tuple[DiffusionCLI, Path]:
     """Train as the arguments say; returns the parts and the run directory.
 
     Args:
         final: end with what was written and the next commands.
+        started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     """
     quiet()
-    cli = DiffusionCLI(argv)
+    cli = DiffusionCLI(argv, started=started)
     trainer, model, directory = cli.trainer, cli.model, cli.directory
     made = [p for p in (directory.parent, directory.parent.parent) if not p.exists()]
     if trainer.is_global_zero and not trainer.fast_dev_run:
@@ -200,8 +218,14 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
     if trainer.is_global_zero:
         print(
             f"{type(getattr(model, 'denoiser', model).net).__name__} ({params:,} parameters) on "
-            f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}; "
+            f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}{cli.why}; "
             f"run: {shown(directory)}"
+        )
+    if cli.budget and trainer.is_global_zero:
+        keeper = cli.budget[0]
+        print(
+            f"budget {clock(keeper.total)}: batch {cli.datamodule.batch_size}, lr {model.lr:.2g}, "
+            f"{keeper.step:.2g} s a step as it begins"
         )
     if cli.resume:
         run = runs.directory(cli.resume.path)
@@ -288,6 +312,8 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
     if rate and rate.images:
         print(f"{trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
+    for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
+        print(f"budget {clock(keeper.total)}, spent {clock(keeper.spent)}")
     run = shown(directory)
     files = [str(p.relative_to(directory)) for p in sorted(directory.rglob("*")) if p.is_file()]
     print(f"files in {run}/: {', '.join(files[:12])}{' ...' if files[12:] else ''}")
@@ -312,5 +338,5 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
 
 
 def main(argv: list[str]) -> int:
-    fit(argv)
+    fit(argv, started=time.perf_counter() - age())
     return 0
