@@ -1,6 +1,7 @@
 """The denoiser: a network, a schedule and a target make a guess of (x_0, eps) at any noise level."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,7 @@ class Denoiser(nn.Module):
                 "choose the target V, X0, Velocity or EDM"
             )
         self.net, self.schedule, self.target = net, schedule, target
+        self.precision: torch.dtype | None = None  # of the network's matrix products; None: of whoever calls
 
     def forward(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
         """The guess at level t, one for the batch () or one an image (B,).
@@ -88,7 +90,8 @@ class Denoiser(nn.Module):
             shown = torch.cat([shown, torch.zeros_like(shown) if cond.guess is None else cond.guess], dim=1)
         if self.image_channels or cond.image is not None:
             shown = torch.cat([shown, self.fitted(cond.image, shown)], dim=1)
-        out, var = self.net(shown, clock, cond.y, cond.keep).to(x.dtype), None
+        with nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision):
+            out, var = self.net(shown, clock, cond.y, cond.keep).to(x.dtype), None
         if out.shape[1] == 2 * x.shape[1]:
             out, var = out.chunk(2, dim=1)
         return predict(x, self.target.x0(x, out, t), t, var)

@@ -12,6 +12,7 @@ from diffusion.commands.guiding import choose_guidance, convert, guidance_option
 from diffusion.guidance import Guidance
 from diffusion.runs import find_checkpoint
 from diffusion.samplers import Sampler
+from diffusion.speed import MODES, compiled
 from diffusion.systems import Diffusion
 from diffusion.tools import build, named, spec, suggest
 
@@ -41,9 +42,29 @@ def sampling_parser(command: str, description: str, n: int, out: str) -> Parser:
     guidance_options(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
-    add("--batch_size", type=int, default=256, help="pictures at a time; it does not change them (default 256)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    machine_options(parser, 256)
     return parser
+
+
+def machine_options(parser: ArgumentParser, batch_size: int) -> None:
+    """How the network is computed, by every command that samples."""
+    add = parser.add_argument
+    add(
+        "--batch_size", type=int, default=batch_size,
+        help=f"pictures at a time; it does not change them (default {batch_size})",
+    )  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    add("--precision", choices=["32", "bf16"], default="32", help="of the network (default 32)")
+    add("--compile", default="", metavar="MODE", help=f"torch.compile the network: {', '.join(MODES)}")
+
+
+def load(path: Path | str, args: Namespace) -> Diffusion:
+    """The model of a checkpoint, computed as the arguments say."""
+    model = Diffusion.load(find_checkpoint(path), args.weights, device(args.device))
+    model.denoiser.precision = torch.bfloat16 if args.precision == "bf16" else None
+    if args.compile:
+        compiled(model.denoiser.net, args.compile)
+    return model
 
 
 def open_run(parser: Parser, argv: list[str]) -> tuple[Namespace, Diffusion, Sampler, Guidance]:
@@ -56,7 +77,7 @@ def open_run(parser: Parser, argv: list[str]) -> tuple[Namespace, Diffusion, Sam
     if args.n is not None and args.n < 1 or args.batch_size < 1:
         raise ValueError(f"--n and --batch_size must be at least 1, got {args.n} and {args.batch_size}")
     rest, data_options = split(rest) if args.image == "test" else (rest, [])
-    model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
+    model = load(args.run, args)
     guidance, rest = choose_guidance(model, args, rest)
     args.n, args.given, args.across = asking.ask(model, args, parser.pictures, data_options)
     return args, model, choose_sampler(parser, model, args, rest), guidance

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion import editing, viz
 from diffusion.commands import asking
-from diffusion.commands.common import Parser, check_writable, choose_sampler, device, split
+from diffusion.commands.common import Parser, check_writable, choose_sampler, load, machine_options, split
 from diffusion.commands.guiding import choose_guidance, guidance_options
 from diffusion.commands.pictures import MASKS, given_mask, given_pictures
 from diffusion.commands.quality import Counted, cost, progress
@@ -21,7 +21,6 @@ from diffusion.guidance import Guidance, Plain
 from diffusion.metrics.evaluator import repeated
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level
-from diffusion.runs import find_checkpoint
 from diffusion.samplers import DDIM, Sampler
 from diffusion.systems import Diffusion
 from diffusion.tools import atomic, suggest
@@ -228,8 +227,7 @@ def parser_of(name: str, verb: Verb) -> Parser:
     guidance_options(parser, "1" if verb.inverts else "the run's")
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
-    add("--batch_size", type=int, default=256, help="pictures at a time; it does not change them (default 256)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    machine_options(parser, 256)
     return parser
 
 
@@ -242,7 +240,7 @@ def prepare(verb: Verb, parser: Parser, argv: list[str]) -> Job:
     if args.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out {args.out}: wanted a .png or a .npz")
     check_writable(args.out)
-    model = Diffusion.load(find_checkpoint(args.run), args.weights, device(args.device))
+    model = load(args.run, args)
     usual = model.guidance
     guidance, rest = choose_guidance(model, args, rest)
     asked = asking.rows_of(model, args)  # what cannot be asked for is refused

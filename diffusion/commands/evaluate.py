@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffusion.commands import sweep
-from diffusion.commands.common import Parser, choose_sampler, split
+from diffusion.commands.common import Parser, choose_sampler, machine_options, split
 from diffusion.commands.fit import quiet, shown
 from diffusion.commands.guiding import choose_guidance, guidance_options
 from diffusion.commands.quality import Opened, cost, measure, open_models, open_runs, progress
@@ -43,8 +43,7 @@ def main(argv: list[str]) -> int:
     add("--features", default="auto", help="auto, a Classifier's run or checkpoint, or Inception:FILE (default auto)")
     add("--keep", action="store_true", help="keep the samples beside the figures, as .npz")
     add("--again", action="store_true", help="measure again what was measured before")
-    add("--batch_size", type=int, default=500, help="samples at a time; it does not change them (default 500)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    machine_options(parser, 500)
     args, rest = parser.parse_known_args(argv)
     paths = [*args.run, *args.runs]
     if not paths:

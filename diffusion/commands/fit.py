@@ -338,5 +338,6 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
 
 
 def main(argv: list[str]) -> int:
-    fit(argv, started=time.perf_counter() - age())
+    mine = sys.argv[1:2] == ["fit"]  # the process is this command: the imports are its time, too
+    fit(argv, started=time.perf_counter() - (age() if mine else 0.0))
     return 0

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from diffusion import runs
 from diffusion.callbacks.pictures import examples
 from diffusion.commands import nll
-from diffusion.commands.common import device
+from diffusion.commands.common import load
 from diffusion.commands.extractors import open_evaluator, open_extractor
 from diffusion.commands.fit import recorded
 from diffusion.data import ImageData
@@ -54,7 +54,7 @@ class Opened(NamedTuple):
 def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Diffusion]]:
     """The checkpoint files and their models."""
     files = [runs.find_checkpoint(path) for path in paths]
-    return [(file, Diffusion.load(file, args.weights, device(args.device)).requires_grad_(False)) for file in files]
+    return [(file, load(file, args).requires_grad_(False)) for file in files]
 
 
 def open_runs(
@@ -96,6 +96,7 @@ def setting_of(run: Opened, args: Namespace, sampler: Sampler, guidance: Guidanc
         "data": run.evaluator.data,
         "extractor": f"{run.evaluator.extractor.name}-{run.evaluator.extractor.hash}",
         "reference": run.evaluator.reference.hash,
+        **({} if args.precision == "32" else {"precision": args.precision}),
     }
 
 

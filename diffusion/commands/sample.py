@@ -5,14 +5,17 @@ import shutil
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from diffusion import viz
 from diffusion.callbacks.pictures import beside
 from diffusion.commands.common import check_writable, open_run, sampling_parser
-from diffusion.processes import together
+from diffusion.processes import Processes, together
 from diffusion.systems import Diffusion
 from diffusion.tools import atomic
 
@@ -35,11 +38,15 @@ def main(argv: list[str]) -> int:
         started = time.perf_counter()
         part = processes.part(args.n)
         mine, its = (v if v is None else v[part] for v in (y, image))
-        x = model.sample(
+        batches = model.batches(
             part.stop - part.start, mine, args.seed, sampler, guidance, args.batch_size,
             progress=processes.first, first=part.start, image=its,
         )  # fmt: skip
-        images = viz.to_uint8(processes.gather(x))
+        if args.out.suffix:
+            images = np.concatenate([viz.to_uint8(x) for x in batches])
+        else:
+            images = stream(batches, args.out, part.start, processes, keep=truth is not None)
+        images = processes.gather(torch.from_numpy(images)).numpy()
         seconds = time.perf_counter() - started
         if processes.first:
             write(args, model, images)
@@ -55,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(args: Namespace, model: Diffusion, images: np.ndarray) -> None:
-    """The pictures in the form that the name of --out asks for."""
+    """A grid or an array file, as the name of --out asks; a folder is there already."""
     y, image, truth = args.given
     if args.out.suffix == ".png":
         shown, each = beside(model, images, args.given)
@@ -65,8 +72,6 @@ def write(args: Namespace, model: Diffusion, images: np.ndarray) -> None:
         kept |= {name: v.numpy() for name, v in (("condition", image), ("truth", truth)) if v is not None}
         with atomic(args.out) as temporary:
             np.savez_compressed(temporary, images=images, **kept)  # label -1: none; contexts are vectors
-    else:
-        save_folder(images, args.out)
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> float:
@@ -74,14 +79,27 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> float:
     return 10 * math.log10(255**2 / max(np.square(images.astype(float) - truth).mean(), 1e-10))
 
 
-def save_folder(images: np.ndarray, folder: Path) -> None:
-    """00000.png, 00001.png, ...: all of them or none."""
+def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool) -> np.ndarray:
+    """00000.png, 00001.png, ... as they are made, from number `first` on: all of them or none.
+
+    Returns:
+        The images (n, H, W, C) uint8 if they are to be kept in memory; else none of them.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.tmp-"))
+    made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.tmp-") if processes.first else None
+    temporary, kept = Path(processes.agreed(made)), []
     try:
-        for k, image in enumerate(images):
-            viz.pillow(image).save(temporary / f"{k:05d}.png")
-        temporary.chmod(0o755)
-        temporary.replace(folder)
+        for x in batches:
+            images = viz.to_uint8(x)
+            for image in images:
+                viz.pillow(image).save(temporary / f"{first:05d}.png")
+                first += 1
+            kept.append(images if keep else images[:0])
+        processes.gather(torch.zeros(0))  # all have written theirs
+        if processes.first:
+            temporary.chmod(0o755)
+            temporary.replace(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if processes.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return np.concatenate(kept)

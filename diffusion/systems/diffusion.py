@@ -326,7 +326,23 @@ class Diffusion(pl.LightningModule):
         first: int = 0,
         image: Tensor | None = None,
     ) -> Tensor:
-        """n images (n, C, H, W) in [-1, 1] on the CPU; see `frames` for the arguments.
+        """n images (n, C, H, W) in [-1, 1] on the CPU; see `batches`."""
+        made = self.batches(n, y, seed, sampler, guidance, batch_size, progress, first, image)
+        return torch.cat(list(made))
+
+    def batches(
+        self,
+        n: int = 16,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """n images in [-1, 1] on the CPU, a batch (B, C, H, W) at a time; see `frames` for the arguments.
 
         Args:
             batch_size: images walked at a time; it does not change the pictures.
@@ -337,7 +353,6 @@ class Diffusion(pl.LightningModule):
         if n < 1 or batch_size < 1:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
         y = self.in_turn(n) if y is None and image is None else y
-        done = []
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
         every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
         with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
@@ -347,8 +362,7 @@ class Diffusion(pl.LightningModule):
                 for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
                     x = frame.x
                     bar.update()
-                done.append(x.cpu())
-        return torch.cat(done)
+                yield x.cpu()
 
     # --- checkpoints ------------------------------------------------------------------------------------
 
