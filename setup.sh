@@ -19,7 +19,8 @@ usage: ./setup.sh [--python PATH] [--check] [demo | test | lint] [arguments pass
   --help          this text
 
 Where it installs: --python, else the active conda or virtual environment, else .venv in this folder.
-A torch (2.6 or newer) that already works there is kept as it is.
+A torch (2.6 or newer) that already works there is kept as it is. On a SageMaker notebook instance, where a stop keeps
+nothing outside ~/SageMaker, it makes .venv over the environment with the torch: see docs/sagemaker.md.
 END
 }
 
@@ -186,6 +187,13 @@ look() {                                     # is this environment ready, and if
   if [[ $state != ready ]]; then torch=$(ask "$1" torch); fi
 }
 
+# A SageMaker notebook instance keeps ~/SageMaker alone over a stop: an environment elsewhere would be lost.
+keeps=''
+if [[ -n ${HOME:-} && -d $HOME/SageMaker ]]; then
+  keeps=$(cd "$HOME/SageMaker" && pwd -P)
+  if [[ $here != "$keeps"/* ]]; then keeps=''; fi
+fi
+
 choose() {
   local given=$python name
   if [[ -n $given ]]; then
@@ -204,6 +212,7 @@ choose() {
       warn "the active environment $name has no Python 3.10 or newer: leaving it alone"
     done
   fi
+  if [[ -n $given && -n $keeps && $(cd "${given%/bin/*}" && pwd -P) != "$keeps"/* ]]; then base=$given given=''; fi
   if [[ -n $given && ! ${given%/bin/*} -ef .venv ]]; then
     look "$given"
     case $torch in
@@ -229,12 +238,17 @@ choose_own() {
     look "$py"
     return
   fi
+  if [[ -n $keeps && -z $base ]]; then       # none is active: that of the instance's own kernels which has a torch
+    for name in "$HOME"/anaconda3/envs/*/bin/python; do
+      if new_enough "$name" && [[ $(ask "$name" torch) == works* ]]; then base=$name; break; fi
+    done
+  fi
   for name in "$base" python3 python3.13 python3.12 python3.11 python3.10; do
     if [[ -z $name ]] || ! new_enough "$name"; then continue; fi
     base=$name
     if can "$name" 'import venv, ensurepip'; then
       state="nothing is set up here yet" torch=none
-      if [[ $(ask "$name" kind) == plain ]]; then torch=$(ask "$name" torch); fi
+      if [[ $(ask "$name" kind) != venv ]]; then torch=$(ask "$name" torch); fi  # a venv hands nothing on
       if [[ $torch != works* ]]; then torch=none; fi
       return
     fi
@@ -354,6 +368,9 @@ finish() {
   fi
   echo "  $run demo      # trains a small model and writes a GIF of it at work"
   echo "  $run --help    # everything else"
+  if [[ -n $keeps ]]; then
+    echo "After a stop of this instance docs/sagemaker/on-start.sh brings the kernel back: see docs/sagemaker.md"
+  fi
 }
 
 # ---------------------------------------------------------------- the command line

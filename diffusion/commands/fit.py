@@ -33,7 +33,7 @@ from diffusion.callbacks.signals import Stopped
 from diffusion.commands import launch
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
-from diffusion.paths import REPO, cache_root, run_root
+from diffusion.paths import REPO, cache_root, home, run_root, tensorboard_address
 from diffusion.systems import Classifier, Diffusion, NoisyClassifier
 from diffusion.tools import build, gather, suggest
 
@@ -215,6 +215,7 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume and cli.resume.path, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
+            stop.run = directory
             step = runs.newest_step(directory)
             print(
                 f"stopped at step {trainer.global_step:,}; "
@@ -307,8 +308,14 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
     print(f"  {diffusion} evaluate {run}")
     print(f"  {diffusion} gif {run}{image} --out denoising.gif")
-    print(f"  {tool('tensorboard')} --logdir {run.parent}")
+    print(f"  {board(run)}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
+
+
+def board(run: Path) -> str:
+    """The command that shows a run's curves; on SageMaker with the address to open then."""
+    there = f"   # open {tensorboard_address()}" if home() in ("notebook instance", "Studio") else ""
+    return f"{tool('tensorboard')} --logdir {run.parent}{there}"
 
 
 def main(argv: list[str]) -> int:
