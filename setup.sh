@@ -19,8 +19,8 @@ usage: ./setup.sh [--python PATH] [--check] [demo | test | lint] [arguments pass
   --help          this text
 
 Where it installs: --python, else the active conda or virtual environment, else .venv in this folder.
-A torch (2.6 or newer) that already works there is kept as it is. On a SageMaker notebook instance, where a stop keeps
-nothing outside ~/SageMaker, it makes .venv over the environment with the torch: see docs/sagemaker.md.
+A torch (2.6 or newer) that already works there is kept as it is. On SageMaker, where a stop takes the conda
+environments, it makes .venv over the one with the torch: see docs/sagemaker.md.
 END
 }
 
@@ -187,12 +187,15 @@ look() {                                     # is this environment ready, and if
   if [[ $state != ready ]]; then torch=$(ask "$1" torch); fi
 }
 
-# A SageMaker notebook instance keeps ~/SageMaker alone over a stop: an environment elsewhere would be lost.
+# What a stop keeps of SageMaker's homes, if the clone lies there: an environment elsewhere would be lost.
 keeps=''
-if [[ -n ${HOME:-} && -d $HOME/SageMaker ]]; then
-  keeps=$(cd "$HOME/SageMaker" && pwd -P)
-  if [[ $here != "$keeps"/* ]]; then keeps=''; fi
+if [[ -n ${HOME:-} && -n ${SAGEMAKER_APP_TYPE:-} ]]; then    # Studio
+  keeps=$HOME
+elif [[ -n ${HOME:-} && -d $HOME/SageMaker ]]; then          # a notebook instance
+  keeps=$HOME/SageMaker
 fi
+if [[ -n $keeps ]]; then keeps=$(cd "$keeps" && pwd -P); fi
+if [[ $here != "$keeps"/* ]]; then keeps=''; fi
 
 choose() {
   local given=$python name
@@ -368,7 +371,7 @@ finish() {
   fi
   echo "  $run demo      # trains a small model and writes a GIF of it at work"
   echo "  $run --help    # everything else"
-  if [[ -n $keeps ]]; then
+  if [[ -n $keeps && -d $HOME/SageMaker ]]; then
     echo "After a stop of this instance docs/sagemaker/on-start.sh brings the kernel back: see docs/sagemaker.md"
   fi
 }

@@ -363,6 +363,15 @@ def test_a_stop_would_take_the_kernels_environment_so_ours_lies_over_it(sagemake
     assert there.stdout.startswith(str(kernels))  # and it runs
 
 
+def test_studio_keeps_the_home_folder(fake, tmp_path):
+    fake.repo = fake.repo.rename(fake.home / "a clone")
+    env = fake.conda(tmp_path / "conda", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
+    before = tree(env)
+    done = fake.run(CONDA_PREFIX=str(env), SAGEMAKER_APP_TYPE="JupyterLab")
+    assert done.returncode == 0 and "Keeping torch 2.10.0" in done.stdout and "on-start" not in done.stdout
+    assert tree(env) == before and (fake.repo / ".venv/bin/python").exists()
+
+
 def test_elsewhere_a_conda_environment_is_still_installed_into(fake, tmp_path):
     env = fake.conda(tmp_path / "env", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
     shutil.copytree(fake.fills, next(env.glob("lib/python3*/site-packages")), dirs_exist_ok=True, symlinks=True)
