@@ -81,9 +81,12 @@ def test_a_job_leaves_a_model_that_can_be_used(ml, tmp_path, capsys, monkeypatch
     assert diffusion(["sample", str(model), "--n", "2", "--out", str(tmp_path / "two.png")]) == 0
     assert Image.open(tmp_path / "two.png").size[0] > 8
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path / "home"))
-    options = ["--resume", str(model), "--trainer.max_epochs", "3"]
-    assert diffusion(["fit", "-c", str(model / "config.yaml"), *options, "--experiment", "on"]) == 0
-    assert not (ml / "checkpoints/digits/version_1").exists()
+    argv = ["fit", "-c", str(model / "config.yaml"), "--trainer.max_epochs"]
+    assert diffusion([*argv, "1"]) == 0  # a new run, at this home's own place
+    assert step(tmp_path / "home/digits/version_0/checkpoints/last.ckpt") == 5
+    assert diffusion([*argv, "3", "--resume", str(model)]) == 0
+    assert step(model / "checkpoints/last.ckpt") == 15
+    assert {p.name for p in (ml / "checkpoints/digits").iterdir()} == {"version_0"}
 
 
 def stopping(monkeypatch, at):
