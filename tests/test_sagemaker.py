@@ -3,6 +3,7 @@
 Nothing here ever ran on AWS.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from PIL import Image
 
 from diffusion import runs, sagemaker
 from diffusion.cli import main as diffusion
+from diffusion.commands.fit import DiffusionCLI
 from diffusion.systems import Diffusion
 
 REPO = Path(__file__).resolve().parents[1]
@@ -183,6 +185,24 @@ def test_hyperparameters_become_options(ml, monkeypatch):
     own = ml / "code" / "own.yaml"
     own.write_text("{}")
     assert sagemaker.configuration("own.yaml") == Path("own.yaml")  # beside the entry point, where a job begins
+
+
+def test_the_documented_job_is_one_that_runs(ml):
+    """Its files are there, its hyperparameters are options of `fit`, its expressions find the losses in the log."""
+    page = (REPO / "docs/sagemaker.md").read_text()
+    tree = ast.parse(next(b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "PyTorch(" in b))
+    call = next(n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PyTorch")
+    given = {k.arg: k.value for k in call.keywords}
+    wanted = ("source_dir", "entry_point", "dependencies", "hyperparameters", "metric_definitions")
+    value = {k: ast.literal_eval(given[k]) for k in wanted}
+    assert (REPO / value["source_dir"] / value["entry_point"]).is_file()
+    assert all((REPO / folder).is_dir() for folder in value["dependencies"])
+    argv = sagemaker.arguments([w for k, v in value["hyperparameters"].items() for w in (f"--{k}", str(v))])
+    cli = DiffusionCLI([*argv, "--trainer.accelerator", "cpu"], training=False)
+    assert cli.trainer.max_epochs == 20 and cli.trainer.precision == "bf16-mixed" and cli.datamodule.batch_size == 128
+    line = "epoch 2/3  step 40/90  train/loss 0.2278  val/loss 0.2355  642 images/s  0:13 left"  # as `Lines` prints
+    found = {m["Name"]: re.search(m["Regex"], line)[1] for m in value["metric_definitions"]}
+    assert found == {"train:loss": "0.2278", "val:loss": "0.2355"}
 
 
 def test_requirements_are_the_packages_without_torch():
