@@ -19,7 +19,8 @@ usage: ./setup.sh [--python PATH] [--check] [demo | test | lint] [arguments pass
   --help          this text
 
 Where it installs: --python, else the active conda or virtual environment, else .venv in this folder.
-A torch (2.6 or newer) that already works there is kept as it is.
+A torch (2.6 or newer) that already works there is kept as it is. On SageMaker, where a stop takes the conda
+environments, it makes .venv over the one with the torch: see docs/sagemaker.md.
 END
 }
 
@@ -186,6 +187,16 @@ look() {                                     # is this environment ready, and if
   if [[ $state != ready ]]; then torch=$(ask "$1" torch); fi
 }
 
+# What a stop keeps of SageMaker's homes, if the clone lies there: an environment elsewhere would be lost.
+keeps=''
+if [[ -n ${HOME:-} && -n ${SAGEMAKER_APP_TYPE:-} ]]; then    # Studio
+  keeps=$HOME
+elif [[ -n ${HOME:-} && -d $HOME/SageMaker ]]; then          # a notebook instance
+  keeps=$HOME/SageMaker
+fi
+if [[ -n $keeps ]]; then keeps=$(cd "$keeps" && pwd -P); fi
+if [[ $here != "$keeps"/* ]]; then keeps=''; fi
+
 choose() {
   local given=$python name
   if [[ -n $given ]]; then
@@ -204,6 +215,7 @@ choose() {
       warn "the active environment $name has no Python 3.10 or newer: leaving it alone"
     done
   fi
+  if [[ -n $given && -n $keeps && $(cd "${given%/bin/*}" && pwd -P) != "$keeps"/* ]]; then base=$given given=''; fi
   if [[ -n $given && ! ${given%/bin/*} -ef .venv ]]; then
     look "$given"
     case $torch in
@@ -229,12 +241,17 @@ choose_own() {
     look "$py"
     return
   fi
+  if [[ -n $keeps && -z $base ]]; then       # none is active: that of the instance's own kernels which has a torch
+    for name in "$HOME"/anaconda3/envs/*/bin/python; do
+      if new_enough "$name" && [[ $(ask "$name" torch) == works* ]]; then base=$name; break; fi
+    done
+  fi
   for name in "$base" python3 python3.13 python3.12 python3.11 python3.10; do
     if [[ -z $name ]] || ! new_enough "$name"; then continue; fi
     base=$name
     if can "$name" 'import venv, ensurepip'; then
       state="nothing is set up here yet" torch=none
-      if [[ $(ask "$name" kind) == plain ]]; then torch=$(ask "$name" torch); fi
+      if [[ $(ask "$name" kind) != venv ]]; then torch=$(ask "$name" torch); fi  # a venv hands nothing on
       if [[ $torch != works* ]]; then torch=none; fi
       return
     fi
@@ -354,6 +371,9 @@ finish() {
   fi
   echo "  $run demo      # trains a small model and writes a GIF of it at work"
   echo "  $run --help    # everything else"
+  if [[ -n $keeps && -d $HOME/SageMaker ]]; then
+    echo "After a stop of this instance docs/sagemaker/on-start.sh brings the kernel back: see docs/sagemaker.md"
+  fi
 }
 
 # ---------------------------------------------------------------- the command line

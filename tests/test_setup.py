@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -35,7 +36,7 @@ get_num_threads = lambda: 2
 """
 # `python -m pip install ...`: logs its arguments and constraints, and leaves what a real one would leave.
 PIP = """
-import json, os, sys, pathlib
+import importlib.util, json, os, sys, pathlib
 site = pathlib.Path(__file__).parents[1]
 args = sys.argv[1:]
 pins = pathlib.Path(args[args.index("-c") + 1]).read_text()
@@ -48,7 +49,7 @@ if "FAKE_OFFLINE" in os.environ:
     sys.exit("no network")
 for name in ("torch", "torchvision", "pytorch_lightning", "diffusion", "litdiffusion"):
     package, info = site / name, site / f"{name}-2.15.0.dist-info"
-    if not package.exists():
+    if not importlib.util.find_spec(name):
         package.mkdir()
         info.mkdir()
         (package / "__init__.py").write_text(os.environ["FAKE_TORCH"])
@@ -82,16 +83,16 @@ class Fake:
         (self.fills / "jupyter_core/paths.py").write_text("import os\njupyter_data_dir = lambda: os.environ['HOME']\n")
         (self.fills / "packaging").symlink_to(Path(packaging.__file__).parent)
         self.base = Path(sys.base_prefix, "bin/python3")
-        # `python3 -m venv ... DIR` without pip (ensurepip takes seconds), then the fakes; all else is the real Python.
-        self.tool(
-            "python3",
-            f'''
-            if [ "$1 $2" != "-m venv" ]; then exec "{self.base}" "$@"; fi
-            for dir; do :; done
-            "{self.base}" "$@" --without-pip && cp -R "{self.fills}/." "$dir"/lib/python3*/site-packages/
-            ''',
-        )
+        self.tool("python3", self.maker(self.base))
         self.tool("df", "printf 'x\\nx x x 99999999 x\\n'")
+
+    def maker(self, python: Path) -> str:
+        """`python3 -m venv ... DIR` without pip (ensurepip takes seconds), then the fakes; all else is that Python."""
+        return f'''
+            if [ "$1 $2" != "-m venv" ]; then exec "{python}" "$@"; fi
+            for dir; do :; done
+            "{python}" "$@" --without-pip && cp -R "{self.fills}/." "$dir"/lib/python3*/site-packages/
+            '''
 
     @staticmethod
     def package(site: Path, name: str, version: str = "", code: str = "", main: str = "") -> None:
@@ -102,9 +103,10 @@ class Fake:
             (site / f"{name}-{version}.dist-info").mkdir()
             (site / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
 
-    def tool(self, name: str, script: str) -> None:
-        (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
-        (self.bin / name).chmod(0o755)
+    def tool(self, name: str, script: str, folder: Path | None = None) -> None:
+        path = (folder or self.bin) / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def env(self, path: Path, **packages: str) -> Path:
         """An environment with the fakes and these packages; name=(version, code)."""
@@ -113,6 +115,23 @@ class Fake:
         shutil.copytree(self.fills, site, dirs_exist_ok=True, symlinks=True)
         for name, (version, code) in packages.items():
             self.package(site, name, version, code)
+        return path
+
+    def conda(self, path: Path, **packages: str) -> Path:
+        """An environment as conda makes them: a Python with a prefix of its own, which a venv over it inherits."""
+        shared = next(Path(sys.base_prefix, "lib").glob(f"python3.{sys.version_info[1]}"))
+        own = path / "lib" / shared.name
+        (own / "site-packages").mkdir(parents=True)
+        for folder in ("bin", "conda-meta"):
+            (path / folder).mkdir()
+        for item in shared.iterdir():
+            if item.name != "site-packages":
+                (own / item.name).symlink_to(item)
+        real = path / "bin" / shared.name
+        shutil.copy(self.base.resolve(), real)
+        self.tool("python", self.maker(real), path / "bin")
+        for name, (version, code) in packages.items():
+            self.package(own / "site-packages", name, version, code)
         return path
 
     def run(self, *args: str, cwd: Path | None = None, home: str | None = None, **env: str):
@@ -143,7 +162,7 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def test_bash_reads_the_scripts():
-    for name in ("setup.sh", ".ci/run"):
+    for name in ("setup.sh", ".ci/run", "docs/sagemaker/on-start.sh"):
         subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
         assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"
 
@@ -306,6 +325,93 @@ def test_gpu_and_driver(fake, tmp_path):
     assert "device       Fake GPU, 80 GiB, 2 of them" in good and "warning" not in good
     fake.tool("nvidia-smi", "echo Failed to initialize NVML; exit 18")
     assert "no NVIDIA driver" in fake.run("--check", VIRTUAL_ENV=str(env)).stdout
+
+
+# ---------------------------------------------------------------- a SageMaker notebook instance
+
+
+@pytest.fixture
+def sagemaker(fake) -> Fake:
+    """The clone in ~/SageMaker, kernels' environments beside it, and no Python 3.10 but theirs."""
+    (fake.home / "SageMaker").mkdir()
+    fake.repo = fake.repo.rename(fake.home / "SageMaker" / "a clone")
+    fake.conda(fake.home / "anaconda3/envs/JupyterSystemEnv")
+    packages = {"torch": ("2.10.0", TORCH), "torchvision": ("0.25.0", ""), "numpy": ("1.26.4", "")}
+    fake.conda(fake.home / "anaconda3/envs/pytorch_p310", **packages)
+    for name in ("python3", *(f"python3.{n}" for n in range(10, 14))):
+        fake.tool(name, "exit 1")
+    fake.tool("sudo", f"touch {fake.home}/sudo; exit 1")
+    return fake
+
+
+@pytest.mark.parametrize("choice", ["", "CONDA_PREFIX", "--python"])
+def test_a_stop_would_take_the_kernels_environment_so_ours_lies_over_it(sagemaker, tmp_path, choice):
+    kernels = sagemaker.home / "anaconda3/envs/pytorch_p310"
+    before = tree(kernels)
+    args = ["--python", str(kernels)] if choice == "--python" else []
+    done = sagemaker.run(*args, cwd=tmp_path, **({choice: str(kernels)} if choice == "CONDA_PREFIX" else {}))
+    assert done.returncode == 0, done.stderr
+    assert "Keeping torch 2.10.0 and torchvision 0.25.0" in done.stdout and "on-start.sh" in done.stdout
+    pins = sagemaker.pips[0]["pins"].splitlines()
+    assert "torch==2.10.0" in pins and not [p for p in pins if p.startswith("numpy=")]
+    own = sagemaker.repo / ".venv"
+    assert tree(kernels) == before and not list(own.glob("lib/*/site-packages/torch"))
+    spec = json.loads((sagemaker.home / "kernels/diffusion/kernel.json").read_text())
+    assert spec["argv"] == [str(own / "bin/python")] and not (sagemaker.home / "sudo").exists()
+    code = "import torch; print(torch.__file__)"
+    there = subprocess.run([own / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert there.stdout.startswith(str(kernels))  # and it runs
+
+
+def test_studio_keeps_the_home_folder(fake, tmp_path):
+    fake.repo = fake.repo.rename(fake.home / "a clone")
+    env = fake.conda(tmp_path / "conda", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
+    before = tree(env)
+    done = fake.run(CONDA_PREFIX=str(env), SAGEMAKER_APP_TYPE="JupyterLab")
+    assert done.returncode == 0 and "Keeping torch 2.10.0" in done.stdout and "on-start" not in done.stdout
+    assert tree(env) == before and (fake.repo / ".venv/bin/python").exists()
+
+
+def test_elsewhere_a_conda_environment_is_still_installed_into(fake, tmp_path):
+    env = fake.conda(tmp_path / "env", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
+    shutil.copytree(fake.fills, next(env.glob("lib/python3*/site-packages")), dirs_exist_ok=True, symlinks=True)
+    (fake.home / "SageMaker").mkdir()  # a folder of that name alone says nothing
+    assert fake.run(CONDA_PREFIX=str(env)).returncode == 0 and not (fake.repo / ".venv").exists()
+
+
+def test_the_lifecycle_script_brings_the_kernel_back(sagemaker):
+    """As root, from /, without HOME, over a home that a stop has emptied; twice; and another's clone is let alone."""
+    assert sagemaker.run().returncode == 0
+    home, kernel = sagemaker.home, sagemaker.home / "kernels/diffusion/kernel.json"
+    other = home / "SageMaker" / "other"
+    other.mkdir()
+    (other / "setup.sh").write_text(f"touch {home}/touched")
+    place = f'HOME="{home}" PATH="{sagemaker.bin}:/usr/bin:/bin" FAKE_LOG="$FAKE_LOG" FAKE_TORCH="$FAKE_TORCH"'
+    sagemaker.tool("sudo", f'[ "$*" = "-u ec2-user -i" ] && cd "{home}" && exec env -i {place} bash')
+    env = {"PATH": f"{sagemaker.bin}:/sbin:/bin:/usr/sbin:/usr/bin", "FAKE_LOG": str(sagemaker.log)}
+    begin = time.monotonic()
+    for _ in range(2):
+        shutil.rmtree(home / "kernels")
+        done = subprocess.run(
+            ["bash", str(ROOT / "docs/sagemaker/on-start.sh")], cwd="/", env=env | {"FAKE_TORCH": TORCH},
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0 and done.stdout + done.stderr == ""
+        for _ in range(300):
+            if "docs/sagemaker.md" in (home / "SageMaker/litdiffusion-start.log").read_text():
+                break
+            time.sleep(0.1)
+        assert json.loads(kernel.read_text())["argv"] == [str(sagemaker.repo / ".venv/bin/python")]
+    assert time.monotonic() - begin < 60 and len(sagemaker.pips) == 1 and not (home / "touched").exists()
+
+
+def test_the_lifecycle_script_never_keeps_an_instance_from_starting(sagemaker):
+    env = {"PATH": f"{sagemaker.bin}:/sbin:/bin:/usr/sbin:/usr/bin"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "docs/sagemaker/on-start.sh")], cwd="/", env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout == "LitDiffusion: the kernel is not brought back\n"
+    assert len((ROOT / "docs/sagemaker/on-start.sh").read_text()) < 16384  # SageMaker's limit
 
 
 # ---------------------------------------------------------------- the pins

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 import pytorch_lightning as pl
@@ -23,6 +24,7 @@ class Stopped(SystemExit):
     def __init__(self, signum: int, validating: bool = False) -> None:
         super().__init__(130 if signum == signal.SIGINT else 143)
         self.signum, self.validating = signum, validating
+        self.run: Path | None = None  # the first process's folder, once `fit` has seen this
 
 
 class Signals(pl.Callback):

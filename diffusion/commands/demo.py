@@ -10,7 +10,7 @@ from diffusion import viz
 from diffusion.callbacks.pictures import averaged, denoising
 from diffusion.callbacks.progress import Rate, clock
 from diffusion.commands.common import Parser
-from diffusion.commands.fit import fit, shown, tool
+from diffusion.commands.fit import board, fit, shown, tool
 from diffusion.data import ImageData
 from diffusion.metrics import Judge, Labelled
 from diffusion.paths import REPO
@@ -88,4 +88,4 @@ next:
   {diffusion} sample {path} --label 3 --n 64 --out threes.png
   {diffusion} gif {path} --n 9 --out denoising.gif
   {diffusion} fit -c {path}/config.yaml --resume {path} --trainer.max_epochs 180
-  {tool("tensorboard")} --logdir {path.parent}""")
+  {board(path)}""")

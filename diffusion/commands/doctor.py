@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from diffusion import __version__
-from diffusion.paths import data_root, run_root
+from diffusion.paths import data_root, home, kept, run_root
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow")
 FILES = {
@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
 
     say("processor", f"{os.cpu_count()} cores; bf16 {'fast' if bf16_is_fast() else 'not fast'} here")
     say("GPU", gpu())
+    if home():
+        say("SageMaker", home())
     root = data_root()
     found = [name for name, pattern in FILES.items() if root.is_dir() and any(root.glob(pattern))]
     say("data", f"{root}: {', '.join(found) or 'nothing yet'}; Digits and built-in Sprites need no files")
@@ -49,7 +51,9 @@ def main(argv: list[str]) -> int:
         sound &= not written
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         free = shutil.disk_usage(existing).free / 2**30
-        say(name, f"{folder}: {free:,.1f} GiB free, {written or 'writing works'}")
+        lost = "" if name == "temporary" or kept(folder) else "; LOST WHEN THE INSTANCE STOPS: clone into ~/SageMaker"
+        sound &= not lost
+        say(name, f"{folder}: {free:,.1f} GiB free, {written or 'writing works'}{lost}")
     print("all is well" if sound else "something is missing, see above")
     return 0 if sound else 1
 

@@ -35,7 +35,7 @@ from diffusion.callbacks.signals import Stopped
 from diffusion.commands import launch, pace
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
 from diffusion.data import ImageData
-from diffusion.paths import REPO, cache_root, run_root
+from diffusion.paths import REPO, cache_root, home, run_root, tensorboard_address
 from diffusion.processes import age
 from diffusion.speed import MODES
 from diffusion.systems import Classifier, Diffusion, NoisyClassifier
@@ -239,6 +239,7 @@ def fit(argv: list[str], final: bool = True, started: float | None = None) -> tu
         trainer.fit(model, cli.datamodule, ckpt_path=cli.resume and cli.resume.path, weights_only=True)
     except Stopped as stop:
         if trainer.is_global_zero:
+            stop.run = directory
             step = runs.newest_step(directory)
             print(
                 f"stopped at step {trainer.global_step:,}; "
@@ -333,8 +334,14 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
     print(f"  {diffusion} evaluate {run}")
     print(f"  {diffusion} gif {run}{image} --out denoising.gif")
-    print(f"  {tool('tensorboard')} --logdir {run.parent}")
+    print(f"  {board(run)}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
+
+
+def board(run: Path) -> str:
+    """The command that shows a run's curves; on SageMaker with the address to open then."""
+    there = f"   # open {tensorboard_address()}" if home() in ("notebook instance", "Studio") else ""
+    return f"{tool('tensorboard')} --logdir {run.parent}{there}"
 
 
 def main(argv: list[str]) -> int:

@@ -1,0 +1,127 @@
+"""A SageMaker training job: its hyperparameters become a `diffusion fit` that goes on where the last one stopped.
+
+    python -m diffusion.sagemaker --config mnist.yaml --epochs 10 --model.lr 1e-4
+
+A job's entry point is docs/sagemaker/train.py, which calls this; docs/sagemaker.md tells the whole.
+"""
+
+import json
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+
+from diffusion import runs
+from diffusion.callbacks.signals import Stopped
+from diffusion.commands.errors import explain
+from diffusion.commands.fit import fit
+from diffusion.paths import REPO, run_root
+from diffusion.tools import suggest
+
+SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": "model.lr"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the job asks; returns 0 when it is done, 143 when it was stopped, 1 when it failed.
+
+    Done or stopped, $SM_MODEL_DIR has the newest checkpoint and its configuration, and $SM_OUTPUT_DATA_DIR curves and
+    pictures. Failed, the reason is in the file that SageMaker shows.
+    """
+    try:
+        hosts = json.loads(os.environ.get("SM_HOSTS", "[]"))
+        if len(hosts) > 1 and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                f"{len(hosts)} machines, and nothing that joins them: give the estimator "
+                'distribution={"torch_distributed": {"enabled": True}}'
+            )
+        cli, run = fit(arguments(sys.argv[1:] if argv is None else argv), final=False)
+        if cli.trainer.is_global_zero:
+            keep(run)
+    except Stopped as stop:
+        if stop.run and runs.checkpoints(stop.run):
+            keep(stop.run)
+        return stop.code
+    except Exception as error:
+        said, code = explain(error, "fit")
+        if code == 1:  # nothing that the user wrote: the log is all there will be
+            traceback.print_exc()
+        fail(said.removesuffix(" (--debug shows where)"))
+        return 1
+    return 0
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """The words of `diffusion fit` for a job's hyperparameters: `--name value` pairs, else $SM_HPS.
+
+    Raises:
+        ValueError: a configuration that is not there.
+    """
+    if not argv:
+        argv = [w for k, v in json.loads(os.environ.get("SM_HPS", "{}")).items() for w in (f"--{k}", str(v))]
+    words = iter([w for word in argv for w in (word.split("=", 1) if word.startswith("--") else [word])])
+    given: list[str] = []
+    for word in words:
+        if word in ("-c", "--config"):
+            given += [w for name in next(words, "").split(",") for w in ("-c", str(configuration(name.strip())))]
+        elif word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            given.append(f"--{SHORT.get(name, name)}")
+        else:
+            given.append(word)
+    defaults = {"--resume": "auto", "--out": str(run_root())}
+    return given + [w for option, value in defaults.items() if option not in given for w in (option, value)]
+
+
+def configuration(name: str) -> Path:
+    """A file of that name, as it stands or in configs/, with or without its ending.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for path in (Path(name), REPO / "configs" / name, REPO / "configs" / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    there = sorted(p.name for p in (REPO / "configs").glob("*.yaml"))
+    raise ValueError(f"config: there is no file {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
+
+
+def keep(run: Path) -> None:
+    """Leave what SageMaker uploads: a small run directory as the model, and the rest of the run as output."""
+    model, output = (os.environ.get(k) for k in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR"))
+    if model:
+        (Path(model) / "checkpoints").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(runs.checkpoints(run)[0], Path(model) / "checkpoints" / "last.ckpt")
+        config = yaml.safe_load((run / "config.yaml").read_text()) | {"out": "", "resume": ""}  # places of this job
+        (Path(model) / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        if grids := sorted((run / "samples").glob("step*.png")):
+            shutil.copy2(grids[-1], Path(model) / "samples.png")
+    if output:
+        target = Path(output) / run.parent.name / run.name
+        shutil.copytree(run, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+    print(f"kept for SageMaker: {', '.join(filter(None, (model, output)))}", flush=True)
+
+
+def fail(reason: str) -> None:
+    """Say why, in the log and in the file from which SageMaker takes the job's FailureReason, at most 1024 characters.
+
+    With several processes the first reason stays: the others only notice that one has ended.
+    """
+    print(f"diffusion: error: {reason}", file=sys.stderr, flush=True)
+    file = _output() / "failure"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(reason[:1024])
+
+
+def _output() -> Path:
+    """/opt/ml/output, where the job's own folders say it is."""
+    if "SM_OUTPUT_DIR" in os.environ:
+        return Path(os.environ["SM_OUTPUT_DIR"])
+    return Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")).parent / "output"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
