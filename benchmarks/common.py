@@ -45,6 +45,13 @@ def machine() -> str:
     )
 
 
+def memory() -> tuple[int, int]:
+    """Bytes that Linux gives this process, now and at most so far."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    now, most = (int(lines[k].split()[0]) * 1024 for k in ("VmRSS", "VmHWM"))
+    return now, most
+
+
 def wait() -> None:
     """Until the device has done what it was asked for."""
     if torch.cuda.is_available():

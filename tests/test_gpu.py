@@ -71,3 +71,43 @@ def test_diagnostics_wait_for_the_device_only_when_they_log(tmp_path):
     )  # fmt: skip
     trainer.fit(Diffusion(net, Cosine(), V(), shape=(1, 8, 8)), Digits(batch_size=64, limit=320))
     assert float(diagnostics._norm) > 0 and len(diagnostics._window) == 1 and diagnostics._probed == 5
+
+
+def test_sampling_never_waits_for_the_device_between_its_ends(model):
+    model = model.cuda()
+    list(model.frames(4))  # warm-up
+    walk = model.frames(4)
+    next(walk)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(walk)) == 9
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_every_callback_of_fit_never_waits_between_two_logs(tmp_path):
+    """`diffusion fit` with all that it has: of 12 steps, those that neither log nor save nor end an epoch."""
+    from diffusion.commands.fit import DiffusionCLI
+
+    argv = [
+        "-c", "configs/digits.yaml", "--out", str(tmp_path), "--trainer.max_steps", "12", "--trainer.max_epochs", "-1",
+        "--trainer.log_every_n_steps", "100", "--checkpoint.every_n_steps", "100", "--model.sampler.steps", "2",
+    ]  # fmt: skip
+    cli, seen = DiffusionCLI(argv), []
+
+    class Strict(pl.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            if 4 <= trainer.global_step < 11:
+                seen.append(trainer.global_step)
+                torch.cuda.set_sync_debug_mode("error")
+
+    class Loose(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            torch.cuda.set_sync_debug_mode("default")
+
+    cli.trainer.callbacks = [Strict(), *cli.trainer.callbacks, Loose()]
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == list(range(4, 11))

@@ -50,6 +50,8 @@ def settle(cli: Any) -> str:
     device = of(config.trainer)
     alone = config.trainer.devices in ("auto", 1, "1") and "LOCAL_RANK" not in os.environ
     cli.why, cli.budget = "", []
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, where it is float32 at all
     net = (model.denoiser if cli.system == "Diffusion" else model).net
     if config.recompute:
         speed.recomputed(net)

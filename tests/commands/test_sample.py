@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion import viz
 from diffusion.cli import main
 
 
@@ -22,6 +23,24 @@ def test_the_three_kinds_of_output(tiny, tmp_path, capsys):
     assert sorted(p.name for p in folder.iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert np.array_equal(np.asarray(Image.open(folder / "00002.png")), arrays["images"][2, ..., 0])
     assert "ema weights, seed 0" in capsys.readouterr().out
+
+
+def test_a_folder_fills_as_the_pictures_are_made(tiny, tmp_path, monkeypatch):
+    there, convert = [], viz.to_uint8
+
+    def watched(x):
+        there.append((len(x), len(list(tmp_path.glob(".folder.tmp-*/*.png")))))
+        return convert(x)
+
+    monkeypatch.setattr(viz, "to_uint8", watched)
+    sample(tiny, tmp_path / "folder", "--n", "10", "--batch_size", "4")
+    assert there == [(4, 0), (4, 4), (2, 8)] and len(list((tmp_path / "folder").iterdir())) == 10
+
+
+def test_bf16_is_nearly_the_same_picture(tiny, tmp_path):
+    first = sample(tiny, tmp_path / "a.npz", "--n", "10")["images"].astype(int)
+    again = sample(tiny, tmp_path / "b.npz", "--n", "10", "--precision", "bf16")["images"].astype(int)
+    assert 0 < np.abs(first - again).max() and np.abs(first - again).mean() < 3
 
 
 def test_a_seed_is_a_picture_whatever_the_batch(tiny, tmp_path):

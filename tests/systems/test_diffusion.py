@@ -1,5 +1,6 @@
 """The LightningModule: rebuilt from one file, sampled image by image, resumed exactly."""
 
+import copy
 import json
 import math
 
@@ -8,11 +9,12 @@ import pytorch_lightning as pl
 import torch
 
 from diffusion import Diffusion
-from diffusion.callbacks import EMA, Checkpoint, DurableIO
-from diffusion.data import Digits
+from diffusion.callbacks import EMA, Checkpoint, DurableIO, Guard
+from diffusion.data import Batches, Digits
 from diffusion.guidance import ClassifierFree
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine, Linear
+from diffusion.noise.draws import StepDraws
 from diffusion.objective import Objective
 from diffusion.samplers import DDIM, DDPM
 from diffusion.targets import V
@@ -28,10 +30,11 @@ def tiny(num_classes=10, **kwargs):
 def trainer(tmp_path, **kwargs):
     logger = pl.loggers.TensorBoardLogger(tmp_path, name="x", version=0, default_hp_metric=False)
     callbacks = [EMA(0.9), Checkpoint(every_n_steps=kwargs.pop("save", 4), keep=99)]
+    callbacks += [Guard()] * kwargs.pop("guard", False)
     options = {"max_epochs": 2, "enable_progress_bar": False, "enable_model_summary": False, "logger": logger}
     return pl.Trainer(
-        accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, gradient_clip_val=1.0, plugins=[DurableIO()],
-        log_every_n_steps=1, **(options | kwargs),
+        accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, plugins=[DurableIO()], log_every_n_steps=1,
+        **({"gradient_clip_val": 1.0} | options | kwargs),
     )  # fmt: skip
 
 
@@ -165,6 +168,26 @@ def test_learning_rate_rises_then_falls():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match="Diffusion"):
         tiny(**bad)
+
+
+def test_clipping_is_torch_s(tmp_path):
+    """Two steps through `fit`, with gradients far over the limit, against torch's own clipping and AdamW."""
+    torch.manual_seed(0)
+    ours = tiny(lr=0.01, objective=Objective(drop=0.0))
+    ours.denoiser.net.apply(lambda m: setattr(m, "p", 0.0) if isinstance(m, torch.nn.Dropout) else None)
+    theirs = copy.deepcopy(ours)
+    t = trainer(tmp_path, max_steps=2, max_epochs=1, guard=True, gradient_clip_val=0.05)
+    t.fit(ours, Digits(batch_size=16, limit=32))
+    optimizer = torch.optim.AdamW(theirs.parameters(), 0.01, (0.9, 0.999), weight_decay=0.0)
+    loader = Batches(*Digits(limit=32).arrays("train"), 16, shuffle=True, drop_last=True)
+    for step, (x0, y) in enumerate(loader):
+        draws = StepDraws(0, step, 0)
+        theirs.objective(theirs.denoiser, x0, theirs.condition(y), draws.normal, draws.uniform).loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.1  # so it is clipped
+        optimizer.step()
+        optimizer.zero_grad()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])

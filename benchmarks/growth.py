@@ -1,0 +1,121 @@
+"""What an image costs as things grow: the batch, the image, the data set, the number sampled; and the memory of it.
+
+    python -m benchmarks.growth [--rounds 3] [--plot docs/images/growth.png]
+
+A U-Net of 1.2 million parameters on one device. Memory: on a GPU what torch allocated at most, else what Linux gave
+the process at most, less what it had before.
+"""
+
+import argparse
+import ctypes
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import machine, memory, save, seconds, wait
+from diffusion import Diffusion, viz
+from diffusion.commands.pace import loss_of
+from diffusion.data.base import Batches
+from diffusion.nets import UNet
+from diffusion.noise import Cosine
+from diffusion.samplers import DDIM
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SIZES = (8, 16, 32, 64)
+IMAGES = (1_000, 10_000, 100_000, 1_000_000)
+SAMPLES = (32, 128, 512, 2048)
+
+
+def model(size: int, device: torch.device) -> Diffusion:
+    torch.manual_seed(0)
+    return Diffusion(UNet(1, 32, (1, 2, 2), 1, (2,), 32), Cosine(), sampler=DDIM(2), shape=(1, size, size)).to(device)
+
+
+def reset() -> None:
+    """Forget the highest use of memory so far, and give back what is free."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def used(work, rounds: int) -> tuple[float, int]:
+    """The least seconds of some rounds of a piece of work, and the most bytes it took beyond what was there."""
+    work()
+    wait()
+    reset()
+    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else memory()[0]
+    spent = min(seconds(work) for _ in range(rounds))
+    most = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory()[1]
+    return spent, most - before
+
+
+def step(diffusion: Diffusion, batch: int) -> None:
+    loss_of(diffusion, batch).backward()
+    diffusion.zero_grad(set_to_none=True)
+
+
+def epoch(n: int, device: torch.device) -> Batches:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    return Batches(
+        images, torch.zeros(n, dtype=torch.long), 100, shuffle=True, drop_last=True, flip=True, device=device
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/growth.png"))
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(machine())
+    rows: dict[str, list[dict]] = {"batch": [], "size": [], "data": [], "samples": []}
+
+    def keep(kind: str, n: int, images: int, work) -> None:
+        spent, most = used(work, args.rounds)
+        rows[kind].append({"n": n, "ms_an_image": 1e3 * spent / images, "mib": most / 2**20})
+        print(f"{kind:8} {n:>9,}: {1e3 * spent / images:9.4f} ms an image, {most / 2**20:8.1f} MiB", flush=True)
+
+    trained = model(16, device)
+    for batch in BATCHES:
+        keep("batch", batch, batch, lambda b=batch: step(trained, b))
+    for size in SIZES:
+        trained = model(size, device)
+        keep("size", size, 32, lambda m=trained: step(m, 32))
+    for n in IMAGES:
+        loader = epoch(n, device)
+        keep("data", n, n, lambda b=loader: [None for _ in b])
+    small = model(8, device).eval()
+    for n in SAMPLES:
+        keep("samples", n, n, lambda k=n: [None for _ in small.batches(k, batch_size=32)])
+    print(f"written: {save('growth', {'rows': rows})}, {draw(rows, args.plot)}")
+
+
+def draw(rows: dict[str, list[dict]], path: Path) -> Path:
+    """Time and memory against what grows, a panel each."""
+    titles = {
+        "batch": "training: batch size", "size": "training: image size, pixels",
+        "data": "loading: images in the set", "samples": "sampling: images made",
+    }  # fmt: skip
+    figure = viz.blank(14, 3.4)
+    for axes, (kind, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
+        n, time, space = ([row[k] for row in rows[kind]] for k in ("n", "ms_an_image", "mib"))
+        axes.plot(n, time, "o-", color="tab:blue", label="ms an image")
+        axes.set(xscale="log", yscale="log", xlabel=title)
+        axes.tick_params(axis="y", which="both", colors="tab:blue")
+        other = axes.twinx()
+        other.plot(n, [max(0, v) for v in space], "s--", color="tab:orange")
+        other.set_ylim(0, max(1.0, *space) * 1.2)
+        other.tick_params(axis="y", colors="tab:orange")
+        axes.grid(alpha=0.25)
+    figure.supylabel("ms an image", color="tab:blue", fontsize=10)
+    figure.text(1.005, 0.5, "peak memory, MiB", color="tab:orange", rotation=270, va="center", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+if __name__ == "__main__":
+    main()
