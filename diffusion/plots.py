@@ -119,6 +119,24 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
     return made
 
 
+def lines(chosen: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, mark: float | None = None):
+    """Points (x, y) joined to lines, one a name.
+
+    Args:
+        mark: a place on the x axis to mark.
+    """
+    made = viz.blank(6, 3.2)
+    axes = made.subplots()
+    for name, found in chosen.items():
+        axes.plot(*zip(*found, strict=True), marker="o", ms=4, label=name)
+    if mark is not None:
+        axes.axvline(mark, color="0.7", lw=1, ls="--", zorder=0)
+    axes.set(xlabel=xlabel, ylim=(0, None))
+    plain(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return made
+
+
 def points(clouds: Mapping[str, Tensor], limit: float = 2.5, size: float = 4):
     """Clouds of points of the plane, a panel each: name -> (N, 2) or (N, 2, 1, 1)."""
     made = viz.blank(3 * len(clouds), 3.2)

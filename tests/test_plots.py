@@ -61,6 +61,13 @@ def test_the_field_of_a_gaussian_points_to_its_mean():
     assert (towards <= 1e-9).all() and towards.min() < -1
 
 
+def test_lines_are_their_points():
+    made = plots.lines({"a": [(0, 1.0), (2, 0.5)], "b": [(1, 2.0)]}, "scale", mark=1).axes[0]
+    assert made.lines[0].get_xydata().tolist() == [[0, 1], [2, 0.5]] and made.get_xlabel() == "scale"
+    assert [t.get_text() for t in made.get_legend().get_texts()] == ["a", "b"]
+    assert made.lines[2].get_xdata() == [1, 1] and made.get_ylim()[0] == 0
+
+
 def test_points_and_their_film():
     x = torch.tensor([[0.5, -1.0], [1.0, 1.0]])
     made = plots.points({"a": x, "b": x.view(2, 2, 1, 1)})

@@ -10,7 +10,7 @@ from diffusion import viz
 from diffusion.callbacks.pictures import averaged, denoising
 from diffusion.callbacks.progress import Rate, clock
 from diffusion.commands.common import Parser
-from diffusion.commands.doctor import bf16_is_fast
+from diffusion.commands.doctor import precision
 from diffusion.commands.fit import fit, shown, tool
 from diffusion.data import ImageData
 from diffusion.metrics import Judge, Labelled
@@ -27,8 +27,7 @@ def main(argv: list[str]) -> int:
     if args.n < 20 or args.n % 10:
         raise ValueError(f"--n must be a multiple of 10 and at least 20, got {args.n}")
     started = time.perf_counter()
-    precision = "bf16-mixed" if torch.cuda.is_available() or bf16_is_fast() else "32-true"
-    cli, run = fit(["-c", args.config, "--trainer.precision", precision, *rest], final=False)
+    cli, run = fit(["-c", args.config, "--trainer.precision", precision(), *rest], final=False)
     trainer, model = cli.trainer, cli.model
     if not trainer.is_global_zero:
         return 0
@@ -37,7 +36,8 @@ def main(argv: list[str]) -> int:
         report(model, cli.datamodule, run, args.n)
     loss, rate = trainer.callback_metrics, next(c for c in trainer.callbacks if isinstance(c, Rate))
     print(f"""
-  training         {trainer.global_step:,} steps in {clock(rate.seconds)}, {rate.per_second:,.0f} images/s, {precision}
+  training         {trainer.global_step:,} steps in {clock(rate.seconds)}, {rate.per_second:,.0f} images/s, \
+{trainer.precision}
   loss             train {float(loss["train/loss"]):.4f}, validation {float(loss.get("val/loss", float("nan"))):.4f}
   the whole demo   {clock(time.perf_counter() - started)}""")
     hints(run)

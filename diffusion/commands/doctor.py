@@ -65,6 +65,13 @@ def bf16_is_fast() -> bool:
     return "AMX" in capabilities.upper() or "amx_bf16" in flags or "avx512_bf16" in flags
 
 
+def precision() -> str:
+    """What training is fastest in here: bf16-mixed on a GPU and where the processor computes it, else 32-true."""
+    import torch
+
+    return "bf16-mixed" if torch.cuda.is_available() or bf16_is_fast() else "32-true"
+
+
 def gpu() -> str:
     """Names, memory and driver of the usable GPUs, or why there is none."""
     import torch

@@ -28,7 +28,7 @@ from diffusion.callbacks import (
     Samples,
     Signals,
 )
-from diffusion.callbacks.progress import clock, interactive
+from diffusion.callbacks.progress import Live, clock, in_notebook
 from diffusion.callbacks.signals import Stopped
 from diffusion.commands import launch
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
@@ -113,13 +113,14 @@ class DiffusionCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
         kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
         if self.training and self._get(self.config_init, "trainer.enable_progress_bar") is None:
-            kwargs["enable_progress_bar"] = interactive()
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
             self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
             trainer.logger = False if trainer.fast_dev_run else self.log()
-            lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
-            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines]
+            trainer.callbacks[:0] = [Ranks(), Signals(), Rate()]
+            if not kwargs.get("enable_progress_bar", True):
+                trainer.callbacks.append(Live() if in_notebook() else Lines())  # last: it shows what the others made
         return trainer
 
     def log(self) -> TensorBoardLogger:
@@ -221,7 +222,8 @@ def fit(argv: list[str], final: bool = True) -> tuple[DiffusionCLI, Path]:
                 + ("no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"),
                 flush=True,
             )
-            hints(directory, argv, trainer)
+            if not in_notebook():
+                hints(directory, argv, trainer)
         if launch.launched():  # Lightning kills the first process when another ends with any code but 0
             raise SystemExit(0) from None
         if stop.signum == signal.SIGINT:
