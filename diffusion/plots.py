@@ -105,7 +105,7 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
     if not read:
         raise FileNotFoundError(f"{run}: no TensorBoard event files here; name a run directory")
     known = {tag for events in read.values() for tag in events.Tags()["scalars"]}
-    wanted = [tag for tag in tags if tag in known] or sorted(known)[:1]
+    wanted = [tag for tag in tags if tag in known] or sorted(known)[:1] or list(tags[:1])
     made = viz.blank(5 * len(wanted), 3.2)
     for axes, tag in zip(made.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         for name, events in read.items():
@@ -114,7 +114,9 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
                 axes.plot([p.step for p in points], [p.value for p in points], lw=1.2, label=name)
         axes.set(title=tag, xlabel="step")
         plain(axes)
-        if len(read) > 1:
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color="0.5")
+        elif len(read) > 1:
             axes.legend(frameon=False, fontsize=8)
     return made
 

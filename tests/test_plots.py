@@ -47,6 +47,8 @@ def test_curves_of_a_run_and_of_its_versions(tmp_path):
     assert lines[0].get_ydata().tolist() == [0, 1, 2] and len(lines) == 1
     both = plots.curves(tmp_path, ["val/loss", "train/loss"]).axes
     assert len(both) == 1 and sorted(line.get_ydata()[0] for line in both[0].lines) == [0, 5]
+    SummaryWriter(str(tmp_path / "young")).close()  # stopped before its first point
+    assert plots.curves(tmp_path / "young").axes[0].texts[0].get_text() == "nothing logged yet"
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no TensorBoard event files"):
         plots.curves(tmp_path / "empty")
