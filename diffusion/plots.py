@@ -59,7 +59,8 @@ def pictures(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str] = (
     """
     shown = {name: viz.to_uint8(x) if isinstance(x, Tensor) else x for name, x in rows.items()}
     width = max(len(x) for x in shown.values())
-    made = viz.blank(scale * width + 1.5, scale * len(shown) + (0.4 if columns else 0.1))
+    names = 0.2 + 0.075 * max(map(len, shown))  # inches
+    made = viz.blank(scale * width + names, scale * len(shown) + (0.4 if columns else 0.1))
     for row, axes in zip(shown.items(), made.subplots(len(shown), width, squeeze=False), strict=True):
         for k, axis in enumerate(axes):
             axis.set(xticks=[], yticks=[])

@@ -59,7 +59,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
         if found.suffix == ".gif":
             film = Image.open(found)
             first = np.asarray(film.convert("RGB"), float)
-            film.seek(film.n_frames - 1)
+            film.seek(film.n_frames // 2)  # one goes there and back
             assert film.n_frames > 5 and np.abs(np.asarray(film.convert("RGB"), float) - first).mean() > 1
         elif found.suffix == ".png":
             assert np.asarray(Image.open(found).convert("L"), float).std() > 10
