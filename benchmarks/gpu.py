@@ -28,7 +28,6 @@ from diffusion.noise import Linear
 from diffusion.noise.draws import FixedDraws
 from diffusion.objective import Objective
 
-
 SMALL = [
     "--data.limit", "320", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
     "--trainer.check_val_every_n_epoch", "1",

@@ -1,8 +1,11 @@
 """LitDiffusion: diffusion models on PyTorch Lightning, from one small core of correct maths."""
 
+import warnings
 from importlib import import_module
 
 __version__ = "0.1.0"
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm without ipywidgets, where its bar is text
 
 # The five names a notebook starts with, imported on first use: `import diffusion` alone costs no torch.
 _HOMES = {

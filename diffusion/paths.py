@@ -45,7 +45,7 @@ def kept(folder: Path) -> bool:
     return home() != "notebook instance" or folder.resolve().is_relative_to((Path.home() / "SageMaker").resolve())
 
 
-def tensorboard_address(port: int = 6006) -> str:
+def tensorboard_address(port: int | str = 6006) -> str:
     """Where a browser finds a TensorBoard that listens on a port of this machine.
 
     SageMaker's notebook instances and Studio reach it through their proxy, which wants the slash at the end. Studio

@@ -59,7 +59,8 @@ def pictures(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str] = (
     """
     shown = {name: viz.to_uint8(x) if isinstance(x, Tensor) else x for name, x in rows.items()}
     width = max(len(x) for x in shown.values())
-    made = viz.blank(scale * width + 1.5, scale * len(shown) + (0.4 if columns else 0.1))
+    names = 0.2 + 0.075 * max(map(len, shown))  # inches
+    made = viz.blank(scale * width + names, scale * len(shown) + (0.4 if columns else 0.1))
     for row, axes in zip(shown.items(), made.subplots(len(shown), width, squeeze=False), strict=True):
         for k, axis in enumerate(axes):
             axis.set(xticks=[], yticks=[])
@@ -105,7 +106,7 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
     if not read:
         raise FileNotFoundError(f"{run}: no TensorBoard event files here; name a run directory")
     known = {tag for events in read.values() for tag in events.Tags()["scalars"]}
-    wanted = [tag for tag in tags if tag in known] or sorted(known)[:1]
+    wanted = [tag for tag in tags if tag in known] or sorted(known)[:1] or list(tags[:1])
     made = viz.blank(5 * len(wanted), 3.2)
     for axes, tag in zip(made.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         for name, events in read.items():
@@ -114,8 +115,28 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
                 axes.plot([p.step for p in points], [p.value for p in points], lw=1.2, label=name)
         axes.set(title=tag, xlabel="step")
         plain(axes)
-        if len(read) > 1:
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color="0.5")
+        elif len(read) > 1:
             axes.legend(frameon=False, fontsize=8)
+    return made
+
+
+def lines(chosen: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, mark: float | None = None):
+    """Points (x, y) joined to lines, one a name.
+
+    Args:
+        mark: a place on the x axis to mark.
+    """
+    made = viz.blank(6, 3.2)
+    axes = made.subplots()
+    for name, found in chosen.items():
+        axes.plot(*zip(*found, strict=True), marker="o", ms=4, label=name)
+    if mark is not None:
+        axes.axvline(mark, color="0.7", lw=1, ls="--", zorder=0)
+    axes.set(xlabel=xlabel, ylim=(0, None))
+    plain(axes)
+    axes.legend(frameon=False, fontsize=9)
     return made
 
 

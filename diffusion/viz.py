@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -58,6 +59,16 @@ def save_png(image: np.ndarray, path: str | Path) -> Path:
     return Path(path)
 
 
+def abreast(films: Sequence[Sequence[np.ndarray]], pad: int = 8) -> list[np.ndarray]:
+    """Films of one height side by side, the shorter ones slowed down to the longest: frames (H, W, C) uint8."""
+    n, frames = max(map(len, films)), []
+    gap = np.full((films[0][0].shape[0], pad, films[0][0].shape[2]), 255, np.uint8)
+    for k in range(n):
+        now = [film[round(k * (len(film) - 1) / max(n - 1, 1))] for film in films]
+        frames.append(np.concatenate([part for frame in now for part in (gap, frame)][1:], axis=1))
+    return frames
+
+
 def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, hold: float = 2.0) -> Path:
     """Write frames (H, W, C) uint8 as an endless GIF with one palette, whole or not at all.
 
@@ -92,10 +103,10 @@ def spread(n: int, frames: int) -> Sequence[int]:
     return sorted({round(k * (n - 1) / max(frames - 1, 1)) for k in range(frames)} | {n - 1}) if n else []
 
 
-def quality_plot(records: list[dict]):
-    """A matplotlib figure of a sweep: quality against network evaluations, a line a sampler and scale.
+def quality_plot(records: list[dict], against: Literal["evaluations", "seconds"] = "evaluations"):
+    """A matplotlib figure of a sweep: quality against network evaluations or time, a line a sampler and scale.
 
-    Error bars are 95 % intervals, circles with their seconds the settings that no other beats, the
+    Error bars are 95 % intervals, circles with their seconds the settings that no other beats in evaluations, the
     dashed line the test images, where there are as many.
 
     Args:
@@ -111,26 +122,32 @@ def quality_plot(records: list[dict]):
         scale = f", scale {r['setting']['scale']:g}" if several else ""
         lines.setdefault(f"{sampled(r)}{scale}", []).append(r)
     for k, (name, mine) in enumerate(lines.items()):
-        mine = sorted(mine, key=lambda r: r["evaluations"])
+        mine = sorted(mine, key=lambda r: r[against])
         first = [r["figures"][0] for r in mine]
-        x, y = [r["evaluations"] for r in mine], [f["value"] for f in first]
+        x, y = [r[against] for r in mine], [f["value"] for f in first]
         error = [[f["value"] - f["low"] for f in first], [f["high"] - f["value"] for f in first]]
         axes.errorbar(x, y, error, marker="osD^v<>P"[k % 8], ms=5, lw=1.3, capsize=2, label=name)
     front = [r for r in records if r["pareto"]]
     values = [r["figures"][0]["value"] for r in front]
-    axes.scatter([r["evaluations"] for r in front], values, s=140, facecolors="none", edgecolors="k", label="Pareto")
+    axes.scatter([r[against] for r in front], values, s=140, facecolors="none", edgecolors="k", label="Pareto")
     for r in front:
-        at = r["evaluations"], r["figures"][0]["value"]
+        at = r[against], r["figures"][0]["value"]
         axes.annotate(f"{r['seconds']:.0f} s", at, (9, 7), textcoords="offset points", fontsize=8)
     shown = records[0]["figures"][0]
     if shown["m"] == shown["n"]:  # of fewer test images it would be no floor
         axes.axhline(shown["floor"], color="0.5", lw=1, ls="--", label=f"{shown['m']:,} test images")
-    axes.set(xscale="log", xlabel="network evaluations an image", ylabel=shown["metric"])
+    seconds = f"seconds for {shown['n']:,} samples"
+    axes.set(
+        xscale="log",
+        xlabel="network evaluations an image" if against == "evaluations" else seconds,
+        ylabel=shown["metric"],
+    )
     if all(f["value"] > 0 for r in records for f in r["figures"][:1]) and shown["better"] == "low":
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_xticks(sorted({r["evaluations"] for r in records}))
+    if against == "evaluations":
+        axes.set_xticks(sorted({r["evaluations"] for r in records}))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_title(f"{shown['n']:,} samples a point, {shown['weights']} weights")

@@ -15,7 +15,7 @@ GROUPS = {
     "runs": 5, "systems": 6,
     "plots": 6, "editing": 7, "callbacks": 7,
     "commands": 8,
-    "cli": 9, "sagemaker": 9, "__main__": 10,
+    "cli": 9, "sagemaker": 9, "notebook": 9, "__main__": 10,
 }  # fmt: skip
 NEVER = {("nets", "noise"), ("samplers", "nets"), ("noise", "viz")}
 

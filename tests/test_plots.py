@@ -47,6 +47,8 @@ def test_curves_of_a_run_and_of_its_versions(tmp_path):
     assert lines[0].get_ydata().tolist() == [0, 1, 2] and len(lines) == 1
     both = plots.curves(tmp_path, ["val/loss", "train/loss"]).axes
     assert len(both) == 1 and sorted(line.get_ydata()[0] for line in both[0].lines) == [0, 5]
+    SummaryWriter(str(tmp_path / "young")).close()  # stopped before its first point
+    assert plots.curves(tmp_path / "young").axes[0].texts[0].get_text() == "nothing logged yet"
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no TensorBoard event files"):
         plots.curves(tmp_path / "empty")
@@ -59,6 +61,13 @@ def test_the_field_of_a_gaussian_points_to_its_mean():
     arrows = made.axes[0].collections[0]
     towards = arrows.X * arrows.U + arrows.Y * arrows.V
     assert (towards <= 1e-9).all() and towards.min() < -1
+
+
+def test_lines_are_their_points():
+    made = plots.lines({"a": [(0, 1.0), (2, 0.5)], "b": [(1, 2.0)]}, "scale", mark=1).axes[0]
+    assert made.lines[0].get_xydata().tolist() == [[0, 1], [2, 0.5]] and made.get_xlabel() == "scale"
+    assert [t.get_text() for t in made.get_legend().get_texts()] == ["a", "b"]
+    assert made.lines[2].get_xdata() == [1, 1] and made.get_ylim()[0] == 0
 
 
 def test_points_and_their_film():

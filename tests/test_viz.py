@@ -62,3 +62,24 @@ def test_impossible_timing(fps, hold, tmp_path):
     with pytest.raises(ValueError, match="GIF"):
         viz.save_gif([np.zeros((2, 2, 1), np.uint8)], tmp_path / "a.gif", fps, hold)
     assert not list(tmp_path.iterdir())
+
+
+def test_films_side_by_side():
+    a = [np.full((2, 3, 1), k, np.uint8) for k in range(5)]
+    b = [np.full((2, 2, 1), 100 * k, np.uint8) for k in range(3)]
+    frames = viz.abreast([a, b], pad=1)
+    assert len(frames) == 5 and frames[0].shape == (2, 6, 1)
+    assert [f[0, 0, 0] for f in frames] == [0, 1, 2, 3, 4] and [f[1, 5, 0] for f in frames] == [0, 0, 100, 200, 200]
+    assert all((f[:, 3] == 255).all() for f in frames)
+
+
+def test_quality_against_seconds():
+    figure = {"metric": "frechet", "value": 2.0, "low": 1.0, "high": 3.0, "better": "low", "floor": 1, "n": 40, "m": 40,
+              "weights": "ema"}  # fmt: skip
+    records = [
+        {"setting": {"sampler": "DDIM", "scale": 1}, "asked": {}, "evaluations": 10 * s, "seconds": s, "pareto": True,
+         "figures": [figure]} for s in (3, 1)
+    ]  # fmt: skip
+    axes = viz.quality_plot(records, against="seconds").axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [1, 3] and axes.get_xlabel() == "seconds for 40 samples"
+    assert viz.quality_plot(records).axes[0].lines[0].get_xdata().tolist() == [10, 30]

@@ -1,7 +1,10 @@
-"""Progress that shows where a run is: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress that shows where a run is: a bar on a terminal, one with pictures in a notebook, lines elsewhere."""
 
+import html
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -71,19 +74,79 @@ class Lines(pl.Callback):
         if now < self._next or not trainer.is_global_zero:
             return
         self._next = now + self.every
-        step, total, (first, since) = trainer.global_step, trainer.estimated_stepping_batches, self._first
-        left = (now - since) / max(1, step - first) * (total - step)
-        rate = next((c.per_second for c in trainer.callbacks if isinstance(c, Rate)), 0.0)
-        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in sorted(shown.items()))
-        epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        print(
-            f"epoch {trainer.current_epoch + 1}{epochs}  step {step:,}/{total:,}  {losses}  "
-            f"{rate:,.0f} images/s  {clock(left)} left",
-            flush=True,
-        )
+        print(told(trainer, *self._first), flush=True)
 
 
-def interactive() -> bool:
-    """Is there a terminal or a notebook to draw a bar in?"""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
+def told(trainer: pl.Trainer, first: int, since: float) -> str:
+    """Epoch, step, losses, images/s and the time left.
+
+    Args:
+        first: the step that was trained up to at the time `since`.
+    """
+    step, total = trainer.global_step, trainer.estimated_stepping_batches
+    left = (time.perf_counter() - since) / max(1, step - first) * (total - step)
+    rate = next((c.per_second for c in trainer.callbacks if isinstance(c, Rate)), 0.0)
+    shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
+    losses = "  ".join(f"{k} {v:.4f}" for k, v in sorted(shown.items()))
+    epoch = f"{trainer.current_epoch + 1}"
+    if trainer.max_epochs and trainer.max_epochs > 0:  # at the end Lightning has counted the next one
+        epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
+    return f"epoch {epoch}  step {step:,}/{total:,}  {losses}  {rate:,.0f} images/s  {clock(left)} left"
+
+
+class Live(pl.Callback):
+    """A bar and the newest grid of samples below the cell, each drawn anew in its place.
+
+    Args:
+        every: seconds between two looks, >= 0.
+    """
+
+    def __init__(self, every: float = 0.5) -> None:
+        self.every = every
+        self._first, self._next = (0, 0.0), 0.0
+        self._bar = self._grid = self._seen = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._first, self._next = (trainer.global_step, time.perf_counter()), 0.0
+        self._bar = self.show(self.bar(trainer))
+        self._grid = self._seen = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
+        if time.perf_counter() >= self._next:
+            self._next = time.perf_counter() + self.every
+            self.draw(trainer)
+
+    def draw(self, trainer: pl.Trainer, *args) -> None:
+        """Bring the bar and the grid up to date."""
+        if self._bar is None:
+            return
+        self._bar.update(self.bar(trainer), raw=True)
+        newest = max(Path(trainer.log_dir).glob("samples/step*.png"), default=None) if trainer.log_dir else None
+        if newest is None or newest == self._seen:
+            return
+        self._seen, picture = newest, {"image/png": newest.read_bytes(), "text/plain": f"samples of {newest.stem}"}
+        if self._grid is None:
+            self._grid = self.show(picture)
+        else:
+            self._grid.update(picture, raw=True)
+
+    on_train_epoch_end = on_train_end = on_exception = draw
+
+    @staticmethod
+    def show(bundle: dict[str, Any]) -> Any:
+        """Display something that can be changed later; None where there is no notebook."""
+        from IPython.display import display
+
+        return display(bundle, raw=True, display_id=True)
+
+    def bar(self, trainer: pl.Trainer) -> dict[str, str]:
+        """The bar as HTML and as text."""
+        said, step, total = told(trainer, *self._first), trainer.global_step, trainer.estimated_stepping_batches
+        bar = f'<progress value="{step}" max="{total}" style="width: 16em"></progress>'
+        return {"text/html": f"{bar} <code>{html.escape(said)}</code>", "text/plain": said}
+
+
+def in_notebook() -> bool:
+    """Is this a notebook's kernel?"""
+    known = sys.modules.get("IPython")
+    return hasattr(known and known.get_ipython(), "kernel")

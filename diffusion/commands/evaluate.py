@@ -22,6 +22,12 @@ ARROWS = {"low": "lower is better", "high": "higher is better", "floor": "as tes
 
 
 def main(argv: list[str]) -> int:
+    measured(argv)
+    return 0
+
+
+def measured(argv: list[str]) -> list[dict]:
+    """The command; the records of what it measured."""
     parser = Parser(
         "evaluate", "Measure samples of a run: each figure with a 95 % interval and what test images score."
     )
@@ -34,7 +40,7 @@ def main(argv: list[str]) -> int:
     add("--runs", nargs="+", default=[], help="the same, as an option")
     add("--n", type=int, default=5000, help="samples (default 5000)")
     add("--metrics", help=f"of {', '.join(known())} (default: all but nll; in a sweep frechet,consistency)")
-    add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2"')
+    add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2; sampler=DDPM steps=50"')
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
     guidance_options(parser)
@@ -61,8 +67,7 @@ def main(argv: list[str]) -> int:
         (k, setting, *choose(parser, args, own, m, setting)) for k, (_, m) in enumerate(models) for setting in settings
     ]
     with together() as processes:
-        evaluate(args, open_runs(models, args, data_options, processes), jobs, metrics, processes)
-    return 0
+        return evaluate(args, open_runs(models, args, data_options, processes), jobs, metrics, processes)
 
 
 def choose(
@@ -77,7 +82,7 @@ def choose(
 
 def evaluate(
     args: Namespace, opened: list[Opened], jobs: list[tuple], metrics: list[Metric], processes: Processes
-) -> None:
+) -> list[dict]:
     """Measure every job (number of its run, setting of the sweep, sampler, guidance), and print what came out."""
     usable = [measurable(run, metrics, args) for run in opened]
     print(f"judge: {described(opened[0])}")
@@ -93,7 +98,7 @@ def evaluate(
             records.append(measure(opened[k], args, sampler, guidance, usable[k], bar, processes) | {"asked": setting})
             bar.update(work - (bar.n - before))  # what was known already
     if not processes.first:
-        return
+        return records
     if args.sweep:
         for k, run in enumerate(opened):
             sweep.report(run, [r for r, job in zip(records, jobs, strict=True) if job[0] == k], args)
@@ -103,6 +108,7 @@ def evaluate(
         print(table(records[0]))
     for record in records if not args.sweep else ():
         print(f"written: {shown(Path(record['file']))}")
+    return records
 
 
 def measurable(run: Opened, metrics: list[Metric], args: Namespace) -> list[Metric]:

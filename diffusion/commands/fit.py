@@ -30,7 +30,7 @@ from diffusion.callbacks import (
     Samples,
     Signals,
 )
-from diffusion.callbacks.progress import clock, interactive
+from diffusion.callbacks.progress import Live, clock, in_notebook
 from diffusion.callbacks.signals import Stopped
 from diffusion.commands import launch, pace
 from diffusion.commands.resume import clear, differences, hparams_of, place, restored, shown
@@ -129,14 +129,15 @@ class DiffusionCLI(LightningCLI):
         kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
         if self.training:
             if self._get(self.config_init, "trainer.enable_progress_bar") is None:
-                kwargs["enable_progress_bar"] = interactive()
+                kwargs["enable_progress_bar"] = sys.stdout.isatty()
             kwargs["precision"] = pace.settle(self)
         trainer = super().instantiate_trainer(**kwargs)
         if self.training:
             self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
             trainer.logger = False if trainer.fast_dev_run else self.log()
-            lines = [] if kwargs.get("enable_progress_bar", True) else [Lines()]
-            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *lines, *self.budget]
+            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *self.budget]
+            if not kwargs.get("enable_progress_bar", True):
+                trainer.callbacks.append(Live() if in_notebook() else Lines())  # last: it shows what the others made
         return trainer
 
     def log(self) -> TensorBoardLogger:
@@ -246,7 +247,8 @@ def fit(argv: list[str], final: bool = True, started: float | None = None) -> tu
                 + ("no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"),
                 flush=True,
             )
-            hints(directory, argv, trainer)
+            if not in_notebook():
+                hints(directory, argv, trainer)
         if launch.launched():  # Lightning kills the first process when another ends with any code but 0
             raise SystemExit(0) from None
         if stop.signum == signal.SIGINT:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from diffusion import runs
 from diffusion.callbacks.pictures import examples
+from diffusion.callbacks.progress import in_notebook
 from diffusion.commands import nll
 from diffusion.commands.common import load
 from diffusion.commands.extractors import open_evaluator, open_extractor
@@ -226,7 +227,7 @@ def cost(sampler: Sampler, schedule: Schedule) -> int:
 
 def progress(total: int | None, processes: Processes = Processes()) -> tqdm:
     """A bar of this process's image evaluations, the time left too if it knows their number; on a log, now and then."""
-    every = 0.5 if sys.stderr.isatty() else 15
+    every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
     options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
     return tqdm(total=total, desc="sampling", disable=not processes.first, **options)
 

@@ -16,6 +16,18 @@ say = rank_zero_only(print)  # once, however many processes there are
 PLACES = ("config", "resume", "out", "experiment", "model")  # of a configuration; the model's part is in the checkpoint
 
 
+class OtherModel(ValueError):
+    """The model that is configured is not the checkpoint's.
+
+    Attributes:
+        changed: what differs, in words.
+    """
+
+    def __init__(self, message: str, changed: str) -> None:
+        super().__init__(message)
+        self.changed = changed
+
+
 class Resume(NamedTuple):
     """A checkpoint to go on from."""
 
@@ -104,7 +116,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
         run: folder whose config.yaml is compared.
         config: the new configuration, a jsonargparse namespace or None.
     Raises:
-        ValueError: the model itself would be another one.
+        OtherModel: the model itself would be another one.
     """
     old = resume.checkpoint["hyper_parameters"]
     names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
@@ -119,9 +131,11 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
             remedy = (
                 f"use the run's own configuration (diffusion fit -c {shown(run)}/config.yaml --resume {shown(run)})"
             )
-        raise ValueError(
-            f"{shown(resume.path)}: its model is not the one that is configured: {'; '.join(wrong[:4])}{more}; "
-            f"{remedy}, or start a new run without --resume"
+        changed = "; ".join(wrong[:4]) + more
+        raise OtherModel(
+            f"{shown(resume.path)}: its model is not the one that is configured: {changed}; "
+            f"{remedy}, or start a new run without --resume",
+            changed,
         )
     lines = []
     for k, pair in changed.items():

@@ -18,11 +18,13 @@ EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
 
 def parse(text: str) -> list[dict]:
-    """ "sampler=DDIM,UniPC steps=5,10" as settings, every value with every other.
+    """ "sampler=DDIM,UniPC steps=5,10" as settings, every value with every other; after a `;` further such words.
 
     Raises:
         ValueError: a word without `=`, or a number that is none.
     """
+    if ";" in text:
+        return [setting for part in text.split(";") for setting in parse(part)]
     axes: dict[str, list] = {}
     for word in text.split():
         key, equals, values = word.partition("=")

@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffusion import Diffusion
 from diffusion.callbacks import EMA, Checkpoint, DurableIO, Gif, Lines, Rate, Samples
+from diffusion.callbacks.progress import Live, in_notebook
 from diffusion.data import Digits
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
@@ -161,3 +162,29 @@ def test_ema_of_a_resumed_run_counts_no_step_twice(tmp_path):
     trainer.fit(model(), Digits(batch_size=64, limit=320), ckpt_path=path, weights_only=True)
     assert whole.updates == rest.updates == 6
     assert all(torch.equal(v, rest.shadow[k]) for k, v in whole.shadow.items())
+
+
+def test_live_shows_the_bar_and_the_newest_grid_in_one_place_each(tmp_path, monkeypatch):
+    shown = []
+
+    class Place:
+        def __init__(self, bundle):
+            self.seen = [bundle]
+            shown.append(self)
+
+        def update(self, bundle, raw):
+            self.seen.append(bundle)
+
+    monkeypatch.setattr(Live, "show", staticmethod(Place))
+    fit(tmp_path, [Rate(), Samples(n=4), Live(every=0)], max_epochs=2)
+    bar, grid = (place.seen for place in shown)
+    assert 'value="0" max="10"' in bar[0]["text/html"] and 'value="10" max="10"' in bar[-1]["text/html"]
+    assert "epoch 2/2  step 10/10  train/loss" in bar[-1]["text/plain"] and len(bar) >= 13
+    files = sorted((tmp_path / "x" / "version_0" / "samples").glob("*.png"))
+    assert [b["image/png"] for b in grid] == [f.read_bytes() for f in files] and len(files) == 2
+
+
+def test_live_is_harmless_where_there_is_no_notebook(tmp_path):
+    assert not in_notebook()
+    trainer, _ = fit(tmp_path, [Live(every=0)])
+    assert trainer.global_step == 5

@@ -101,6 +101,13 @@ def test_the_plot_of_a_sweep(run):
     assert next((run / "evaluation").glob("sweep-*.png")).stat().st_size > 10_000
 
 
+def test_sweeps_of_several_parts():
+    few = [{"sampler": "DDIM", "steps": 2}, {"sampler": "DDIM", "steps": 4}]
+    assert sweep.parse("sampler=DDIM steps=2,4; sampler=DDPM eta=1") == [*few, {"sampler": "DDPM", "eta": "1"}]
+    with pytest.raises(ValueError, match="nothing to compare"):
+        sweep.parse("steps=2;")
+
+
 def test_pareto_and_the_recommendation():
     assert sweep.pareto([(5, 3.0), (5, 2.0), (10, 2.0), (10, 1.0), (20, 1.5)]) == [False, True, False, True, False]
     made = [(5, 3.0), (10, 1.2), (20, 1.0), (15, 1.15)]

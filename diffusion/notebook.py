@@ -1,0 +1,214 @@
+"""What the notebooks share: training in a cell, a run to work with, TensorBoard's address."""
+
+import copy
+import os
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from diffusion import data, runs
+from diffusion.callbacks.progress import Rate, clock
+from diffusion.commands.evaluate import measured
+from diffusion.commands.fit import DiffusionCLI, fit, quiet
+from diffusion.commands.resume import OtherModel, shown
+from diffusion.data import ImageData
+from diffusion.paths import REPO, home, run_root, tensorboard_address
+from diffusion.systems import Diffusion, NoisyClassifier
+
+CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
+    "Digits": ("digits", "digits"),
+    "Sprites": ("sprites", "sprites_cpu"),
+    "MNIST": ("mnist", "mnist_cpu"),
+    "FashionMNIST": ("fashion", "fashion"),
+    "CIFAR10": ("cifar10", "cifar10"),
+}
+SMOKE = {  # so little training that all of it takes seconds: for tests of the notebooks
+    "": ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "5",
+         "--data.limit", "320"],
+    "Diffusion": ["--samples.n", "10", "--samples.every_n_epochs", "1", "--gif.frames", "10",
+                  "--model.sampler.steps", "5", "--checkpoint.every_n_steps", "3"],
+    "AttentionUNet": ["--model.net.widths", "[8,16]", "--model.net.attention", "1"],
+    "ContextUNet": ["--model.net.width", "8"],
+    "HalfUNet": ["--model.net.width", "8"],
+}  # fmt: skip
+
+
+def config(name: str) -> Path:
+    """The configuration file of a data set, or of that name, for this machine.
+
+    Raises:
+        ValueError: there is none.
+    """
+    stem = CONFIGS[name][not torch.cuda.is_available()] if name in CONFIGS else name
+    path = REPO / "configs" / f"{stem}.yaml"
+    if not path.is_file():
+        raise ValueError(f"data {name!r}: wanted one of {', '.join(CONFIGS)}")
+    return path
+
+
+def parts(name: str, *options: str) -> DiffusionCLI:
+    """The model, data and trainer that `train` would make of a configuration, for a look."""
+    quiet()
+    return DiffusionCLI(["-c", str(config(name)), *options], training=False)
+
+
+def opened(name: str, **options) -> ImageData:
+    """A data set, its files downloaded where that is needed and possible.
+
+    Raises:
+        DataNotFound: the files are neither here nor to be had; the message says what to do.
+        ValueError: there is no such data set.
+    """
+    config(name)
+    module = getattr(data, name)(**options)
+    try:
+        module.prepare_data()
+        module.arrays("train")
+    except data.DataNotFound as error:
+        remedy = 'set data = "Digits" or data = "Sprites" in the first cell of code'
+        raise data.DataNotFound(f"{error}. In this notebook: {remedy}") from None
+    return module
+
+
+def experiment(name: str, preset: str) -> str:
+    """The folder of an experiment's runs; short runs for tests have their own.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if preset not in ("full", "smoke"):
+        raise ValueError(f"preset: wanted full or smoke, got {preset!r}")
+    return name if preset == "full" else f"{name}_smoke"
+
+
+def train(name: str, *options: str, folder: str = "", preset: str = "full", resume: str = "auto") -> Path:
+    """`diffusion fit` in a cell: shows itself, goes on where it was, and stops without a traceback.
+
+    Args:
+        name: of a data set or a configuration, see `config`.
+        options: of `diffusion fit`, by which the configuration is changed.
+        folder: of the experiment; the configuration's name by default.
+        preset: "smoke" trains for seconds.
+        resume: "auto" goes on with the newest run, or starts one where there is none or it has another model;
+            "version_0" or a path that run; "" a new run.
+
+    Returns:
+        The run's directory; the experiment's, if it was stopped before there was a checkpoint.
+    """
+    file, place = config(name), run_root() / experiment(folder or config(name).stem, preset)
+    argv = ["-c", str(file), "--experiment", place.name]
+    argv += (smoke(file) if preset == "smoke" else []) + list(options)
+    known = resume if resume in ("", "auto") or not (place / resume).is_dir() else str(place / resume)
+    try:
+        cli, run = fit([*argv, *(["--resume", known] if known else [])], final=False)
+    except OtherModel as error:
+        if resume != "auto":
+            raise
+        print(f"the newest run has another model ({error.changed}): a new one is started")
+        return train(name, *options, folder=folder, preset=preset, resume="")
+    except KeyboardInterrupt:
+        return stopped(place, resume)
+    rate = next(c for c in cli.trainer.callbacks if isinstance(c, Rate))
+    if rate.images:
+        print(f"{cli.trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
+    return run
+
+
+def stopped(place: Path, resume: str) -> Path:
+    """Say how to go on with the newest run of an experiment; its folder."""
+    made = [run for run in runs.versions(place) if runs.checkpoints(run)]
+    if not made:
+        print("stopped before there was a checkpoint; run this cell again to begin")
+        return place
+    again = "run this cell again" if resume else 'set resume = "auto" and run this cell again'
+    print(f"{again} to go on from there; the next cells work with what {shown(made[-1])} has learned so far")
+    return made[-1]
+
+
+def smoke(file: Path) -> list[str]:
+    """The options that make a configuration's training short."""
+    text = file.read_text()
+    kind = "NoisyClassifier" if "NoisyClassifier" in text else "Diffusion"
+    return [word for key, words in SMOKE.items() if key in ("", kind) or key in text for word in words]
+
+
+def open_or_train(run: str, name: str, *options: str, folder: str = "", preset: str = "full") -> Path:
+    """A run's directory: the one that is named, else the newest finished one of an experiment, else one trained now.
+
+    Args:
+        run: a run, experiment or checkpoint; "" for the others.
+        name, options, folder, preset: see `train`.
+    """
+    place = run_root() / experiment(folder or config(name).stem, preset)
+    made = [v for v in runs.versions(place) if runs.checkpoints(v) and (v / "samples" / "denoising.gif").exists()]
+    if not run and not made:
+        print(f"there is no finished run in {shown(place)}: training one now")
+        return train(name, *options, folder=folder, preset=preset)
+    found = runs.directory(runs.find_checkpoint(run)) if run else made[-1]
+    print(f"the model of {shown(found)}, step {runs.newest_step(found):,}")
+    return found
+
+
+def quality(run: Path, sweep: str, n: int, metrics: str = "frechet,consistency") -> list[dict]:
+    """The records of some settings of sampling, as `diffusion evaluate --sweep` measures them."""
+    return measured([str(run), "--n", str(n), "--metrics", metrics, "--sweep", sweep])
+
+
+class Unlabelled(nn.Module):
+    """A network that is told no condition, and says that it takes none."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        return self.net(x, clock)
+
+
+def unlabelled(model: Diffusion) -> Diffusion:
+    """A copy of a model whose network hears its null condition only, as one that was trained without labels."""
+    free = copy.deepcopy(model)
+    free.denoiser.net = Unlabelled(free.denoiser.net)
+    return free
+
+
+@torch.no_grad()
+def agreement(classifier: NoisyClassifier, x: Tensor, y: Tensor) -> float:
+    """The share of images x (N, C, H, W) that a classifier, at its lowest noise, sees as the class of y (N, K)."""
+    t = classifier.schedule.level(torch.tensor(classifier.schedule.t_min, dtype=torch.float64))
+    return float((classifier(t.alpha.float() * x, t).argmax(1) == y.argmax(1)).float().mean())
+
+
+def proxy() -> str:
+    """The path by which a browser reaches a port of this machine, with %PORT% in it; "" where it can do so directly."""
+    if given := os.environ.get("TENSORBOARD_PROXY_URL"):
+        return given
+    if home() in ("notebook instance", "Studio"):
+        return urlsplit(tensorboard_address("%PORT%")).path
+    if prefix := os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
+        return f"{prefix}proxy/%PORT%/"
+    return ""
+
+
+def tensorboard(folder: Path, start: bool = True) -> None:
+    """Open TensorBoard on a folder of runs below the cell, and say where else it is to be found.
+
+    Args:
+        start: False says so only.
+    """
+    if found := proxy():
+        os.environ["TENSORBOARD_PROXY_URL"] = found
+    where = found.replace("%PORT%", "6006") or "http://localhost:6006/"
+    print(f"TensorBoard: {where} {'(after the address of this server) ' if found else ''}once it has started; or")
+    print(f"  tensorboard --logdir {shlex.quote(str(shown(folder)))} --host localhost")
+    if start:
+        from tensorboard import notebook
+
+        binary = Path(sys.executable).with_name("tensorboard")
+        if binary.exists():  # of this environment, which need not be on the path
+            os.environ.setdefault("TENSORBOARD_BINARY", str(binary))
+        notebook.start(f"--logdir {shlex.quote(str(folder))} --host localhost")

@@ -1,0 +1,152 @@
+"""What the notebooks call: runs that go on, data that are not there, TensorBoard's address."""
+
+import json
+
+import pytest
+import torch
+
+from diffusion import Diffusion, notebook, paths, runs
+from diffusion.data import DataNotFound
+from diffusion.denoiser import Condition
+from diffusion.guidance import ClassifierFree
+from diffusion.nets import ContextUNet
+from diffusion.nets.half_unet import HalfUNet
+from diffusion.noise import Cosine
+from diffusion.samplers import DDIM
+from diffusion.systems import ClassifierGuidance, NoisyClassifier
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path))
+    return tmp_path
+
+
+def step(run):
+    return runs.read_checkpoint(runs.find_checkpoint(run))["global_step"]
+
+
+def test_training_goes_on_and_says_so(root, capsys):
+    first = notebook.train("Digits", preset="smoke")
+    assert first == root / "digits_smoke" / "version_0" and step(first) == 10
+    assert "starting a new run" in capsys.readouterr().out
+    assert notebook.train("Digits", preset="smoke") == first
+    assert "this run is complete" in capsys.readouterr().out
+    assert notebook.train("Digits", "--trainer.max_epochs=3", preset="smoke", resume="version_0") == first
+    said = capsys.readouterr().out
+    assert "resuming from" in said and "step 10" in said and "15 steps" in said and step(first) == 15
+
+
+def test_another_model_is_another_run(root, capsys):
+    first = notebook.train("Digits", preset="smoke")
+    other = notebook.train("Digits", "--model.schedule.T=100", preset="smoke")
+    said = capsys.readouterr().out
+    assert other.name == "version_1" and "T: 1000 -> 100): a new one is started" in said
+    assert Diffusion.load(other).denoiser.schedule.T == 100 and step(first) == 10
+    with pytest.raises(ValueError, match="its model is not the one that is configured"):
+        notebook.train("Digits", preset="smoke", resume="version_1")
+
+
+def test_a_stop_says_how_to_go_on(root, capsys, monkeypatch):
+    def fit(argv, final):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notebook, "fit", fit)
+    assert notebook.train("Digits") == root / "digits"
+    assert capsys.readouterr().out == "stopped before there was a checkpoint; run this cell again to begin\n"
+    made = root / "digits" / "version_3"
+    (made / "checkpoints").mkdir(parents=True)
+    (made / "checkpoints" / "last.ckpt").touch()
+    (root / "digits" / "version_4").mkdir()
+    assert notebook.train("Digits") == made
+    assert capsys.readouterr().out.startswith("run this cell again to go on from there; the next cells work with what")
+    notebook.train("Digits", resume="")
+    assert 'set resume = "auto" and run this cell again' in capsys.readouterr().out
+
+
+def test_a_finished_run_is_used(root, capsys):
+    first = notebook.open_or_train("", "Digits", preset="smoke")
+    assert "there is no finished run" in capsys.readouterr().out
+    half = root / "digits_smoke" / "version_1" / "checkpoints"
+    half.mkdir(parents=True)
+    (half / "step00000003.ckpt").touch()  # newer, but it never ended
+    assert notebook.open_or_train("", "Digits", preset="smoke") == first
+    assert "version_0, step 10" in capsys.readouterr().out
+    assert notebook.open_or_train(str(half.parent), "Digits") == half.parent
+    with pytest.raises(FileNotFoundError):
+        notebook.open_or_train(str(root / "nothing"), "Digits")
+
+
+def test_names_that_are_not_known():
+    assert notebook.config("Digits").stem == "digits" and notebook.config("sprites_classifier").exists()
+    with pytest.raises(ValueError, match="wanted one of Digits, Sprites, MNIST"):
+        notebook.config("Mnist")
+    with pytest.raises(ValueError, match="wanted full or smoke, got 'quick'"):
+        notebook.train("Digits", preset="quick")
+
+
+def test_data_that_cannot_be_had(tmp_path, monkeypatch):
+    def offline(source, folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("diffusion.data.mnist._download", offline)
+    with pytest.raises(DataNotFound, match='no route to host.*set data = "Digits" or data = "Sprites"'):
+        notebook.opened("MNIST", root=str(tmp_path))
+    assert len(notebook.opened("Digits").arrays("train")[0]) == 1437
+
+
+@pytest.mark.parametrize(
+    ("facts", "names", "path"),
+    [
+        ({}, {}, ""),
+        ({"DomainId": "d", "AppType": "JupyterLab"}, {}, "/jupyterlab/default/proxy/%PORT%/"),
+        ({"ResourceName": "mine", "ResourceArn": "arn:aws:sagemaker:eu-west-1:1:x"}, {}, "/proxy/%PORT%/"),
+        ({"ResourceName": "mine"}, {}, "/proxy/%PORT%/"),
+        ({}, {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"}, "/user/me/proxy/%PORT%/"),
+        ({"DomainId": "d"}, {"TENSORBOARD_PROXY_URL": "/mine/%PORT%/"}, "/mine/%PORT%/"),
+    ],
+)
+def test_the_way_to_tensorboard(facts, names, path, monkeypatch, capsys, tmp_path):
+    for name in ("TENSORBOARD_PROXY_URL", "SM_MODEL_DIR", "JUPYTERHUB_SERVICE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "metadata.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(paths, "METADATA", tmp_path / "metadata.json")
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert notebook.proxy() == path
+    monkeypatch.setenv("TENSORBOARD_PROXY_URL", path)  # so that it is put back
+    notebook.tensorboard(tmp_path / "digits", start=False)
+    said = capsys.readouterr().out
+    assert (
+        path.replace("%PORT%", "6006") or "http://localhost:6006/"
+    ) in said and f"--logdir {tmp_path}/digits" in said
+
+
+def test_a_model_that_is_told_nothing():
+    torch.manual_seed(0)
+    net = ContextUNet(channels=3, width=8, pool=2, context_dim=2)
+    model = Diffusion(net, Cosine(50), sampler=DDIM(2), shape=(3, 8, 8), class_names=["a", "b"]).eval()
+    free, x, t = notebook.unlabelled(model), torch.randn(2, 3, 8, 8), Cosine(50).level(torch.tensor(0.5).double())
+    y = torch.eye(2)
+    with torch.no_grad():
+        torch.testing.assert_close(free.denoiser(x, t, Condition(y)).x0, model.denoiser(x, t).x0)
+        assert not torch.allclose(model.denoiser(x, t, Condition(y)).x0, model.denoiser(x, t).x0)
+    null = model.sample(2, y, guidance=ClassifierFree(0))
+    judge = NoisyClassifier(HalfUNet(3, 8, (1, 2), attention=(), num_classes=2), Cosine(50), shape=(3, 8, 8),
+                            class_names=["a", "b"]).eval()  # fmt: skip
+    torch.testing.assert_close(free.sample(2, y, guidance=ClassifierGuidance(judge, 0)), null, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(free.sample(2, y, guidance=ClassifierGuidance(judge, 50)), null)
+    with pytest.raises(ValueError, match="without labels"):
+        free.in_turn(1, "a")
+
+
+def test_agreement_counts():
+    class Sign(torch.nn.Module):
+        schedule = Cosine(50)
+
+        def forward(self, x, t):
+            mean = x.mean((1, 2, 3))
+            return torch.stack([-mean, mean], 1)
+
+    x = torch.tensor([-1.0, -0.5, 0.5, 1.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    assert notebook.agreement(Sign(), x, torch.eye(2)[[0, 1, 1, 1]]) == 0.75
