@@ -99,11 +99,17 @@ def draw(rows: dict[str, list[dict]], path: Path) -> Path:
         "batch": "training: batch size", "size": "training: image size, pixels",
         "data": "loading: images in the set", "samples": "sampling: images made",
     }  # fmt: skip
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     figure = viz.blank(14, 3.4)
     for axes, (kind, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
         n, time, space = ([row[k] for row in rows[kind]] for k in ("n", "ms_an_image", "mib"))
         axes.plot(n, time, "o-", color="tab:blue", label="ms an image")
-        axes.set(xscale="log", yscale="log", xlabel=title)
+        axes.set(xscale="log", xlabel=title)
+        axes.set_xticks(n if kind == "size" else n[:: max(1, len(n) // 4)], minor=False)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, max(time) * 1.15)
         axes.tick_params(axis="y", which="both", colors="tab:blue")
         other = axes.twinx()
         other.plot(n, [max(0, v) for v in space], "s--", color="tab:orange")

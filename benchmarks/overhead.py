@@ -27,7 +27,7 @@ class Bare:
         self.net = copy.deepcopy(model.denoiser.net).train()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), 2e-4, fused=True)
         self.mixed, device = precision == "bf16-mixed", model.device
-        self.x = torch.randn(batch, *model.shape, device=device).to(memory_format=torch.channels_last)
+        self.x = torch.randn(batch, *model.shape, device=device)
         self.clock = torch.randint(0, 1000, (batch,), device=device).float()
         self.y = torch.arange(batch, device=device) % max(1, model.num_classes) if model.num_classes else None
         self.goal = torch.randn_like(self.x)
@@ -70,18 +70,22 @@ class Turns(pl.Callback):
         self.other.append(self.since - begun)
 
 
+def options(config: str, batch: int, folder: str, steps: int, precision: str, more: list[str]) -> list[str]:
+    """The words of a `diffusion fit` that only trains, on random images unless other data are asked for."""
+    data = [] if "--data" in more else ["--data", "benchmarks.common.RandomGrey"]
+    return [
+        "-c", config, *data, "--data.batch_size", str(batch), "--out", folder,
+        "--trainer.max_epochs", "-1", "--trainer.max_steps", str(steps), "--trainer.precision", precision,
+        "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false", "--gif.n", "1",
+        "--samples.every_n_epochs", "0", "--samples.n", "1", "--model.sampler.steps", "1", *more,
+    ]  # fmt: skip
+
+
 def measure(config: str, batch: int, block: int, pairs: int, precision: str, make, more: list[str]) -> Turns:
     """One training of pairs + 2 blocks; the first two warm up and are dropped."""
     turns = Turns(block, make)
-    data = [] if "--data" in more else ["--data", "benchmarks.common.RandomGrey"]
     with tempfile.TemporaryDirectory() as folder:
-        steps = block * (pairs + 2)
-        cli = DiffusionCLI([
-            "-c", config, *data, "--data.batch_size", str(batch), "--out", folder,
-            "--trainer.max_epochs", "-1", "--trainer.max_steps", str(steps), "--trainer.precision", precision,
-            "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false", "--gif.n", "1",
-            "--samples.every_n_epochs", "0", "--samples.n", "1", "--model.sampler.steps", "1", *more,
-        ])  # fmt: skip
+        cli = DiffusionCLI(options(config, batch, folder, block * (pairs + 2), precision, more))
         cli.trainer.callbacks.append(turns)  # last: after all that the others do
         cli.trainer.fit(cli.model, cli.datamodule)
     turns.fit, turns.other = turns.fit[2:], turns.other[2:]

@@ -160,6 +160,8 @@ def main() -> None:
         quiet()
         print(peak(side, peer, int(batch), precision))
         return
+    from accelerate.state import AcceleratorState
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=128 if torch.cuda.is_available() else 16)
     parser.add_argument("--block", type=int, default=2, help="steps (default 2)")
@@ -171,6 +173,7 @@ def main() -> None:
     rows = []
     for precision in args.precision:
         for peer, kind in PEERS.items():
+            AcceleratorState._reset_state(True)  # else it keeps the first precision
             make = lambda model, k=kind, p=precision: k(args.batch, p).steps  # noqa: E731
             turns = measure("configs/cifar10.yaml", args.batch, args.block, args.pairs, precision, make, options(peer))
             faster = ratio(turns.other, turns.fit)

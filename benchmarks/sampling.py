@@ -1,13 +1,15 @@
 """Sampling against the bare network, and against diffusers' pipelines with the same network and steps.
 
-    python -m benchmarks.sampling [--n 16] [--steps 10] [--rounds 8]
+    python -m benchmarks.sampling [--n 16] [--steps 10] [--rounds 8] [--empty]
 
 Bare: the network called `steps` times on n images, nothing else. Ours: `Diffusion.sample`, with its noise for each
 image, clamp and sampler. Theirs: DDIMPipeline and DDPMPipeline with their progress bars off, up to the tensor.
+With --empty the network gives back what it is given, so that only what is around it is timed.
 """
 
 import argparse
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 
@@ -31,12 +33,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=16, help="images")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--empty", action="store_true", help="a network that does nothing")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's calls")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval()
     body = model.denoiser.net.body
+    if args.empty:
+        body.forward = lambda x, clock, **options: SimpleNamespace(sample=x)
     x, clock = torch.randn(args.n, 3, 32, 32, device=device), torch.zeros(args.n, device=device)
 
     def mode():
@@ -71,19 +76,22 @@ def main() -> None:
         "ours, DDPM": ours(DDPM(args.steps)),
         "diffusers, DDPM": theirs(DDPMPipeline, DDPMScheduler(1000)),
     }
-    times = alternate(sides, args.rounds)
+    times, name = alternate(sides, args.rounds), "sampling-empty" if args.empty else "sampling"
     print(f"{machine()}; {args.n} images, {args.steps} steps, precision {args.precision}, {args.rounds} rounds")
     rows = []
-    for name, spent in times.items():
+    for side, spent in times.items():
         over = ratio(spent, times["bare"])
         rate = args.n / sorted(spent)[len(spent) // 2]
-        rows.append({"side": name, "time_of_bare": over, "images_s": rate})
-        print(f"{name:16} {rate:8.2f} images/s   {said(over)} of the bare calls' time")
+        step = sorted(spent)[len(spent) // 2] / args.steps
+        rows.append({"side": side, "time_of_bare": over, "images_s": rate, "step_s": step})
+        compared = f"{1e3 * step:.3f} ms a step" if args.empty else f"{said(over)} of the bare calls' time"
+        print(f"{side:16} {rate:8.2f} images/s   {compared}")
     for kind in ("DDIM", "DDPM"):
         faster = ratio(times[f"diffusers, {kind}"], times[f"ours, {kind}"])
         rows.append({"side": f"{kind}: ours against diffusers", "times_as_fast": faster})
         print(f"{kind}: ours is {said(faster)} times as fast as diffusers' pipeline")
-    print(f"written: {save('sampling', {'n': args.n, 'steps': args.steps, 'precision': args.precision, 'rows': rows})}")
+    kept = {"n": args.n, "steps": args.steps, "precision": args.precision, "rows": rows}
+    print(f"written: {save(name, kept)}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from diffusion.commands.resume import clear, differences, hparams_of, place, res
 from diffusion.data import ImageData
 from diffusion.paths import REPO, cache_root, home, run_root, tensorboard_address
 from diffusion.processes import age
-from diffusion.speed import MODES
+from diffusion.speed import LAYOUTS, MODES
 from diffusion.systems import Classifier, Diffusion, NoisyClassifier
 from diffusion.tools import build, gather, suggest
 
@@ -92,6 +92,7 @@ class DiffusionCLI(LightningCLI):
         add = parser.add_argument
         add("--budget", type=str, default="", help="90s, 20m, 1h30m: when all has to be done; chooses batch and steps")
         add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
+        add("--layout", type=str, default="", help=f"of the weights: {' or '.join(LAYOUTS)} (default: the faster)")
         add("--recompute", type=bool, default=False, help="gradient checkpointing: less memory, a third more time")
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())

@@ -55,15 +55,21 @@ def settle(cli: Any) -> str:
     net = (model.denoiser if cli.system == "Diffusion" else model).net
     if config.recompute:
         speed.recomputed(net)
-    if config.trainer.precision is None and before:
-        config.trainer.precision = before["trainer"].get("precision") or "32-true"
-    elif config.trainer.precision is None:
+    if config.layout and config.layout not in speed.LAYOUTS:
+        raise ValueError(f"layout: wanted {' or '.join(speed.LAYOUTS)}, got {config.layout!r}")
+    if before:
+        config.trainer.precision = config.trainer.precision or before["trainer"].get("precision") or "32-true"
+        config.layout = config.layout or before.get("layout")
+    elif config.trainer.precision is None or config.trainer.precision == "bf16-mixed" and not config.layout:
         measure = alone and cli.system == "Diffusion"
-        config.trainer.precision, reason = speed.fastest(
-            lambda n: loss_of(model, n), cli.datamodule.batch_size, device, measure
-        )
+        size = cli.datamodule.batch_size
+        found = speed.fastest(net, lambda n: loss_of(model, n), size, device, measure)
         model.zero_grad(set_to_none=True)
-        cli.why = f" ({reason})"
+        if config.trainer.precision is None:
+            config.trainer.precision, cli.why = found.precision, f" ({found.reason})"
+        config.layout = config.layout or found.layout
+    config.layout = config.layout or "channels_last"
+    net.to(memory_format=speed.LAYOUTS[config.layout])
     if config.budget:
         cli.budget = [budget(cli, device, before, alone)]
     if config.compile:

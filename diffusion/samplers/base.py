@@ -53,7 +53,8 @@ class Sampler(ABC):
 
     def levels(self, schedule: Schedule) -> list[Level]:
         """Where the walk stops: the n levels of the grid, noisiest first, and the clean one."""
-        return [*(schedule.level(t) for t in times(self.grid, schedule, self.steps)), schedule.clean()]
+        grid = schedule.level(times(self.grid, schedule, self.steps))  # all at once
+        return [*map(Level._make, zip(*(v.unbind() for v in grid), strict=True)), schedule.clean()]
 
     @torch.no_grad()
     def iterate(

@@ -37,6 +37,8 @@ class DDIM(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
+        if not self.eta:
+            return jump(pred, s), pred
         var = self.eta**2 * posterior_var(s, t)
         x = s.alpha * pred.x0 + (s.sigma**2 - var).sqrt() * pred.eps
         return (x + var.sqrt() * noise(x) if var > 0 else x), pred

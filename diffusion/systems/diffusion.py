@@ -307,12 +307,14 @@ class Diffusion(pl.LightningModule):
         y = self.in_turn(n) if y is None and image is None else y
         denoise = self.clamp(self.steered(y, image, guidance))
         x, noise = self.start(n, seed, first)
-        training = self.training
-        self.eval()
+        training = [module for module in self.modules() if module.training]
+        if training:
+            self.eval()
         try:
             yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
         finally:
-            self.train(training)
+            for module in training:
+                module.training = True
 
     def sample(
         self,

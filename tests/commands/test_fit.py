@@ -7,6 +7,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffusion import runs, speed
 from diffusion.cli import main
 
 from .conftest import TINY
@@ -101,3 +102,32 @@ def test_validate_gives_the_curves_last_value(tiny, capsys):
     assert shown == pytest.approx(curve[-1].value, abs=2e-6)
     assert main(["validate", str(tiny), "--weights", "raw"]) == 0
     assert float(capsys.readouterr().out.split("val/loss ")[1].split()[0]) != shown
+
+
+def test_a_precision_is_chosen_once_in_the_life_of_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(speed, "fastest", lambda *args: speed.Pace("bf16-mixed", "contiguous", "said so"))
+    argv = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs"]
+    assert main([*argv, "1"]) == 0
+    assert "precision bf16-mixed (said so); run:" in capsys.readouterr().out
+
+    def never(*args):
+        raise AssertionError("a resumed run measures nothing")
+
+    monkeypatch.setattr(speed, "fastest", never)
+    assert main([*argv, "2", "--resume", "auto"]) == 0
+    said = capsys.readouterr().out
+    assert "precision bf16-mixed; run:" in said and "changed: trainer.precision" not in said
+    config = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
+    assert config["trainer"]["precision"] == "bf16-mixed" and config["layout"] == "contiguous"
+    assert main([*argv, "3", "--resume", "auto", "--trainer.precision", "32-true"]) == 0
+    assert "changed: trainer.precision: bf16-mixed -> 32-true" in capsys.readouterr().out
+
+
+def test_recomputing_changes_no_number(tmp_path):
+    """The same weights to the bit, with dropout."""
+    states = []
+    for name, value in (("a", "false"), ("b", "true")):
+        options = ["--recompute", value, "--model.net.dropout", "0.1", "--out", str(tmp_path / name)]
+        assert main(["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.precision", "32-true", *options]) == 0
+        states.append(runs.read_checkpoint(runs.find_checkpoint(tmp_path / name / "digits"))["state_dict"])
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]) and list(states[0]) == list(states[1])

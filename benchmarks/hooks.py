@@ -1,0 +1,84 @@
+"""Where the host's time goes in a training step: each hook of `diffusion fit`, and what Lightning adds.
+
+    python -m benchmarks.hooks [--config configs/mnist.yaml] [--batch 16] [--steps 30] [--tiny] [--precision bf16-mixed]
+
+--tiny gives the network 4 channels, so that hardly anything is left but the host's work: what a fast GPU has to wait
+for. On a GPU a hook's time is that of launching its work, not of the work itself.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+
+import pytorch_lightning as pl
+
+from benchmarks.common import machine, save
+from benchmarks.overhead import options
+from diffusion.commands.fit import DiffusionCLI, quiet
+
+HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
+PARTS = ("training_step", "backward", "clip_gradients", "optimizer_step")  # the last holds the others
+TINY = ["--model.net.widths", "[4,4,4]", "--model.net.heads", "1", "--model.net.attention", "1"]
+
+
+class Steps(pl.Callback):
+    """When each step began; first of all callbacks."""
+
+    def __init__(self) -> None:
+        self.began: list[float] = []
+
+    def on_train_batch_start(self, *args) -> None:
+        self.began.append(time.perf_counter())
+
+
+def timed(spent: dict[str, list[float]], thing: object, hook: str, name: str) -> None:
+    """Replace a method by one that notes its seconds."""
+    inner = getattr(thing, hook)
+
+    def outer(*args, **kwargs):
+        begun = time.perf_counter()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            spent[name].append(time.perf_counter() - begun)
+
+    setattr(thing, hook, outer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/mnist.yaml")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    quiet()
+    spent: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        more = TINY if args.tiny else []
+        cli = DiffusionCLI(options(args.config, args.batch, folder, args.steps + 5, args.precision, more))
+        trainer, steps = cli.trainer, Steps()
+        for callback in trainer.callbacks:
+            for hook in HOOKS:
+                if getattr(type(callback), hook) is not getattr(pl.Callback, hook):
+                    timed(spent, callback, hook, f"{type(callback).__name__}.{hook}")
+        for part in PARTS:
+            timed(spent, cli.model, part, part)
+        trainer.callbacks.insert(0, steps)
+        trainer.fit(cli.model, cli.datamodule)
+    whole = [1e3 * (b - a) for a, b in zip(steps.began[5:], steps.began[6:], strict=False)]
+    rows = [{"part": "a step", "ms": statistics.median(whole)}]
+    rows += [{"part": k, "ms": 1e3 * statistics.median(v[5:])} for k, v in spent.items()]
+    rows[1:] = sorted(rows[1:], key=lambda row: -row["ms"])
+    print(f"{machine()}; {args.config}{', 4 channels' * args.tiny}, batch {args.batch}, {args.precision}; medians")
+    for row in rows:
+        print(f"{row['ms']:9.3f} ms  {row['part']}")
+    kept = {"config": args.config, "batch": args.batch, "precision": args.precision, "tiny": args.tiny, "rows": rows}
+    print(f"written: {save('hooks-tiny' if args.tiny else 'hooks', kept)}")
+
+
+if __name__ == "__main__":
+    main()
