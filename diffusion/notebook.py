@@ -100,7 +100,7 @@ def train(name: str, *options: str, folder: str = "", preset: str = "full", resu
         The run's directory; the experiment's, if it was stopped before there was a checkpoint.
     """
     file, place = config(name), run_root() / experiment(folder or config(name).stem, preset)
-    argv = ["-c", str(file), "--experiment", place.name]
+    argv = ["-c", str(file), "--experiment", place.name, "--trainer.devices", "1"]  # a kernel cannot be forked for more
     argv += (smoke(file) if preset == "smoke" else []) + list(options)
     known = resume if resume in ("", "auto") or not (place / resume).is_dir() else str(place / resume)
     try:

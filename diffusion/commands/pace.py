@@ -68,7 +68,7 @@ def settle(cli: Any) -> str:
         if config.trainer.precision is None:
             config.trainer.precision, cli.why = found.precision, f" ({found.reason})"
         config.layout = config.layout or found.layout
-    config.layout = config.layout or "channels_last"
+    config.layout = config.layout or ("channels_last" if cli.system == "Diffusion" else "contiguous")
     net.to(memory_format=speed.LAYOUTS[config.layout])
     if config.budget:
         cli.budget = [budget(cli, device, before, alone)]
