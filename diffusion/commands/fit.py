@@ -273,7 +273,8 @@ def fit(argv: list[str], final: bool = True, started: float | None = None) -> tu
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:
         if cli.resume and trainer.global_step == cli.resume.step:
-            print("this run is complete, nothing left to train; raise --trainer.max_epochs or max_steps to go on")
+            more = "--budget" if cli.budget else "--trainer.max_epochs or max_steps"
+            print(f"this run is complete, nothing left to train; raise {more} to go on")
         elif final:
             hints(directory, argv, trainer)
     return cli, directory

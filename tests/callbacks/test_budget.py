@@ -123,5 +123,8 @@ def test_the_command(tmp_path, capsys):
     assert main([*argv, "--budget", "8s", "--resume", "auto", "--data.batch_size", "32"]) == 0  # the run's own goes on
     again = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
     assert again["data"]["init_args"]["batch_size"] == batch and again["model"]["lr"] == lr
+    capsys.readouterr()
+    assert main([*argv, "--budget", "4s", "--resume", "auto"]) == 0
+    assert "nothing left to train; raise --budget to go on" in capsys.readouterr().out
     assert main(["fit", "-c", "configs/features_digits.yaml", "--budget", "1m", "--out", str(tmp_path)]) == 2
     assert "budget: Classifier plans its learning rate ahead" in capsys.readouterr().err

@@ -57,10 +57,13 @@ def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
 
 
 def test_two_ctrl_c_quit_at_once(tmp_path):
-    process = begin(tmp_path, "--trainer.max_epochs", "500", "--trainer.accumulate_grad_batches", "40")
+    """The second comes as soon as the first is answered, in a step that takes an epoch: seconds."""
+    long = ["--trainer.accumulate_grad_batches", "1000", "--data.batch_size", "4"]
+    process = begin(tmp_path, "--trainer.max_epochs", "500", *long)
     until(process, "images/s")
     process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
+    while "stopping after this step" not in process.stderr.readline():
+        pass
     process.send_signal(signal.SIGINT)
     said, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said + error, error
