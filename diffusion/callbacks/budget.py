@@ -8,8 +8,10 @@ from itertools import islice
 import pytorch_lightning as pl
 
 from diffusion.callbacks.pictures import Gif, Samples, examples
+from diffusion.callbacks.progress import clock
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
+LARGE = 0.25  # of the time; more for the pictures at its end is worth a word
 SHARE = 0.1  # of the steps that are left until the plan is made anew
 
 
@@ -67,6 +69,11 @@ class Budget(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._ending = sum(pictures(trainer, pl_module))
+        if self._ending > LARGE * self.total and trainer.is_global_zero:
+            print(
+                f"budget: the grid and the GIF at its end take {clock(self._ending)} of it; --samples.n 16 --gif.n 4 "
+                "leaves more for training"
+            )
         self._seen = [(time.perf_counter(), trainer.global_step)]
         self.plan(trainer)
 

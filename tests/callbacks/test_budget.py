@@ -83,13 +83,14 @@ def test_it_ends_in_time(tmp_path, monkeypatch, step, low, high):
     )  # rises only with a new plan
 
 
-def test_the_pictures_at_the_end_are_in_it(tmp_path, monkeypatch):
+def test_the_pictures_at_the_end_are_in_it(tmp_path, monkeypatch, capsys):
     clock, diffusion = Clock(monkeypatch, lambda n: 1.0), model()
-    diffusion.sampler = Slow(20)
+    diffusion.sampler = Slow(40)
     diffusion.sampler.clock = clock
     train(tmp_path, Budget(100, 1.0, 0.0), clock, diffusion, Samples(0, 4), Gif(4))
-    assert 98 <= clock.now <= 102  # 20 seconds of it are theirs
+    assert 98 <= clock.now <= 102  # 40 seconds of it are theirs
     assert len(list(tmp_path.rglob("*.gif"))) == 1
+    assert "budget: the grid and the GIF at its end take 0:40 of it" in capsys.readouterr().out
 
 
 def test_time_before_a_resumption_counts(monkeypatch):
