@@ -72,10 +72,11 @@ def fastest(
     ways = ((False, usual), (True, usual), (True, "contiguous"))
     full, half, other = map(min, zip(*([spent(n, *way) for way in ways] for _ in range(3)), strict=True))
     net.to(memory_format=LAYOUTS[usual])
-    if full <= GAIN * min(half, other):
-        return Pace("32-true", usual, f"bf16-mixed is {full / half:.1f} times as fast here")
+    gain = full / min(half, other)
+    if gain <= GAIN:
+        return Pace("32-true", usual, f"bf16-mixed is {gain:.1f} times as fast here")
     layout = usual if other > MARGIN * half else "contiguous"  # the wrong one costs a few per cent, or two thirds
-    return Pace("bf16-mixed", layout, f"{full / min(half, other):.1f} times as fast as 32-true here")
+    return Pace("bf16-mixed", layout, f"{gain:.1f} times as fast as 32-true here")
 
 
 def compiled(net: nn.Module, mode: str = "default") -> nn.Module:

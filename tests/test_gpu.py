@@ -6,7 +6,7 @@ import torch
 
 from diffusion import Condition, Diffusion
 from diffusion.callbacks import EMA, Diagnostics
-from diffusion.data import Digits
+from diffusion.data import Batches, Digits
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.noise.draws import StepDraws
@@ -111,3 +111,19 @@ def test_every_callback_of_fit_never_waits_between_two_logs(tmp_path):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert seen == list(range(4, 11))
+
+
+def test_images_that_do_not_fit_are_sent_without_waiting(monkeypatch):
+    images, y = Digits(limit=320).arrays("train")
+    there = Batches(images, y, 64, shuffle=True, flip=True, device="cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    sent = Batches(images, y, 64, shuffle=True, flip=True, device="cuda")
+    assert sent.images.device.type == "cpu" and there.images.is_cuda
+    wanted, found = list(there), iter(sent)
+    next(found)  # the epoch's order is sent once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rest = list(found)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(wanted[1:], rest, strict=True))

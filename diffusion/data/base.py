@@ -17,6 +17,11 @@ from diffusion.paths import data_root
 Split = Literal["train", "test"]
 
 
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Do images take less than half of the memory that is free on a GPU? On other devices they always fit."""
+    return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
+
+
 class Batches:
     """An iterable of (x0, y) over images held in memory, with an order that can be resumed to the batch.
 
@@ -40,7 +45,8 @@ class Batches:
         seed: of the orders and the flips, >= 0.
         rank: this process, 0..world-1.
         world: number of processes that share the images, >= 1.
-        device: where the images are kept and the batches made; the tensors are moved there once.
+        device: where the batches are made, and the images kept, moved there once; images that take too much of a GPU's
+            memory stay in main memory, and each batch is sent from pinned memory, for which the host does not wait.
 
     Raises:
         ValueError: for tensors of another kind, or fewer images than processes.
@@ -77,7 +83,8 @@ class Batches:
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.batch_size = min(batch_size, self._share(len(images))) if drop_last else batch_size
-        self.images, self.y = images.to(self.device), y.to(self.device)
+        self.home = self.device if fits(images, self.device) else torch.device("cpu")
+        self.images, self.y = images.to(self.home), y.to(self.device)
         self.flip = flip
         self.epoch = 0
         self._done = 0  # batches given out in the epoch under way
@@ -133,11 +140,13 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         order, mirrored = self.plan(epoch)
-        order = order.to(self.device)
+        home, order = order.to(self.home), order.to(self.device)
         mirrored = None if mirrored is None else mirrored.to(self.device)
         for i in range(self._skip[2] if epoch == self._skip[0] else 0, len(self)):
             part = self._part(epoch, i)
-            x = self.images[order[part]]  # (B,C,H,W) uint8
+            x = self.images[home[part]]  # (B,C,H,W) uint8
+            if self.home != self.device:
+                x = x.pin_memory().to(self.device, non_blocking=True)
             if mirrored is not None:
                 x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
             self._done = i + 1

@@ -176,12 +176,14 @@ class Diffusion(pl.LightningModule):
         """
         norm, self.grad_norm = self.grad_norm, None
         fused = optimizer.param_groups[0].get("fused") and self.trainer.precision in ("32-true", "bf16-mixed")
-        if not fused or not gradient_clip_val or gradient_clip_algorithm == "value" or self.device_mesh is not None:
+        if not fused or not gradient_clip_val or gradient_clip_algorithm == "value":
             super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        if norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        optimizer.grad_scale = ((norm + 1e-6) / gradient_clip_val).clamp(min=1.0)
+        elif self.device_mesh is not None:  # weights that are sharded over processes
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            if norm is None:
+                norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            optimizer.grad_scale = ((norm + 1e-6) / gradient_clip_val).clamp(min=1.0)
 
     def lr_factor(self, step: int, total: float) -> float:
         """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""
@@ -316,21 +318,9 @@ class Diffusion(pl.LightningModule):
             for module in training:
                 module.training = True
 
-    def sample(
-        self,
-        n: int = 16,
-        y: Tensor | None = None,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        batch_size: int = 256,
-        progress: bool = False,
-        first: int = 0,
-        image: Tensor | None = None,
-    ) -> Tensor:
-        """n images (n, C, H, W) in [-1, 1] on the CPU; see `batches`."""
-        made = self.batches(n, y, seed, sampler, guidance, batch_size, progress, first, image)
-        return torch.cat(list(made))
+    def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
+        """n images (n, C, H, W) in [-1, 1] on the CPU; the options are those of `batches`."""
+        return torch.cat(list(self.batches(n, y, seed, **options)))
 
     def batches(
         self,

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffusion.data import Batches
+from diffusion.data.base import fits
 
 
 def numbered(n):
@@ -155,3 +156,10 @@ def test_bad_tensors():
         Batches(images.float(), y)
     with pytest.raises(ValueError, match="8 images but 7 targets"):
         Batches(images, y[:7])
+
+
+@pytest.mark.parametrize(("free", "wanted"), [(8001, True), (8000, False)])
+def test_images_that_take_half_of_a_gpu_stay_at_home(monkeypatch, free, wanted):
+    images = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)  # 4,000 bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    assert fits(images, torch.device("cuda")) is wanted and fits(images, torch.device("cpu"))
