@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
-from diffusion import runs  # noqa: E402
+import diffusion.training.run  # noqa: E402, F401 - for the forks
 from diffusion.cli import main as diffusion  # noqa: E402
-from diffusion.commands import fit  # noqa: E402, F401 - for the forks
-from diffusion.paths import REPO  # noqa: E402
+from diffusion.support import runs  # noqa: E402
+from diffusion.support.paths import REPO  # noqa: E402
 
 RUN = [
     "fit", "-c", str(REPO / "configs" / "digits.yaml"), "--trainer.accelerator", "cpu", "--trainer.max_epochs", "5",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from diffusion.data import ImageData
-from diffusion.tools import atomic
+from diffusion.support.files import atomic
 
 RESULTS = Path(__file__).parent / "results"
 

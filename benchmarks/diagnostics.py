@@ -17,12 +17,12 @@ import pytorch_lightning as pl
 import torch
 
 from diffusion import Diffusion
-from diffusion.callbacks import EMA, Diagnostics
-from diffusion.callbacks.diagnostics import SHARE
 from diffusion.data import Digits
+from diffusion.denoiser.targets import V
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
-from diffusion.targets import V
+from diffusion.training.callbacks import EMA, Diagnostics
+from diffusion.training.callbacks.diagnostics import SHARE
 
 BLOCK = 20  # steps, the default of trainer.log_every_n_steps
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import alternate, machine, ratio, said
-from diffusion import Diffusion, viz
+from diffusion import Diffusion, pictures
 from diffusion.guidance import ClassifierFree
 from diffusion.samplers import DDIM, DDPM
 
@@ -41,8 +41,8 @@ def main() -> None:
     for name, steps in (("DDIM", args.ddim), ("DDPM", args.ddpm)):
         print(f"{name} {steps:4} steps: {sorted(times[name])[len(times[name]) // 2]:8.2f} s")
     print(f"DDPM takes {said(ratio(times['DDPM'], times['DDIM']), 1)} times as long")
-    sheet = viz.grid(viz.to_uint8(torch.cat([made["DDIM"], made["DDPM"]])), min(16, args.n))
-    print(viz.save_png(sheet, args.out))
+    sheet = pictures.grid(pictures.to_uint8(torch.cat([made["DDIM"], made["DDPM"]])), min(16, args.n))
+    print(pictures.save_png(sheet, args.out))
 
 
 if __name__ == "__main__":

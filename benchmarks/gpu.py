@@ -20,13 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, save, seconds, wait
 from benchmarks.origin import Origin
-from diffusion import Diffusion, speed
-from diffusion.commands.fit import fit
-from diffusion.commands.pace import loss_of
-from diffusion.nets import AttentionUNet, UNet
+from diffusion import Diffusion
+from diffusion.loss.objective import Objective
+from diffusion.nets import AttentionUNet, UNet, speed
 from diffusion.noise import Linear
 from diffusion.noise.draws import FixedDraws
-from diffusion.objective import Objective
+from diffusion.training.pace import loss_of
+from diffusion.training.run import fit
 
 SMALL = [
     "--data.limit", "320", "--model.net.widths", "[8,16]", "--model.net.attention", "1",

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, memory, save, seconds, wait
-from diffusion import Diffusion, viz
-from diffusion.commands.pace import loss_of
+from diffusion import Diffusion, pictures
 from diffusion.data.base import Batches
 from diffusion.nets import UNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
+from diffusion.training.pace import loss_of
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SIZES = (8, 16, 32, 64)
@@ -101,7 +101,7 @@ def draw(rows: dict[str, list[dict]], path: Path) -> Path:
     }  # fmt: skip
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = viz.blank(14, 3.4)
+    figure = pictures.blank(14, 3.4)
     for axes, (kind, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
         n, time, space = ([row[k] for row in rows[kind]] for k in ("n", "ms_an_image", "mib"))
         axes.plot(n, time, "o-", color="tab:blue", label="ms an image")

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 
 from benchmarks.common import machine, save
 from benchmarks.overhead import options
-from diffusion.commands.fit import DiffusionCLI, quiet
+from diffusion.training.run import DiffusionCLI, quiet
 
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
 PARTS = ("training_step", "backward", "clip_gradients", "optimizer_step")  # the last holds the others

@@ -16,10 +16,10 @@ from benchmarks.common import RandomGrey, alternate, machine, ratio, said, save
 from diffusion import Condition
 from diffusion.data.base import Batches
 from diffusion.denoiser import Denoiser
+from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Linear
 from diffusion.noise.draws import StepDraws
-from diffusion.objective import Objective
 
 T = 1000
 

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.common import machine, ratio, said, save, wait
-from diffusion.commands.fit import DiffusionCLI, quiet
+from diffusion.training.run import DiffusionCLI, quiet
 
 
 class Bare:

@@ -43,7 +43,7 @@ class Group:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["diffusion.commands.fit"])
+        context.set_forkserver_preload(["diffusion.training.run"])
         folder.mkdir(parents=True, exist_ok=True)
         self.files = [folder / f"rank{rank}.txt" for rank in range(size)]
         self.processes = []
@@ -124,7 +124,7 @@ def attempt(size: int, rank: int, out: Path, pick: random.Random, limit: float) 
 
 def resume(size: int, out: Path, limit: float) -> tuple[list[int | None], int, int]:
     """Go on with a run for two epochs: exit codes, the step it began at by its own word, and the last."""
-    from diffusion.runs import read_checkpoint
+    from diffusion.support.runs import read_checkpoint
 
     last = out / "digits" / "version_0" / "checkpoints" / "last.ckpt"
     epoch = read_checkpoint(last)["epoch"]

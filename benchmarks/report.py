@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from diffusion.tools import atomic
+from diffusion.support.files import atomic
 
 SURE = 1.96  # standard errors of a 95 % interval
 BITS = {"32": "float32", "bf16": "bfloat16"}

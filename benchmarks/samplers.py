@@ -18,16 +18,17 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.report import write
-from diffusion.commands.common import device
-from diffusion.commands.guiding import scaled
-from diffusion.commands.quality import Counted, cost, machine
 from diffusion.data import Digits
 from diffusion.guidance import Guidance
+from diffusion.judging.measure import Counted, cost, machine
 from diffusion.metrics import Judge, Labelled
-from diffusion.runs import find_checkpoint
+from diffusion.options.common import device
+from diffusion.options.guiding import scaled
 from diffusion.samplers import DDPM, Sampler
-from diffusion.systems import Diffusion
-from diffusion.tools import atomic, concrete, gather, spec
+from diffusion.support.files import atomic
+from diffusion.support.runs import find_checkpoint
+from diffusion.support.specs import concrete, gather, spec
+from diffusion.training.systems import Diffusion
 
 
 def main(argv: list[str] | None = None) -> int:

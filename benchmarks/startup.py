@@ -18,7 +18,7 @@ from benchmarks.common import machine, ratio, said, save
 FIRST = """
 import sys, time
 import pytorch_lightning as pl
-from diffusion.commands.fit import DiffusionCLI, quiet
+from diffusion.training.run import DiffusionCLI, quiet
 class First(pl.Callback):
     def on_train_batch_end(self, *args):
         import os
@@ -31,7 +31,7 @@ cli.trainer.fit(cli.model, cli.datamodule)
 SIDES = {
     "python": ["-c", "pass"],
     "import torch and Lightning": ["-c", "import torch, pytorch_lightning"],
-    "import diffusion.systems": ["-c", "import diffusion.systems"],
+    "import diffusion.training.systems": ["-c", "import diffusion.training.systems"],
     "diffusion --help": ["-m", "diffusion", "--help"],
     "diffusion sample --help": ["-m", "diffusion", "sample", "--help"],
     "diffusion fit --help": ["-m", "diffusion", "fit", "--help"],

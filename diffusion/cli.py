@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        from diffusion.tools import suggest
+        from diffusion.support.specs import suggest
 
         return _fail("", f"unknown command {name!r}{suggest(name, list(COMMANDS))}; see: diffusion --help", 2)
     if not {"", os.getcwd()} & set(sys.path):
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        from diffusion.commands.errors import explain
+        from diffusion.options.errors import explain
 
         return _fail(name, *explain(error, name))
 

@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from diffusion import data, runs
-from diffusion.callbacks.progress import Rate, clock
+from diffusion import data
 from diffusion.commands.evaluate import measured
-from diffusion.commands.fit import DiffusionCLI, fit, quiet
-from diffusion.commands.resume import OtherModel, shown
 from diffusion.data import ImageData
-from diffusion.paths import REPO, home, run_root, tensorboard_address
-from diffusion.systems import Diffusion, NoisyClassifier
+from diffusion.support import runs
+from diffusion.support.paths import REPO, home, run_root, tensorboard_address
+from diffusion.training.callbacks.progress import Rate, clock
+from diffusion.training.resume import OtherModel, shown
+from diffusion.training.run import DiffusionCLI, fit, quiet
+from diffusion.training.systems import Diffusion, NoisyClassifier
 
 CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
     "Digits": ("digits", "digits"),

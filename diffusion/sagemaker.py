@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
-from diffusion import runs
-from diffusion.callbacks.signals import Stopped
-from diffusion.commands.errors import explain
-from diffusion.commands.fit import fit
-from diffusion.paths import REPO, run_root
-from diffusion.tools import suggest
+from diffusion.options.errors import explain
+from diffusion.support import runs
+from diffusion.support.paths import REPO, run_root
+from diffusion.support.specs import suggest
+from diffusion.training.callbacks.signals import Stopped
+from diffusion.training.run import fit
 
 SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": "model.lr"}
 

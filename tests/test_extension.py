@@ -22,14 +22,14 @@ from diffusion import Diffusion
 from diffusion.cli import main
 from diffusion.data import Digits
 from diffusion.noise.draws import FixedDraws
+from diffusion.pictures import to_uint8
 from diffusion.samplers import DDIM
-from diffusion.viz import to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text().split("## Your own parts")[1].split("\n## ")[0]
 MORE = '''
 from diffusion.noise import Times
-from diffusion.weights import Distance
+from diffusion.loss.weights import Distance
 
 
 class Late(Times):

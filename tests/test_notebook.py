@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from diffusion import Diffusion, notebook, paths, runs
+from diffusion import Diffusion, notebook
 from diffusion.data import DataNotFound
 from diffusion.denoiser import Condition
 from diffusion.guidance import ClassifierFree
@@ -13,7 +13,8 @@ from diffusion.nets import ContextUNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
-from diffusion.systems import ClassifierGuidance, NoisyClassifier
+from diffusion.support import paths, runs
+from diffusion.training.systems import ClassifierGuidance, NoisyClassifier
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from PIL import Image
 
-from diffusion import runs
+from diffusion.support import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

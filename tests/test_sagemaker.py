@@ -19,10 +19,11 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
-from diffusion import runs, sagemaker
+from diffusion import sagemaker
 from diffusion.cli import main as diffusion
-from diffusion.commands.fit import DiffusionCLI
-from diffusion.systems import Diffusion
+from diffusion.support import runs
+from diffusion.training.run import DiffusionCLI
+from diffusion.training.systems import Diffusion
 
 REPO = Path(__file__).resolve().parents[1]
 HYPER = {

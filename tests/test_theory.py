@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from diffusion.denoiser import predict
+from diffusion.denoiser.targets import EDM, X0, Eps, Score, Target, V, Velocity
+from diffusion.loss.weights import ELBO, Constant, Unit
 from diffusion.noise import (
     VE,
     VP,
@@ -22,9 +24,7 @@ from diffusion.noise import (
 )
 from diffusion.samplers import DDIM, AnnealedLangevin, DPMSolver, PredictorCorrector
 from diffusion.samplers.base import lam
-from diffusion.targets import EDM, X0, Eps, Score, Target, V, Velocity
-from diffusion.tools import concrete
-from diffusion.weights import ELBO, Constant, Unit
+from diffusion.support.specs import concrete
 
 MEAN, STD = 0.3, 0.4
 SCHEDULES = [VP(), SubVP(), VE(), Karras(), Flow(), Cosine(100), Linear(100)]

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion.denoiser.targets import Target
 from diffusion.noise.discrete import SNAP
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
-from diffusion.targets import Target
-from diffusion.tools import concrete
+from diffusion.support.specs import concrete
 
 STEP = 1e-6  # of the central differences
 EXACT = 1e-6  # relative

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.analytic import CLEAN, Gaussian, Mixture, Quantiles
+from diffusion.bench.analytic import CLEAN, Gaussian, Mixture, Quantiles
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule

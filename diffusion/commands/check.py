@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from diffusion.bench import Facts, Result, check_sampler, check_schedule, settings
 from diffusion.bench.tables import document, every_row, schedule_table, section
-from diffusion.commands.common import Parser, check_writable
 from diffusion.noise import Schedule
+from diffusion.options.common import Parser, check_writable
 from diffusion.samplers import Sampler
-from diffusion.tools import atomic, concrete, gather, named
+from diffusion.support.files import atomic
+from diffusion.support.specs import concrete, gather, named
 
 
 def main(argv: list[str]) -> int:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from diffusion import viz
-from diffusion.callbacks.pictures import averaged, denoising
-from diffusion.callbacks.progress import Rate, clock
-from diffusion.commands.common import Parser
-from diffusion.commands.fit import board, fit, shown, tool
+from diffusion import pictures
 from diffusion.data import ImageData
 from diffusion.metrics import Judge, Labelled
-from diffusion.paths import REPO
-from diffusion.systems import Diffusion
+from diffusion.options.common import Parser
+from diffusion.support.paths import REPO
+from diffusion.training.callbacks.pictures import averaged, denoising
+from diffusion.training.callbacks.progress import Rate, clock
+from diffusion.training.run import board, fit, shown, tool
+from diffusion.training.systems import Diffusion
 
 
 def main(argv: list[str]) -> int:
@@ -50,9 +50,10 @@ def report(model: Diffusion, data: ImageData, run: Path, n: int) -> None:
     x = model.sample(n, y, seed=1, batch_size=500, progress=True)
     seconds = time.perf_counter() - begun
     by_class = x[:100].view(-1, 10, *x.shape[1:]).transpose(0, 1).flatten(0, 1)  # a row a class
-    viz.save_png(viz.grid(viz.to_uint8(by_class), columns=len(x[:100]) // 10, scale=6), run / "samples" / "grid.png")
+    sheet = pictures.grid(pictures.to_uint8(by_class), columns=len(x[:100]) // 10, scale=6)
+    pictures.save_png(sheet, run / "samples" / "grid.png")
     frames = denoising(model, 20, seed=1, columns=10, scale=6)  # a column a class
-    viz.save_gif(frames, run / "samples" / "denoising.gif")
+    pictures.save_gif(frames, run / "samples" / "denoising.gif")
 
     judge = Judge(*(Labelled.of(*data.arrays(split)) for split in ("train", "test")))
     agree, distance, spread = judge.agrees(x, y).float(), judge.distance(judge.net.features(x)), judge.spread(x, y)

@@ -8,9 +8,9 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion import runs
-from diffusion.commands.fit import DiffusionCLI, quiet
-from diffusion.systems import Diffusion
+from diffusion.support import runs
+from diffusion.training.run import DiffusionCLI, quiet
+from diffusion.training.systems import Diffusion
 
 HELP = """usage: diffusion describe CONFIG.yaml [CONFIG.yaml ...] [options of `diffusion fit`]
        diffusion describe RUN

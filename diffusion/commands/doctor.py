@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from diffusion import __version__
-from diffusion.paths import data_root, home, kept, run_root
+from diffusion.support.paths import data_root, home, kept, run_root
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow")
 FILES = {
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         except PackageNotFoundError:
             sound = False
             say(name, "MISSING: run ./setup.sh")
-    from diffusion.speed import bf16_is_fast
+    from diffusion.nets.speed import bf16_is_fast
 
     say("processor", f"{os.cpu_count()} cores; bf16 {'fast' if bf16_is_fast() else 'not fast'} here")
     say("GPU", gpu())

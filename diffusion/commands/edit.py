@@ -10,20 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion import editing, viz
-from diffusion.commands import asking
-from diffusion.commands.common import Parser, check_writable, choose_sampler, load, machine_options, split
-from diffusion.commands.guiding import choose_guidance, guidance_options
-from diffusion.commands.pictures import MASKS, given_mask, given_pictures
-from diffusion.commands.quality import Counted, cost, progress
+from diffusion import editing, pictures
 from diffusion.editing.midway import beginning, noised
 from diffusion.guidance import Guidance, Plain
+from diffusion.judging.measure import Counted, cost, progress
 from diffusion.metrics.evaluator import repeated
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level
+from diffusion.options import conditions
+from diffusion.options.common import Parser, check_writable, choose_sampler, load, machine_options, split
+from diffusion.options.guiding import choose_guidance, guidance_options
+from diffusion.options.images import MASKS, given_mask, given_pictures
 from diffusion.samplers import DDIM, Sampler
-from diffusion.systems import Diffusion
-from diffusion.tools import atomic, suggest
+from diffusion.support.files import atomic
+from diffusion.support.specs import suggest
+from diffusion.training.systems import Diffusion
 
 MOST = 8  # pictures of the test set, where none are named
 
@@ -218,7 +219,7 @@ def parser_of(name: str, verb: Verb) -> Parser:
     for option in verb.options:
         add(f"--{option}", **OPTIONS[option])
     own = "all classes in turn" if verb.run is stop else "a test picture's own; none for a file"
-    asking.add_conditions(parser, own)
+    conditions.add_conditions(parser, own)
     if verb.n:
         add("--n", type=int, default=verb.n, help=f"{verb.of} (default {verb.n})")
     add("--out", type=Path, default=Path(f"{name}.png"), help=f"default {name}.png")
@@ -243,7 +244,7 @@ def prepare(verb: Verb, parser: Parser, argv: list[str]) -> Job:
     model = load(args.run, args)
     usual = model.guidance
     guidance, rest = choose_guidance(model, args, rest)
-    asked = asking.rows_of(model, args)  # what cannot be asked for is refused
+    asked = conditions.rows_of(model, args)  # what cannot be asked for is refused
     sampler = choose_sampler(parser, model, args, rest)
     if verb.inverts:
         guidance = Plain() if guidance is usual else guidance  # the farther a scale is from 1, the harder to undo
@@ -270,9 +271,9 @@ def numbers(option: str, text: str, kind: type) -> list:
 
 def save(rows: list[Row], out: Path) -> None:
     """A sheet, or the rows as arrays by their names."""
-    images = [viz.to_uint8(row.images) for row in rows]
+    images = [pictures.to_uint8(row.images) for row in rows]
     if out.suffix == ".png":
-        viz.save_png(viz.grid(np.concatenate(images), len(images[0])), out)
+        pictures.save_png(pictures.grid(np.concatenate(images), len(images[0])), out)
     else:
         with atomic(out) as temporary:
             np.savez_compressed(temporary, **{row.what: array for row, array in zip(rows, images, strict=True)})

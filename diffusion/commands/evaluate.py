@@ -3,19 +3,19 @@
 from argparse import Namespace
 from pathlib import Path
 
-from diffusion.commands import sweep
-from diffusion.commands.common import Parser, choose_sampler, machine_options, split
-from diffusion.commands.fit import quiet, shown
-from diffusion.commands.guiding import choose_guidance, guidance_options
-from diffusion.commands.quality import Opened, cost, measure, open_models, open_runs, progress
-from diffusion.commands.tables import between, number, rows_of
 from diffusion.guidance import Guidance
+from diffusion.judging import sweep
+from diffusion.judging.measure import Opened, cost, measure, open_models, open_runs, progress
 from diffusion.metrics.base import Metric, known, metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.extractor import to_labels
-from diffusion.processes import Processes, together
+from diffusion.options.common import Parser, choose_sampler, machine_options, split
+from diffusion.options.guiding import choose_guidance, guidance_options
 from diffusion.samplers import Sampler
-from diffusion.systems import Diffusion
+from diffusion.support.processes import Processes, together
+from diffusion.support.tables import between, number, rows_of
+from diffusion.training.run import quiet, shown
+from diffusion.training.systems import Diffusion
 
 DEFAULT = "frechet,kid,pr,dc,is,consistency,diversity,memory"
 ARROWS = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}

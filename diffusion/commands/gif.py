@@ -1,8 +1,8 @@
 """`diffusion gif`: a film of the way from noise to pictures."""
 
-from diffusion import viz
-from diffusion.callbacks.pictures import denoising
-from diffusion.commands.common import check_writable, open_run, sampling_parser
+from diffusion import pictures
+from diffusion.options.common import check_writable, open_run, sampling_parser
+from diffusion.training.callbacks.pictures import denoising
 
 
 def main(argv: list[str]) -> int:
@@ -16,14 +16,14 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--out {args.out}: wanted a .gif")
     if args.frames < 2 or args.size < 0:
         raise ValueError(f"--frames must be at least 2 and --size at least 0, got {args.frames} and {args.size}")
-    viz.check_timing(args.fps, args.hold)
+    pictures.check_timing(args.fps, args.hold)
     check_writable(args.out)
     scale = max(1, round(args.size / model.shape[2])) if args.size else None
     columns = args.across if args.each else None
     frames = denoising(
         model, args.n, None, args.frames, args.seed, scale, columns, args.given, sampler=sampler, guidance=guidance
     )
-    viz.save_gif(frames, args.out, args.fps, args.hold)
+    pictures.save_gif(frames, args.out, args.fps, args.hold)
     height, width = frames[0].shape[:2]
     print(
         f"{args.out}: {len(frames)} frames of {width}x{height} pixels, {args.out.stat().st_size / 1024:,.0f} KB, "

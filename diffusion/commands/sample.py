@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion import viz
-from diffusion.callbacks.pictures import beside
-from diffusion.commands.common import check_writable, open_run, sampling_parser
-from diffusion.processes import Processes, together
-from diffusion.systems import Diffusion
-from diffusion.tools import atomic
+from diffusion import pictures
+from diffusion.options.common import check_writable, open_run, sampling_parser
+from diffusion.support.files import atomic
+from diffusion.support.processes import Processes, together
+from diffusion.training.callbacks.pictures import beside
+from diffusion.training.systems import Diffusion
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
             progress=processes.first, first=part.start, image=its,
         )  # fmt: skip
         if args.out.suffix:
-            images = np.concatenate([viz.to_uint8(x) for x in batches])
+            images = np.concatenate([pictures.to_uint8(x) for x in batches])
         else:
             images = stream(batches, args.out, part.start, processes, keep=truth is not None)
         images = processes.gather(torch.from_numpy(images)).numpy()
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
                 f"{model.device}{f' x {processes.size}' if processes.size > 1 else ''}"
             )
             if truth is not None:
-                truth, start = (viz.to_uint8(v) for v in (truth, model.hint.show(image, model.shape)))
+                truth, start = (pictures.to_uint8(v) for v in (truth, model.hint.show(image, model.shape)))
                 print(f"to the truth: {psnr(images, truth):.1f} dB (PSNR); what was shown: {psnr(start, truth):.1f} dB")
     return 0
 
@@ -66,7 +66,7 @@ def write(args: Namespace, model: Diffusion, images: np.ndarray) -> None:
     y, image, truth = args.given
     if args.out.suffix == ".png":
         shown, each = beside(model, images, args.given)
-        viz.save_png(viz.grid(shown, args.columns * each or args.across), args.out)
+        pictures.save_png(pictures.grid(shown, args.columns * each or args.across), args.out)
     elif args.out.suffix == ".npz":
         kept = {"labels": np.full(args.n, -1) if y is None else y.numpy(), "class_names": np.array(model.class_names)}
         kept |= {name: v.numpy() for name, v in (("condition", image), ("truth", truth)) if v is not None}
@@ -90,9 +90,9 @@ def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Proce
     temporary, kept = Path(processes.agreed(made)), []
     try:
         for x in batches:
-            images = viz.to_uint8(x)
+            images = pictures.to_uint8(x)
             for image in images:
-                viz.pillow(image).save(temporary / f"{first:05d}.png")
+                pictures.pillow(image).save(temporary / f"{first:05d}.png")
                 first += 1
             kept.append(images if keep else images[:0])
         processes.gather(torch.zeros(0))  # all have written theirs

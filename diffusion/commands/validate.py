@@ -1,8 +1,8 @@
 """`diffusion validate`: val/loss of a run, or of another configuration of it."""
 
-from diffusion import runs
-from diffusion.commands.fit import quiet, recorded, shown
-from diffusion.systems import Diffusion
+from diffusion.support import runs
+from diffusion.training.run import quiet, recorded, shown
+from diffusion.training.systems import Diffusion
 
 HELP = """usage: diffusion validate RUN [--weights ema|raw] [options of `diffusion fit`]
 

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion.paths import data_root
+from diffusion.support.paths import data_root
 
 Split = Literal["train", "test"]
 

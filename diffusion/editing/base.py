@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise
 from diffusion.guidance import Guidance
 from diffusion.noise.draws import ImageDraws
-from diffusion.systems import Diffusion
+from diffusion.training.systems import Diffusion
 
 
 def batches(

@@ -12,7 +12,7 @@ from diffusion.noise.level import Level, forward_var
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers import Sampler
 from diffusion.samplers.base import Noise
-from diffusion.systems import Diffusion
+from diffusion.training.systems import Diffusion
 
 
 def inpaint(

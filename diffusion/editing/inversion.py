@@ -12,7 +12,7 @@ from diffusion.guidance import Guidance, Plain
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level, broadcast
 from diffusion.samplers import DDIM, Sampler
-from diffusion.systems import Diffusion
+from diffusion.training.systems import Diffusion
 
 
 def to_noise(

@@ -9,7 +9,7 @@ from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers import Frame, Sampler
 from diffusion.samplers.base import Noise
-from diffusion.systems import Diffusion
+from diffusion.training.systems import Diffusion
 
 
 def img2img(

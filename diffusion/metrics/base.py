@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.tools import concrete, gather, suggest
+from diffusion.support.specs import concrete, gather, suggest
 
 RESAMPLED = 1000
 GROUPS = 4  # of samples that are averaged where the test set is smaller than the number of samples

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
 from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
-from diffusion.processes import Processes
-from diffusion.tools import atomic
+from diffusion.support.files import atomic
+from diffusion.support.processes import Processes
 
 FEW = 10  # images a feature, below which a covariance is poorly known
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.metrics.base import Features
-from diffusion.processes import Processes
+from diffusion.support.processes import Processes
 
 
 class Extractor(NamedTuple):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
+from diffusion.likelihood.ode import rk45
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, between
-from diffusion.ode import rk45
 from diffusion.samplers.base import Noise, Past, Sampler, jump
 
 

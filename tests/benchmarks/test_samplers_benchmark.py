@@ -8,12 +8,12 @@ import torch
 from benchmarks import report
 from benchmarks.samplers import Counted, cells, cost, main
 from diffusion import Diffusion, samplers
+from diffusion.denoiser.targets import V
 from diffusion.guidance import ClassifierFree
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Linear
 from diffusion.samplers import DDIM, DDPM, AnnealedLangevin, Heun, Sampler
-from diffusion.targets import V
-from diffusion.tools import concrete
+from diffusion.support.specs import concrete
 
 
 def tiny(**options):

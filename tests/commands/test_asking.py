@@ -7,10 +7,10 @@ from PIL import Image
 
 from diffusion import Diffusion
 from diffusion.cli import main
+from diffusion.denoiser.targets import V
 from diffusion.nets import ResidualMLP
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
-from diffusion.targets import V
 
 from .conftest import TINY
 from .test_bad_input import refused

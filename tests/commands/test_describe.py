@@ -7,7 +7,7 @@ from torch import nn
 from diffusion.cli import main
 from diffusion.commands.describe import cost, parts
 from diffusion.nets import BlockUNet, DiT, UNet
-from diffusion.systems import Diffusion
+from diffusion.training.systems import Diffusion
 
 
 class Two(nn.Module):

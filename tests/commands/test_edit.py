@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import Diffusion, editing, viz
+from diffusion import Diffusion, editing, pictures
 from diffusion.cli import main
-from diffusion.commands.pictures import given_mask
 from diffusion.data import Digits
 from diffusion.editing import midway
 from diffusion.guidance import ClassifierFree
+from diffusion.options.images import given_mask
 
 from .test_bad_input import refused
 
@@ -49,8 +49,8 @@ def test_inpainting_is_the_librarys(tiny, given, tmp_path):
     assert rows.files == ["input", "masked", "result, seed 5", "result, seed 6"]
     mask = torch.arange(8)[:, None].expand(8, 8) < 2
     made = editing.inpaint(model, x0, mask, y, 6, jumps=2, length=2)
-    assert np.abs(rows["result, seed 6"].astype(int) - viz.to_uint8(made)).max() <= 1
-    assert np.array_equal(rows["input"], viz.to_uint8(x0))
+    assert np.abs(rows["result, seed 6"].astype(int) - pictures.to_uint8(made)).max() <= 1
+    assert np.array_equal(rows["input"], pictures.to_uint8(x0))
     assert np.array_equal(rows["result, seed 5"][:, 2:], rows["input"][:, 2:])
     assert (rows["masked"][:, :2] == 128).all() and np.array_equal(rows["masked"][:, 2:], rows["input"][:, 2:])
 
@@ -72,10 +72,10 @@ def test_the_others_are_the_librarys(tiny, given, tmp_path):
     }  # fmt: skip
     for (verb, *options), (row, made) in cases.items():
         rows = edit(verb, tiny, tmp_path / f"{verb}.npz", "--images", "4,7,9", *options)
-        assert np.abs(rows[row].astype(int) - viz.to_uint8(made)).max() <= 1, verb
+        assert np.abs(rows[row].astype(int) - pictures.to_uint8(made)).max() <= 1, verb
     rows = edit("stop", tiny, tmp_path / "stop.npz", "--at", "0.6,0", "--n", "1", "--label", "2")
     frames = midway.stop(model, [0.6, 0], 1, torch.tensor([2]))
-    assert np.array_equal(rows["picture 1: its guess of x_0"], viz.to_uint8(torch.cat([f.x0 for f in frames])))
+    assert np.array_equal(rows["picture 1: its guess of x_0"], pictures.to_uint8(torch.cat([f.x0 for f in frames])))
 
 
 def test_the_default_pictures_are_of_different_classes(tiny, tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_files_for_pictures_and_masks(tiny, given, tmp_path):
     """A file's picture has no label; a mask's white is made anew."""
     model, x0, _ = given
     names = [tmp_path / f"{k}.png" for k in range(3)]
-    for name, image in zip(names, viz.to_uint8(x0), strict=True):
+    for name, image in zip(names, pictures.to_uint8(x0), strict=True):
         Image.fromarray(image[..., 0]).save(name)
     hole = np.zeros((8, 8), bool)
     hole[3:5, 2:7] = True
@@ -101,7 +101,7 @@ def test_files_for_pictures_and_masks(tiny, given, tmp_path):
     assert np.array_equal(rows["result, seed 0"], same["result, seed 0"])
     assert ((rows["masked"] != rows["input"])[..., 0] <= hole).all()
     made = editing.inpaint(model, x0, torch.from_numpy(hole), None, jumps=1)
-    assert np.abs(rows["result, seed 0"].astype(int) - viz.to_uint8(made)).max() <= 1
+    assert np.abs(rows["result, seed 0"].astype(int) - pictures.to_uint8(made)).max() <= 1
 
 
 def test_named_masks():

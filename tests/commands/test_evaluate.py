@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from diffusion.cli import main
-from diffusion.commands import sweep
 from diffusion.commands.evaluate import winner
-from diffusion.systems import Classifier
+from diffusion.judging import sweep
+from diffusion.training.systems import Classifier
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_what_was_measured_is_not_measured_again(run, capsys, monkeypatch):
         raise AssertionError("sampled again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffusion.systems.Diffusion.frames", never)
+        patch.setattr("diffusion.training.systems.Diffusion.frames", never)
         evaluate(*options, "--metrics", "frechet")  # known
         evaluate(*options, "--metrics", "frechet,consistency")  # from the kept samples
         second = json.loads(file.read_text())
@@ -132,7 +132,7 @@ def test_runs_are_compared(run, tmp_path, capsys):
 def test_bits(run, capsys):
     """Of 4 steps in place of 1000, which is a bound all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.commands.quality.STEPS", 4)
+        patch.setattr("diffusion.judging.measure.STEPS", 4)
         evaluate(run, "--n", 10, "--steps", 2, "--metrics", "nll")
     found = json.loads(next((run / "evaluation").glob("*.json")).read_text())["figures"]
     assert [f["metric"] for f in found] == ["nll"] and found[0]["value"] > 1 and found[0]["m"] == 256
@@ -173,7 +173,7 @@ def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):
         raise ValueError("enough")
 
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("diffusion.commands.fit.fit", fit)
+    monkeypatch.setattr("diffusion.training.run.fit", fit)
     assert main(["evaluate", str(run), "--n", "10"]) == 2
     assert "training one" in capsys.readouterr().out
     assert asked["argv"][1].endswith("features_digits.yaml")

@@ -7,8 +7,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion import runs, speed
 from diffusion.cli import main
+from diffusion.nets import speed
+from diffusion.support import runs
 
 from .conftest import TINY
 

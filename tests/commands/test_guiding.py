@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from diffusion.cli import main
-from diffusion.commands.guiding import choose_guidance, scaled
 from diffusion.guidance import APG, ClassifierFree, Interval, Plain, Steer
-from diffusion.systems import AutoGuidance, ClassifierGuidance, Diffusion
-from diffusion.tools import spec
+from diffusion.options.guiding import choose_guidance, scaled
+from diffusion.support.specs import spec
+from diffusion.training.systems import AutoGuidance, ClassifierGuidance, Diffusion
 
 from .conftest import TINY
 

@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
-from diffusion import Diffusion, vlb
+from diffusion import Diffusion
 from diffusion.cli import main
 from diffusion.data import Digits
-from diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
+from diffusion.likelihood import vlb
+from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.noise.draws import ImageDraws
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion.cli import main
-from diffusion.processes import Processes, together
+from diffusion.support.processes import Processes, together
 
 
 def test_the_parts_make_up_the_whole():

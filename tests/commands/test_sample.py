@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion import viz
+from diffusion import pictures
 from diffusion.cli import main
 
 
@@ -26,13 +26,13 @@ def test_the_three_kinds_of_output(tiny, tmp_path, capsys):
 
 
 def test_a_folder_fills_as_the_pictures_are_made(tiny, tmp_path, monkeypatch):
-    there, convert = [], viz.to_uint8
+    there, convert = [], pictures.to_uint8
 
     def watched(x):
         there.append((len(x), len(list(tmp_path.glob(".folder.tmp-*/*.png")))))
         return convert(x)
 
-    monkeypatch.setattr(viz, "to_uint8", watched)
+    monkeypatch.setattr(pictures, "to_uint8", watched)
     sample(tiny, tmp_path / "folder", "--n", "10", "--batch_size", "4")
     assert there == [(4, 0), (4, 4), (2, 8)] and len(list((tmp_path / "folder").iterdir())) == 10
 

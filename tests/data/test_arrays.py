@@ -8,12 +8,12 @@ from diffusion import Denoiser
 from diffusion.data import Arrays, DataNotFound
 from diffusion.data.base import ImageData
 from diffusion.denoiser import Condition
+from diffusion.denoiser.targets import V
+from diffusion.loss.objective import Objective
 from diffusion.nets import ResidualMLP
 from diffusion.noise import Cosine
-from diffusion.objective import Objective
 from diffusion.samplers import DDIM
-from diffusion.targets import V
-from diffusion.tools import build, spec
+from diffusion.support.specs import build, spec
 
 N = 400
 

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from diffusion import Diffusion
-from diffusion.analytic import Gaussian
+from diffusion.bench.analytic import Gaussian
+from diffusion.denoiser.targets import V
 from diffusion.guidance import Unbounded
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
-from diffusion.targets import V
 
 MEANS, STD, SHAPE = (-0.5, 0.0, 0.4), 0.3, (1, 4, 4)
 SCHEDULE = Cosine()

@@ -11,7 +11,7 @@ from diffusion.editing import inpaint, repaint
 from diffusion.editing.inpainting import route
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM, DDPM
-from diffusion.tools import concrete
+from diffusion.support.specs import concrete
 
 from . import ideal
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.analytic import Gaussian
+from diffusion.bench.analytic import Gaussian
 from diffusion.editing import img2img, stop
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM, DDPM, UniPC

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.analytic import Gaussian, Mixture
+from diffusion.bench.analytic import Gaussian, Mixture
 from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser.targets import X0
 from diffusion.noise import VP
-from diffusion.targets import X0
 
 MEANS = torch.tensor([[[[-0.5, 0.2]]], [[[0.6, -0.1]]], [[[0.1, 0.7]]]], dtype=torch.float64)  # (K, 1, 1, 2)
 STDS = torch.tensor([0.2, 0.3, 0.15], dtype=torch.float64)

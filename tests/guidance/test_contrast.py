@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser.targets import X0
 from diffusion.guidance import APG, Clamp, ClassifierFree, Interval, Plain, Unbounded
 from diffusion.noise import VP, Linear
-from diffusion.targets import X0
 
 
 class Net(nn.Module):

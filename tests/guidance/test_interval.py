@@ -7,7 +7,7 @@ import torch
 
 from diffusion.guidance import ClassifierFree, Interval, Steer
 from diffusion.samplers import DDIM
-from diffusion.systems import ClassifierGuidance
+from diffusion.training.systems import ClassifierGuidance
 
 
 def at_ratio(setting, *ratios):

@@ -8,8 +8,8 @@ import torch
 from diffusion import samplers
 from diffusion.denoiser import Condition
 from diffusion.guidance import APG, ClassifierFree, Contrast, Guidance, Interval, Likelihood, Plain, Steer, Wrapper
-from diffusion.systems import AutoGuidance, ClassifierGuidance
-from diffusion.tools import build, concrete, spec
+from diffusion.support.specs import build, concrete, spec
+from diffusion.training.systems import AutoGuidance, ClassifierGuidance
 
 from .conftest import SHAPE, WEIGHTS
 

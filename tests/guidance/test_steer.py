@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.analytic import Gaussian
+from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser.targets import V
 from diffusion.guidance import ClassifierFree, Likelihood, Steer
 from diffusion.noise import VE, VP, Flow
 from diffusion.samplers import DPMSolver
-from diffusion.targets import V
 
 MEAN, STD, NOISE = 0.3, 0.4, 0.25
 WISH = torch.tensor([[[0.9, -0.5, 0.1]]], dtype=torch.float64)

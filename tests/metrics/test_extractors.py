@@ -8,7 +8,7 @@ from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
 from diffusion.metrics.extractor import Extractor, fingerprint
 from diffusion.metrics.features import FeatureNet
 from diffusion.metrics.inception import Inception, prepared
-from diffusion.viz import to_uint8
+from diffusion.pictures import to_uint8
 
 
 def images(n, shape, seed=0):

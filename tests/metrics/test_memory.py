@@ -5,6 +5,7 @@ import torch
 
 from diffusion import Diffusion
 from diffusion.data import Digits
+from diffusion.denoiser.targets import V
 from diffusion.guidance import Plain
 from diffusion.metrics.evaluator import Evaluator, eight_bits
 from diffusion.metrics.extractor import Extractor
@@ -13,7 +14,6 @@ from diffusion.metrics.memory import Memory
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.samplers import UniPC
-from diffusion.targets import V
 
 
 def trained(images, y, steps, batch=32):

@@ -8,7 +8,7 @@ import torch
 from diffusion import Diffusion
 from diffusion.cli import main
 from diffusion.nets.diffusers_unet import DiffusersUNet
-from diffusion.tools import build, spec
+from diffusion.support.specs import build, spec
 
 OPTIONS = {
     "block_out_channels": [8, 16], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],

@@ -10,7 +10,7 @@ from diffusion.nets import BlockUNet, ContextUNet, DiT, ResidualMLP, UNet
 from diffusion.nets.block_unet import ChannelAttention, ClassAttention
 from diffusion.nets.embed import ClockEmbedding
 from diffusion.nets.layers import PixelAttention
-from diffusion.tools import build, spec
+from diffusion.support.specs import build, spec
 
 BLOCKS = ("res", "conv", "atn", "chnAtn")
 NETS = {

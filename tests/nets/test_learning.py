@@ -10,15 +10,15 @@ import torch
 import yaml
 
 from diffusion import nets
-from diffusion.analytic import Mixture
+from diffusion.bench.analytic import Mixture
 from diffusion.cli import main
 from diffusion.data import Digits
 from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser.targets import Eps, V
+from diffusion.loss.objective import Objective
 from diffusion.nets import ResidualMLP
 from diffusion.noise import Cosine
 from diffusion.noise.draws import FixedDraws
-from diffusion.objective import Objective
-from diffusion.targets import Eps, V
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 pytestmark = pytest.mark.slow

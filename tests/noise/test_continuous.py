@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffusion.denoiser import Denoiser
+from diffusion.denoiser.targets import EDM, X0, Eps, Score, V, Velocity
 from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP, forward_var
-from diffusion.targets import EDM, X0, Eps, Score, V, Velocity
 
 T = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
 BETA = 0.1 + 19.9 * T

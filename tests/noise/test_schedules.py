@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from diffusion.denoiser import Denoiser
+from diffusion.denoiser.targets import Eps
+from diffusion.loss.weights import ELBO
 from diffusion.noise import (
     VP,
     ConstantBeta,
@@ -22,9 +24,7 @@ from diffusion.noise import (
     posterior_var,
 )
 from diffusion.noise.discrete import SNAP
-from diffusion.targets import Eps
-from diffusion.tools import concrete
-from diffusion.weights import ELBO
+from diffusion.support.specs import concrete
 
 ALL = sorted(concrete(Schedule, "diffusion"), key=lambda c: c.__name__)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffusion.denoiser import predict
+from diffusion.denoiser.targets import Velocity
 from diffusion.guidance import Clamp
 from diffusion.noise import Cosine, Flow, Karras, Linear, Quadratic, Sigmoid
 from diffusion.noise.grids import times
@@ -23,7 +24,6 @@ from diffusion.samplers import (
     Heun,
     UniPC,
 )
-from diffusion.targets import Velocity
 
 diffusers = pytest.importorskip("diffusers", reason="parity tests need diffusers: pip install -e '.[test]'")
 

@@ -8,12 +8,12 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from diffusion import Diffusion
-from diffusion.callbacks import EMA, Checkpoint, DurableIO, Guard, Ranks, Signals
 from diffusion.data import Digits
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
-from diffusion.systems import Classifier
+from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Guard, Ranks, Signals
+from diffusion.training.systems import Classifier
 
 
 def rank() -> int:

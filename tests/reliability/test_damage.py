@@ -9,13 +9,15 @@ import zipfile
 import pytest
 import torch
 
-from diffusion import Diffusion, runs
-from diffusion.callbacks import DurableIO
-from diffusion.callbacks.checkpoint import link
+from diffusion import Diffusion
 from diffusion.cli import main
 from diffusion.nets import AttentionUNet
-from diffusion.seal import problem
-from diffusion.tools import build, sweep
+from diffusion.support import runs
+from diffusion.support.files import sweep
+from diffusion.support.seal import problem
+from diffusion.support.specs import build
+from diffusion.training.callbacks import DurableIO
+from diffusion.training.callbacks.checkpoint import link
 
 
 class Evil:
@@ -122,7 +124,7 @@ def test_a_checksum_goes_with_the_file(run, tmp_path):
     ("subprocess.Popen", {"args": ["touch", "MARK"]}),
     ("builtins.exec", {"source": "open('MARK', 'w')"}),
     ("pathlib.Path.touch", {"self": "MARK"}),
-    ("diffusion.commands.fit.DiffusionCLI", {"argv": ["--out", "MARK"]}),
+    ("diffusion.training.run.DiffusionCLI", {"argv": ["--out", "MARK"]}),
     ("diffusion.cli.main", {"argv": ["fit"]}),
 ])  # fmt: skip
 @pytest.mark.parametrize("part", ["net", "sampler"])

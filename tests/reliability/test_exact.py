@@ -8,15 +8,16 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion import Diffusion, runs
-from diffusion.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Stopped
+from diffusion import Diffusion
 from diffusion.data import Digits
 from diffusion.data.loader import Loader
+from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.noise.times import LossAware
-from diffusion.objective import Objective
 from diffusion.samplers import DDIM
+from diffusion.support import runs
+from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Stopped
 
 EPOCHS, BATCHES = 3, 6
 

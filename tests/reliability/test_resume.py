@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion import runs
-from diffusion.callbacks import Checkpoint
 from diffusion.cli import main
+from diffusion.support import runs
+from diffusion.training.callbacks import Checkpoint
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = [

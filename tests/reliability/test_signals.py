@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import runs
+from diffusion.support import runs
 
 REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
 
     try:
         argv = [*ARGV[1:], "--out", str(tmp_path)]
-        run("import sys; sys.path.insert(0, '.'); from diffusion.commands.fit import fit")
+        run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import fit")
         client.execute(f"fit({[*argv, '--trainer.max_epochs', '500']!r})")
         for _ in range(1200):
             if list(tmp_path.glob("digits/version_0/events*")):

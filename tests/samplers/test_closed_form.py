@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from diffusion.analytic import Gaussian
 from diffusion.bench import law, whole_walk
+from diffusion.bench.analytic import Gaussian
 from diffusion.noise import VE, Cosine, Flow, Karras, Linear, Sigmoid, forward_var, posterior_var
 from diffusion.noise.grids import times
 from diffusion.samplers import DDIM, DDPM, ProbabilityFlow

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from diffusion import samplers
-from diffusion.analytic import Mixture
+from diffusion.bench.analytic import Mixture
 from diffusion.noise import Cosine
 from diffusion.noise.draws import ImageDraws
-from diffusion.tools import concrete
+from diffusion.support.specs import concrete
 
 DATA = Mixture([-0.6, 0.5], 0.2, [1.0, 2.0])
 N = 6

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from diffusion.analytic import CLEAN, Gaussian
 from diffusion.bench import bias, error, settings, whole_walk
+from diffusion.bench.analytic import CLEAN, Gaussian
 from diffusion.noise import VE, VP, Flow, Linear
 from diffusion.samplers import (
     DDIM,
@@ -25,7 +25,7 @@ from diffusion.samplers import (
     Sampler,
     UniPC,
 )
-from diffusion.tools import concrete
+from diffusion.support.specs import concrete
 
 DATA = Gaussian(0.3, 0.4)
 KINDS = sorted(concrete(Sampler, "diffusion"), key=lambda k: k.__name__)

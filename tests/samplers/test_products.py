@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion import noise, samplers, targets
-from diffusion.analytic import Gaussian
-from diffusion.denoiser import Denoiser
-from diffusion.tools import concrete
+from diffusion import noise, samplers
+from diffusion.bench.analytic import Gaussian
+from diffusion.denoiser import Denoiser, targets
+from diffusion.support.specs import concrete
 
 MEAN, STD = 0.3, 0.4
 DATA = Gaussian(MEAN, STD)

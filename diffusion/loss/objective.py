@@ -1,0 +1,126 @@
+"""What training minimises."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Condition, Denoiser
+from diffusion.likelihood.vlb import neighbours, term
+from diffusion.loss.pairing import Independent, Pairing
+from diffusion.loss.weights import MSE, Distance, Unit, Weight
+from diffusion.noise.level import Level
+from diffusion.noise.times import Times, Uniform
+
+
+class Terms(NamedTuple):
+    """A batch's loss: the scalar to minimise, the weighted error of each image (B,), and their levels.
+
+    Attributes:
+        vlb: (B,) estimates of the variational bound in bits a dimension, where the variance is learned.
+        error: (B,) mean squared error of x_0 without weight or distance, and without a graph: what can be compared.
+    """
+
+    loss: Tensor
+    mse: Tensor
+    t: Level
+    vlb: Tensor | None = None
+    error: Tensor | None = None
+
+
+def uniform(n: int) -> Tensor:
+    """n uniform numbers in [0, 1), float64 on the CPU, from torch's global stream."""
+    return torch.rand(n, dtype=torch.float64)
+
+
+class Objective:
+    """The weighted error of the predicted x_0, at random noise levels.
+
+        L = E_{t, eps} mean_pixels distance(sqrt(weight) (x_0 - x_0_hat))
+
+    By default the mean squared error of what the network says. With vlb > 0, for a network that learns the variance,
+
+        L + vlb L_vlb,    L_vlb = T E_t[KL(q(x_s | x_t, x_0) | N(mean as a constant, learned variance))]
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 14; weights: Kingma & Gao 2023, arXiv:2303.00848, sec. 3;
+    the hybrid: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16; offset noise: Guttenberg 2023 (crosslabs.org);
+    self-conditioning: Chen et al. 2023, arXiv:2208.04202, alg. 1.
+
+    Args:
+        times: the law of the training times.
+        weight: how much each level counts, once for all targets.
+        distance: what an error costs.
+        drop: probability, in [0, 1], that an image's label is replaced by the null row, drawn for each image:
+            what classifier-free guidance needs (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
+        vlb: weight, >= 0, of the bound in bits a dimension; .001 is the paper's.
+        offset: standard deviation, >= 0, of an extra noise that all pixels of a channel share: samples may then be
+            brighter or darker as a whole than the noise they start from.
+        pairing: which noise an image gets.
+        guess: probability, in [0, 1], that a self-conditioned network is shown its own first guess in a training
+            step, and zeros otherwise.
+    Raises:
+        ValueError: drop or guess outside [0, 1], or a negative vlb or offset.
+    """
+
+    def __init__(
+        self,
+        times: Times = Uniform(),
+        weight: Weight = Unit(),
+        distance: Distance = MSE(),
+        drop: float = 0.1,
+        vlb: float = 0.0,
+        offset: float = 0.0,
+        pairing: Pairing = Independent(),
+        guess: float = 0.5,
+    ) -> None:
+        for name, p in (("drop", drop), ("guess", guess)):
+            if not 0 <= p <= 1:
+                raise ValueError(f"Objective: {name} is a probability in [0, 1], got {p}")
+        if vlb < 0 or offset < 0:
+            raise ValueError(f"Objective: vlb and offset must be at least 0, got {vlb} and {offset}")
+        self.times, self.weight, self.distance, self.drop = times, weight, distance, float(drop)
+        self.vlb, self.offset, self.pairing, self.guess = float(vlb), float(offset), pairing, float(guess)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Condition = Condition(),
+        noise: Callable[[Tensor], Tensor] = torch.randn_like,
+        uniform: Callable[[int], Tensor] = uniform,
+    ) -> Terms:
+        """The loss of a batch x0 (B, C, H, W).
+
+        Args:
+            noise: gives N(0, I) of a tensor's shape.
+            uniform: gives n uniform numbers in [0, 1), float64 on the CPU; called for times, the drop, the guess.
+        Raises:
+            ValueError: vlb > 0, and the network says no variance.
+        """
+        schedule = denoiser.schedule
+        times = self.times(uniform(len(x0)), schedule)
+        correction = self.times.correction(times, schedule)
+        level = schedule.level(times)
+        t = level.like(x0)
+        if cond.y is not None and self.drop:
+            keep = (uniform(len(x0)) >= self.drop).to(x0.device, non_blocking=True)
+            cond = cond._replace(keep=keep if cond.keep is None else keep & cond.keep)
+        eps = noise(x0)
+        if self.offset:
+            eps = eps + self.offset * noise(x0[..., :1, :1])
+        x = t.alpha * x0 + t.sigma * self.pairing(x0, eps)
+        if denoiser.remembers and self.guess and float(uniform(1)) < self.guess:
+            with torch.no_grad():
+                cond = cond._replace(guess=denoiser(x, t, cond).x0)
+        pred = denoiser(x, t, cond)
+        weight = self.weight(t, denoiser.target, schedule).sqrt()
+        mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
+        loss, bound = mse, None
+        if self.vlb:
+            below, above = neighbours(schedule, times)
+            fixed = pred._replace(x0=pred.x0.detach())  # the bound shapes the variance alone
+            bound = (schedule.T or 1000) * term(fixed, x0, below, level, above)
+            loss = loss + self.vlb * bound
+        error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
+        return Terms((loss * correction.to(mse, non_blocking=True)).mean(), mse, t, bound, error)

@@ -1,0 +1,1 @@
+"""Options: command-line words as arguments of classes, conditions and images."""

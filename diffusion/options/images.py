@@ -1,0 +1,124 @@
+"""Pictures that a command is given: numbers of a run's test set, PNG files, masks."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.support import runs
+from diffusion.support.specs import suggest
+from diffusion.training.run import quiet, recorded
+from diffusion.training.systems import Diffusion
+
+MASKS = {"left": 0.5, "right": 0.5, "top": 0.5, "bottom": 0.5, "center": 0.5, "random": 0.5}  # and their fractions
+MODES = {1: "greyscale", 3: "RGB", 4: "RGBA"}
+
+
+def given_pictures(args: Namespace, data: list[str], model: Diffusion, most: int) -> tuple[Tensor, Tensor | None, str]:
+    """Images (B, C, H, W) in [-1, 1], their conditions if known, and where they come from, in words.
+
+    Args:
+        args: `image`, files, or `images`, numbers in the test set; by default the first of each class, `most` of them.
+        data: options of the run's data set, as on the command line of `diffusion fit`.
+    Raises:
+        ValueError: a number that the test set has not, or a file of another kind than the model's images.
+    """
+    if args.image:
+        if args.images or data:
+            raise ValueError("--image takes files, --images and --data numbers of the run's test set; give one of them")
+        x = torch.stack([read_image(path, model.shape) for path in args.image])
+        return x, None, ", ".join(str(p) for p in args.image)
+    quiet()
+    try:
+        images, y = recorded(runs.find_checkpoint(args.run), data).datamodule.arrays("test")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or give pictures of your own: --image FILE.png") from error
+    numbers = args.images or first_of_each(y, most)
+    if not all(0 <= k < len(images) for k in numbers):
+        raise ValueError(f"--images {','.join(map(str, numbers))}: the test set has the numbers 0 .. {len(images) - 1}")
+    known = y[numbers] if model.num_classes or model.context_dim else None
+    return images[numbers].float() / 127.5 - 1, known, f"numbers {','.join(map(str, numbers))} of the test set"
+
+
+def first_of_each(y: Tensor, most: int) -> list[int]:
+    """The places of the first image of each class, then of the first others, `most` in all."""
+    labels = y.argmax(1) if y.ndim > 1 else y
+    firsts = [int((labels == c).nonzero()[0]) for c in labels.unique()]
+    return (firsts + [k for k in range(min(len(y), most)) if k not in firsts])[:most]
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """A PNG file as (C, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: another size or number of channels than the model's, or not 8 bits a channel.
+    """
+    return pixels(path, shape).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def pixels(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """The uint8 pixels (H, W, C) of a picture file."""
+    with Image.open(path) as picture:
+        array = np.array(picture.convert("RGB") if picture.mode == "P" else picture)
+    C, H, W = shape
+    got = array.shape[2] if array.ndim == 3 else 1
+    if array.shape[:2] != (H, W):
+        h, w = array.shape[:2]
+        raise ValueError(f"{path}: {w}x{h} pixels, but the model's images are {W}x{H}; crop or scale it to {W}x{H}")
+    if got != C or array.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: {got} channels of {array.dtype}, but the model's images have {C} of uint8; "
+            f"save it as 8-bit {MODES.get(C, f'with {C} channels')}"
+        )
+    return torch.from_numpy(array.reshape(H, W, C))
+
+
+def given_mask(text: str, shape: tuple[int, int, int], seed: int) -> tuple[Tensor, str]:
+    """What is to be made anew, (1, H, W) bool, and its description.
+
+    Args:
+        text: left, right, top, bottom, center or random, with `:fraction` (of the width, of the height, of both for
+            center, of the pixels for random); or a picture file, white where pixels are to be made anew.
+    Raises:
+        ValueError: an unknown name, a fraction outside (0, 1], or a picture of another size.
+    """
+    name, _, amount = text.partition(":")
+    H, W = shape[1:]
+    if name not in MASKS:
+        if not Path(text).suffix:
+            raise ValueError(f"--mask {text}: wanted {', '.join(MASKS)} or a picture file{suggest(name, list(MASKS))}")
+        with Image.open(text) as picture:
+            grey = torch.from_numpy(np.array(picture.convert("L")))
+        if grey.shape != (H, W):
+            raise ValueError(f"--mask {text}: {grey.shape[1]}x{grey.shape[0]} pixels, but the images are {W}x{H}")
+        mask = grey[None] > 127
+    else:
+        try:
+            part = float(amount) if amount else MASKS[name]
+        except ValueError:
+            part = 0.0
+        if not 0 < part <= 1:
+            raise ValueError(f"--mask {text}: wanted a fraction in (0, 1] after the colon, as in {name}:0.5")
+        mask = named_mask(name, part, H, W, seed)
+    if not mask.any():
+        raise ValueError(f"--mask {text}: nothing is to be made anew; mark it white, or take a larger fraction")
+    return mask, f"mask {text}, {float(mask.float().mean()):.0%} of the pixels made anew"
+
+
+def named_mask(name: str, part: float, H: int, W: int, seed: int) -> Tensor:
+    """(1, H, W) bool."""
+    if name == "random":
+        return torch.rand(1, H, W, generator=torch.Generator().manual_seed(seed)) < part
+    h, w = round(part * H), round(part * W)
+    top, left = (H - h) // 2, (W - w) // 2
+    rows, columns = {
+        "left": (slice(None), slice(0, w)), "right": (slice(None), slice(W - w, W)),
+        "top": (slice(0, h), slice(None)), "bottom": (slice(H - h, H), slice(None)),
+        "center": (slice(top, top + h), slice(left, left + w)),
+    }[name]  # fmt: skip
+    mask = torch.zeros(1, H, W, dtype=torch.bool)
+    mask[:, rows, columns] = True
+    return mask

@@ -1,0 +1,1 @@
+"""What everything stands on: specs, files, places, processes, run directories, text on the terminal."""

@@ -1,0 +1,73 @@
+"""Where this runs and where files live: one place decides, and never by the current directory."""
+
+import json
+import os
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+METADATA = Path("/opt/ml/metadata/resource-metadata.json")  # SageMaker's notebook instances and Studio have it
+
+
+def data_root(explicit: str | os.PathLike | None = None) -> Path:
+    """The folder of the data sets: explicit | $SM_CHANNEL_TRAINING | $DIFFUSION_DATA | <repository>/data."""
+    chosen = explicit or os.environ.get("SM_CHANNEL_TRAINING") or os.environ.get("DIFFUSION_DATA")
+    return Path(chosen).expanduser().absolute() if chosen else REPO / "data"
+
+
+def run_root(explicit: str | os.PathLike | None = None) -> Path:
+    """The folder of the runs: explicit | $DIFFUSION_OUT | `checkpoints` beside $SM_MODEL_DIR | lightning_logs.
+
+    In a SageMaker training job that is /opt/ml/checkpoints, which is synced while it runs; the last is the
+    repository's.
+    """
+    chosen = explicit or os.environ.get("DIFFUSION_OUT")
+    if not chosen and os.environ.get("SM_MODEL_DIR"):
+        chosen = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
+    return Path(chosen).expanduser().absolute() if chosen else REPO / "lightning_logs"
+
+
+def cache_root() -> Path:
+    """The folder of what can be made again, as the metrics' classifiers: $DIFFUSION_CACHE | ~/.cache/litdiffusion."""
+    chosen = os.environ.get("DIFFUSION_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "litdiffusion"
+
+
+def home() -> str:
+    """Which of SageMaker's homes this is: "training job", "notebook instance" or "Studio"; empty elsewhere."""
+    if os.environ.get("SM_MODEL_DIR"):
+        return "training job"
+    facts = _metadata()
+    return "Studio" if facts.get("DomainId") else "notebook instance" if facts.get("ResourceName") else ""
+
+
+def kept(folder: Path) -> bool:
+    """Does a folder survive a stop? Of a notebook instance only ~/SageMaker does."""
+    return home() != "notebook instance" or folder.resolve().is_relative_to((Path.home() / "SageMaker").resolve())
+
+
+def tensorboard_address(port: int | str = 6006) -> str:
+    """Where a browser finds a TensorBoard that listens on a port of this machine.
+
+    SageMaker's notebook instances and Studio reach it through their proxy, which wants the slash at the end. Studio
+    does not tell its programs the name of its host, so there it is a path, to be put behind the name in the browser's
+    address bar.
+    """
+    facts, where = _metadata(), home()
+    if where == "notebook instance":
+        region = facts.get("ResourceArn", "").split(":")[3:4]
+        if region:
+            return f"https://{facts['ResourceName']}.notebook.{region[0]}.sagemaker.aws/proxy/{port}/"
+        return f"/proxy/{port}/"
+    if where == "Studio":
+        classic = facts.get("AppType") in ("JupyterServer", "KernelGateway")
+        return f"/{'jupyter' if classic else 'jupyterlab'}/default/proxy/{port}/"
+    return f"http://localhost:{port}/"
+
+
+def _metadata() -> dict:
+    """What SageMaker says of this machine; empty where it says nothing."""
+    try:
+        facts = json.loads(METADATA.read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -1,0 +1,146 @@
+"""Objects to plain specs and back, and classes found by name."""
+
+import inspect
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+PLAIN = (bool, int, float, str, type(None))
+NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # rooms whose classes no file may name
+MOVED = {  # modules that checkpoints and configurations of version 0.1 name, and where they are now
+    "diffusion.targets": "diffusion.denoiser.targets",
+    "diffusion.hints": "diffusion.denoiser.hints",
+    "diffusion.objective": "diffusion.loss.objective",
+    "diffusion.weights": "diffusion.loss.weights",
+    "diffusion.pairing": "diffusion.loss.pairing",
+    "diffusion.systems": "diffusion.training.systems",
+}
+
+
+def moved(path: str) -> str:
+    """An import path as it is today, for one that a file of an older version may name."""
+    old = next((m for m in MOVED if path.startswith(f"{m}.")), None)
+    return MOVED[old] + path.removeprefix(old) if old else path
+
+
+def today(value: Any) -> Any:
+    """Plain data whose `class_path`s are those of today."""
+    if isinstance(value, dict):
+        return {k: moved(v) if k == "class_path" and isinstance(v, str) else today(v) for k, v in value.items()}
+    return [today(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def gather(package: str) -> None:
+    """Import every module of a package, so that its classes can be found by their short names."""
+    module = import_module(package)
+    for info in iter_modules(module.__path__):
+        import_module(f"{package}.{info.name}")
+
+
+def named(name: str, base: type, package: str) -> type:
+    """A class by its import path, or by the short name of any that is imported, the package's among them.
+
+    Raises:
+        ValueError: there is no such class, or it is no `base` that can be made.
+    """
+    gather(package)
+    if "." not in name:
+        known = {k.__name__: k for k in concrete(base)}
+        if name not in known:
+            kind, names = base.__name__.lower(), sorted(known)
+            raise ValueError(f"there is no {kind} {name!r}{suggest(name, names)}; there are: {', '.join(names)}")
+        return known[name]
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), last)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import {name!r}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise ValueError(f"{name} is no {base.__name__}: derive it from {base.__module__}.{base.__qualname__}")
+    if inspect.isabstract(found):
+        raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+    return found
+
+
+def suggest(word: str, words: list[str]) -> str:
+    """ "; did you mean 'x'?" for the nearest of the words, or nothing."""
+    near = get_close_matches(word, words, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def concrete(base: type, package: str = "") -> set[type]:
+    """The subclasses of a class, at any depth, and itself: those that can be made, of one package if that is given."""
+    found = set() if inspect.isabstract(base) or not base.__module__.startswith(package) else {base}
+    for child in base.__subclasses__():
+        found |= concrete(child, package)
+    return found
+
+
+def spec(value: Any) -> Any:
+    """A plain description of an object, from which `build` makes an equal one.
+
+    {"class_path": ..., "init_args": {...}}: an object keeps each argument of its constructor in an attribute of the
+    same name (scikit-learn's convention), so nothing needs to be recorded.
+
+    Raises:
+        ValueError: an argument is not kept under its name.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [spec(v) for v in value]
+    if isinstance(value, dict):
+        return {k: spec(v) for k, v in value.items()}
+    kind = type(value)
+    args = {}
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(value, name):
+            raise ValueError(
+                f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can rebuild it"
+            )
+        args[name] = spec(getattr(value, name))
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": args}
+
+
+def build(value: Any) -> Any:
+    """The object that a spec describes; anything but a spec comes back as it is.
+
+    Raises:
+        ValueError: the class cannot be imported, or does not take these arguments.
+    """
+    if isinstance(value, (list, tuple)):
+        return [build(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" not in value:
+        return {k: build(v) for k, v in value.items()}
+    module, _, name = moved(str(value["class_path"])).rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"cannot import {value['class_path']!r}, which this file was made with: {error}; "
+            f"if it is a module of yours, start from its folder"
+        ) from error
+    if not is_part(kind):
+        raise ValueError(
+            f"{value['class_path']!r} is no part of a model, and calling it could do anything, so it is not called; "
+            "parts are torch modules, and classes of this project or derived from them"
+        )
+    try:
+        return kind(**build(value.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"{value['class_path']}: {error}") from error
+
+
+def is_part(kind: Any) -> bool:
+    """May a file name this class? A spec comes from a file of anybody's, and os.system is importable too."""
+    if not inspect.isclass(kind):
+        return False
+    homes = [(base.__module__, base.__name__) for base in kind.__mro__]
+    mine = {m.split(".")[1] for m, _ in homes if m.startswith("diffusion.")}
+    lifecycle = any(m.startswith("diffusion.training.") and ".systems." not in m for m, _ in homes)
+    return not lifecycle and not NO_PARTS & mine and (bool(mine) or ("torch.nn.modules.module", "Module") in homes)

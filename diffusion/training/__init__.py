@@ -1,0 +1,1 @@
+"""Training: the LightningModules, their callbacks, and the life of a run."""

@@ -1,0 +1,29 @@
+"""Callbacks: averaged weights, checkpoints, diagnostics, evaluation, guard, pictures and progress."""
+
+from diffusion.training.callbacks.budget import Budget
+from diffusion.training.callbacks.checkpoint import Checkpoint, DurableIO
+from diffusion.training.callbacks.diagnostics import Diagnostics
+from diffusion.training.callbacks.ema import EMA
+from diffusion.training.callbacks.evaluation import Evaluation
+from diffusion.training.callbacks.guard import Guard
+from diffusion.training.callbacks.pictures import Gif, Samples
+from diffusion.training.callbacks.progress import Lines, Rate
+from diffusion.training.callbacks.ranks import Ranks
+from diffusion.training.callbacks.signals import Signals, Stopped
+
+__all__ = [
+    "EMA",
+    "Budget",
+    "Checkpoint",
+    "Diagnostics",
+    "DurableIO",
+    "Evaluation",
+    "Gif",
+    "Guard",
+    "Lines",
+    "Ranks",
+    "Rate",
+    "Samples",
+    "Signals",
+    "Stopped",
+]

@@ -1,0 +1,109 @@
+"""Budget: training that ends when its time is up, with a learning rate that knows it."""
+
+import re
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import pytorch_lightning as pl
+
+from diffusion.training.callbacks.pictures import Gif, Samples, examples
+from diffusion.training.callbacks.progress import clock
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+LARGE = 0.25  # of the time; more for the pictures at its end is worth a word
+SHARE = 0.1  # of the steps that are left until the plan is made anew
+
+
+def seconds(text: str) -> float:
+    """The seconds in a time as it is typed: 90s, 20m, 1h30m; a number alone is minutes.
+
+    Raises:
+        ValueError: it is none, or nothing.
+    """
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text) if text else None
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        total = 60 * float(text)
+    else:
+        total = sum(float(v or 0) * UNITS[u] for v, u in zip(found.groups(), "hms", strict=True)) if found else 0
+    if total <= 0:
+        raise ValueError(f"budget: wanted a time such as 90s, 20m or 1h30m, got {text!r}")
+    return total
+
+
+class Budget(pl.Callback):
+    """Choose the number of steps so that training, and the pictures after it, are done when the time is up.
+
+    Steps are planned from the time that they have taken in the second half of the training so far, validation and
+    grids included, and planned anew each time a tenth of them is left behind: a machine that turns slower gets fewer.
+    The learning rate follows, since it knows the number of steps. Time that a run has had before it is resumed counts,
+    so how many steps a run has depends on the clock: it is the one option that makes runs differ.
+
+    Args:
+        total: seconds for all of it, > 0.
+        step: seconds that a step takes, as far as is known before the first.
+        started: when the command began, on `time.perf_counter`'s clock.
+    """
+
+    def __init__(self, total: float, step: float, started: float) -> None:
+        self.total, self.step, self.started = total, step, started
+        self.before = 0.0  # seconds that the run has had before this process
+        self._ending = 0.0  # seconds that the pictures after training take
+        self._next = 0
+        self._seen: list[tuple[float, int]] = []  # when which step was done
+
+    @property
+    def state_key(self) -> str:
+        return "Budget"
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the run has had."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict:
+        return {"spent": self.spent}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.before = state["spent"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ending = sum(pictures(trainer, pl_module))
+        if self._ending > LARGE * self.total and trainer.is_global_zero:
+            print(
+                f"budget: the grid and the GIF at its end take {clock(self._ending)} of it; --samples.n 16 --gif.n 4 "
+                "leaves more for training"
+            )
+        self._seen = [(time.perf_counter(), trainer.global_step)]
+        self.plan(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
+        step = trainer.global_step
+        if step < self._next or step == self._seen[-1][1]:
+            return
+        now = time.perf_counter()
+        self._seen.append((now, step))
+        half = self._seen[0][0] + (now - self._seen[0][0]) / 2
+        since, first = next(v for v in reversed(self._seen) if v[0] <= half)
+        self.step = (now - since) / (step - first)
+        self.plan(trainer)
+
+    def plan(self, trainer: pl.Trainer) -> None:
+        """Set the number of steps; all processes set the first one's."""
+        done = trainer.global_step
+        steps = max(0, round((self.total - self.spent - self._ending) / self.step))
+        trainer.fit_loop.epoch_loop.max_steps, self._next = trainer.strategy.broadcast(
+            (done + steps, done + max(1, int(SHARE * steps)))
+        )
+
+
+def pictures(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[float]:
+    """Seconds that the GIF and the grid at the end of training take each, by two steps of it."""
+    for n in (c.n for c in trainer.callbacks if isinstance(c, (Gif, Samples))):
+        given = examples(pl_module, trainer.datamodule, n, pl_module.seed)
+        walk = pl_module.frames(n, given.y, pl_module.seed, image=given.image)
+        next(walk)
+        begun = time.perf_counter()
+        taken = len(list(islice(walk, 2)))
+        yield (time.perf_counter() - begun) / max(1, taken) * pl_module.sampler.steps
+        walk.close()

@@ -1,0 +1,167 @@
+"""Checkpoints that are there when they are needed: written whole, often, and at the end."""
+
+import os
+import shutil
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from diffusion.support import runs
+from diffusion.support.files import atomic
+from diffusion.support.seal import seal
+from diffusion.training.callbacks.signals import Stopped
+
+
+class Checkpoint(pl.callbacks.Checkpoint):
+    """checkpoints/last.ckpt and the newest step files, every n steps, at the last step and when a signal comes.
+
+    What is saved is the state after a whole optimizer step, and it is saved once all that belongs to the step is done:
+    its log, and a validation and the end of an epoch that follow it. So a run that goes on from a file neither repeats
+    nor leaves out a point of its curves. The lengths of the run's logs are saved too (`runs.rewind`).
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints, >= 1.
+        keep: step files that are kept, >= 1; last.ckpt is another name of the newest. With 2 there is one to go back
+            to when the newest is damaged.
+    Raises:
+        ValueError: every_n_steps < 1 or keep < 1.
+    """
+
+    def __init__(self, every_n_steps: int = 500, keep: int = 2) -> None:
+        if every_n_steps < 1 or keep < 1:
+            raise ValueError(f"Checkpoint: every_n_steps and keep must be at least 1, got {every_n_steps} and {keep}")
+        self.every_n_steps, self.keep = every_n_steps, keep
+        self._made = False  # a file, by this process
+        self._saved = self._step = -1  # gradient accumulation calls back several times at one step
+        self._loops: dict = {}  # Lightning's counters as they were after that step, which is where it resumes best
+
+    # --- when -------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = self._step = trainer.global_step
+        self._loops = {}
+        epoch = trainer.fit_loop.epoch_progress.current
+        if epoch.ready == epoch.processed:  # resumed at the end of an epoch: Lightning would not count the next one,
+            trainer.fit_loop.reset_restart_stage()  # and resume in a wrong epoch the next time
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._loops = trainer.fit_loop.state_dict()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if self._step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ends = trainer.should_stop or self._step >= trainer.estimated_stepping_batches
+        if ends or self._step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        removed = isinstance(exception, OSError) and trainer.log_dir and self._removed(Path(trainer.log_dir))
+        if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
+            return  # of an error in mid-step nothing is known; the last good file stays
+        if getattr(exception, "validating", False):
+            if trainer.global_step >= trainer.fit_loop.max_steps >= 0:
+                return  # Lightning would take the run for complete, and never do this validation
+            self._loops = in_validation(trainer.fit_loop.state_dict())
+        try:
+            self.save(trainer)
+        except OSError as error:
+            warnings.warn(f"no checkpoint could be written now: {error}; the last good one stays", stacklevel=1)
+
+    # --- what -------------------------------------------------------------------------------------------
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write this step's file, if there is none yet, give it the name last.ckpt, and remove the oldest."""
+        step = self._step
+        if step == self._saved or not self._loops or trainer.fast_dev_run or trainer.log_dir is None:
+            return
+        self._saved = step
+        run = Path(trainer.log_dir)
+        if trainer.is_global_zero and self._removed(run):
+            warnings.warn(
+                f"{run}: the run's folder was removed; it is made anew for this checkpoint, the other files are lost",
+                stacklevel=1,
+            )
+        path = run / "checkpoints" / f"step{step:08d}.ckpt"
+        trainer.save_checkpoint(path)
+        self._made = True
+        if trainer.is_global_zero:
+            link(path, path.with_name("last.ckpt"))
+            for old in sorted(path.parent.glob("step*.ckpt"))[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+    def _removed(self, run: Path) -> bool:
+        """The run's folder was removed, though a grid or a log may have made it anew."""
+        return not run.exists() or self._made and not (run / "checkpoints").exists()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        if not self._loops or trainer.global_step != self._step:
+            return
+        checkpoint["loops"]["fit_loop"] = self._loops
+        for logger in trainer.loggers:
+            with suppress(OSError):  # of a folder that is gone; training will stop at the next log
+                logger.save()
+        if trainer.log_dir is not None:
+            checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
+
+
+def in_validation(loops: dict) -> dict:
+    """Lightning's counters as if validation had just begun: it is then done again, from its first batch."""
+    progress = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    begun = {"total": dict(progress), "current": dict(progress), "is_last_batch": False}
+    return loops | {"epoch_loop.val_loop.batch_progress": begun}
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a second name of the file `source` in one step; a copy where there are no hard links."""
+    with atomic(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+class DurableIO(TorchCheckpointIO):
+    """Write beside the target, seal, sync, rename: a kill or a full disk leaves the old file or the new.
+
+    A file is read only after its checksum has been compared, and only tensors and plain values are read from it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        try:
+            with atomic(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+                seal(temporary)
+        except (OSError, RuntimeError) as error:
+            torch_s = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(
+                error
+            )  # its word for a failed write
+            if isinstance(error, RuntimeError) and not torch_s:
+                raise
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "is the disk full?"
+            kind = type(error) if isinstance(error, OSError) else OSError
+            raise kind(
+                getattr(error, "errno", None) or 0,
+                f"the checkpoint could not be written ({reason}); the last good one is kept, free the place and "
+                "go on with --resume",
+                str(path),
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return (
+            super().load_checkpoint(path, *args, **kwargs) if "://" in str(path) else runs.open_checkpoint(Path(path))
+        )

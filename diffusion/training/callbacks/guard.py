@@ -1,0 +1,287 @@
+"""Guard: a step that is not finite is never taken; the run goes back once, then gives up and says where to look."""
+
+import json
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from diffusion.support import runs
+from diffusion.support.files import atomic
+from diffusion.training.callbacks.advice import Advice
+from diffusion.training.callbacks.ema import EMA, whole
+
+
+class NonFinite(FloatingPointError):
+    """Training has met a NaN or an infinity once too often."""
+
+
+class Seen(NamedTuple):
+    """A training batch as the guard remembers it: references to what is there anyway."""
+
+    step: int
+    epoch: int
+    batch: int
+    loss: Tensor
+    last: Any  # error and level of each image, if the module keeps them
+
+
+class Guard(pl.Callback):
+    """Watch for NaN and infinity in the gradients, and before each checkpoint in all that it holds.
+
+    A step with a non-finite gradient is not taken: the fused optimizer is told on the device, so that nothing waits
+    for it; the host asks every `log_every_n_steps` steps (on a CPU each step) and before a checkpoint is written. What
+    it finds goes to nonfinite-stepN.json in the run: the step, the batch, its images and their noise levels.
+
+    Then weights, averaged weights and optimizer go back to the newest sound checkpoint of the run, while data, noise
+    and the learning rate go on from where they are: both are functions of the step, so doing the same steps again
+    would end in the same place. Before the first checkpoint the state at hand, which has not taken the step, stays.
+    Source: Chowdhery et al. 2022, arXiv:2204.02311, sec. 5.1, who went back and passed over the batches.
+
+    Args:
+        retries: how often a run may go back before it gives up, >= 0.
+    Raises:
+        ValueError: retries < 0.
+    """
+
+    def __init__(self, retries: int = 1) -> None:
+        if retries < 0:
+            raise ValueError(f"Guard: retries must be at least 0, got {retries}")
+        self.retries = retries
+        self.used: list[int] = []  # steps at which it went back
+        self._bad: Tensor | None = None  # the first bad step since the last look, -1 if there is none
+        self._recent: deque[Seen] = deque(maxlen=1000)
+        self._step = 0
+
+    @property
+    def state_key(self) -> str:
+        return "Guard"
+
+    def state_dict(self) -> dict:
+        return {"used": list(self.used)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.used = list(state["used"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        save = type(trainer).save_checkpoint
+
+        def sound(*args: Any, **options: Any) -> None:
+            """No file of a poisoned state, whoever asks for it."""
+            self.look(trainer, pl_module, thorough=True)
+            save(trainer, *args, **options)
+
+        trainer.save_checkpoint = sound
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        vars(trainer).pop("save_checkpoint", None)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bad = torch.full((), -1, device=pl_module.device)
+        self._recent.clear()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
+        if _scaled(trainer):  # the scaler passes over steps by itself, and has to: it looks for the largest scale
+            return
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        pl_module.grad_norm = _norm([p.grad for p in weights])  # for who clips, too
+        bad = ~pl_module.grad_norm.isfinite()  # Adam squares them: an overflow there is as bad
+        self._note(bad)
+        if optimizer.param_groups[0].get("fused"):
+            optimizer.found_inf = bad.float()  # its kernel leaves weights and averages as they are
+        elif bad:
+            for p in weights:
+                p.grad = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+        loss = outputs["loss"].detach() if isinstance(outputs, dict) else torch.zeros(())
+        last = getattr(pl_module, "last", None)
+        self._recent.append(Seen(self._step, trainer.current_epoch, batch_idx, loss, last))
+        if _scaled(trainer):
+            self._note(~loss.isfinite())
+        free = trainer.world_size == 1 and pl_module.device.type == "cpu"
+        if free or trainer.global_step != self._step and trainer.global_step % trainer.log_every_n_steps == 0:
+            self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.look(trainer, pl_module)
+
+    def _note(self, bad: Tensor) -> None:
+        self._bad = torch.where(bad & (self._bad < 0), self._step, self._bad)
+
+    # --- what to do about it ----------------------------------------------------------------------------
+
+    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool = False) -> None:
+        """Ask the device; all processes come to the same answer.
+
+        Args:
+            thorough: look through weights, averages and the optimizer's state too.
+        Raises:
+            NonFinite: something is not finite, and the run has gone back before.
+        """
+        if self._bad is None:
+            return
+        step = int(self._bad)
+        lost = poisoned(trainer, pl_module, thorough) if thorough or step >= 0 else []
+        if trainer.world_size > 1:
+            found = torch.tensor([step, len(lost)], device=pl_module.device)
+            step, count = trainer.strategy.reduce(found, reduce_op="max").tolist()
+            lost = lost or ["on another process"] * bool(count)
+        if step < 0 and not lost:
+            while self._recent and self._recent[0].step < trainer.global_step:  # of a step under way more may come
+                self._recent.popleft()
+            return
+        found = self.describe(trainer, pl_module, step if step >= 0 else self._step, lost)
+        self._bad.fill_(-1)
+        self._recent.clear()
+        self.go_back(trainer, pl_module, *found)
+
+    def describe(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int, lost: list[str]
+    ) -> tuple[int, str, Path | None]:
+        """The step, what was found in a line, and the file with all of it."""
+        loader, schedule = trainer.train_dataloader, getattr(getattr(pl_module, "denoiser", None), "schedule", None)
+        mine = [
+            account(seen, loader, trainer.global_rank, schedule is not None)
+            for seen in self._recent
+            if seen.step == step
+        ]
+        everyone = [mine]
+        if trainer.world_size > 1:
+            everyone = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, mine)
+        batches = [b for part in everyone for b in part]
+        path, directory = None, trainer.log_dir
+        if directory is not None:
+            path = Path(directory) / f"nonfinite-step{step}.json"
+            if trainer.is_global_zero:
+                with atomic(path) as temporary:
+                    temporary.write_text(json.dumps({"step": step, "weights": lost, "batches": batches}, indent=1))
+        return step, summary(step, batches, lost), path
+
+    def go_back(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int, said: str, path: Path | None
+    ) -> None:
+        """To the newest sound checkpoint of this run, or raise."""
+        where = f"; see {path}" if path else ""
+        if len(self.used) >= self.retries:
+            before = f"; the run had gone back at step {', '.join(map(str, self.used))}" if self.used else ""
+            raise NonFinite(
+                f"{said}{where}{before}. Lower model.lr or raise model.warmup if the loss grew before, look at these "
+                "images if it did not, and train in 32-true or bf16-mixed; the last checkpoint is sound: resume from it"
+            )
+        self.used.append(step)
+        file = trainer.strategy.broadcast(newest(path.parent) if path else None)
+        if file is None:
+            if poisoned(trainer, pl_module, thorough=True):
+                raise NonFinite(f"{said}{where}. There is no checkpoint to go back to")
+            done = "the step was not taken, and there is no checkpoint yet: going on with the next batch"
+        else:
+            at = restore(trainer, pl_module, file)
+            done = f"weights, EMA and optimizer go back to those of step {at:,}; data and noise go on"
+        if trainer.is_global_zero:
+            warnings.warn_explicit(f"{said}{where}; {done}", Advice, "step", step, registry={})
+
+
+def account(seen: Seen, loader: Any, rank: int, levels: bool) -> dict:
+    """What is known of a batch, in plain types."""
+    said = {"rank": rank, "epoch": seen.epoch, "batch": seen.batch, "loss": str(float(seen.loss)), "images": None}
+    images = loader.indices(seen.epoch, seen.batch).tolist() if hasattr(loader, "indices") else None
+    said["images"] = images
+    if seen.last is not None and levels:
+        error, t = seen.last
+        bad = (~error.isfinite()).nonzero().flatten().tolist()
+        said["bad"] = [images[i] for i in bad] if images else bad
+        said["t"] = [round(v, 6) for v in t.t.flatten().tolist()]
+        said["log_snr"] = [round(v, 4) for v in t.log_snr.flatten().double().clamp(-1e4, 1e4).tolist()]
+        said["t_of_bad"] = [said["t"][i] for i in bad]
+    return said
+
+
+def summary(step: int, batches: list[dict], lost: list[str]) -> str:
+    """One line of it."""
+    if lost and not batches:
+        return f"step {step:,}: the state is not finite ({', '.join(lost[:3])})"
+    what = "the gradient or the loss is not finite"
+    at = "; ".join(f"epoch {b['epoch'] + 1}, batch {b['batch']}" for b in batches[:1])
+    bad = [i for b in batches for i in b.get("bad", [])]
+    t = sorted(v for b in batches for v in b.get("t_of_bad") or b.get("t", []))
+    total = sum(len(b["images"] or b.get("t", [])) for b in batches)
+    if bad and len(bad) < total:
+        which = f", training image{'s' * (len(bad) > 1)} {', '.join(map(str, bad[:8]))}{' ...' * (len(bad) > 8)}"
+    else:
+        which = f", all {total} images" if bad else ", no single image"
+    levels = f" at t = {t[0]:.3f} .. {t[-1]:.3f}" if t else ""
+    weights = f"; not finite before it: {', '.join(lost[:3])}" if lost else ""
+    return f"step {step:,} ({at}{which}{levels}): {what}{weights}"
+
+
+def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool) -> list[str]:
+    """Names of weights that are not finite; thorough: of parts of the averages and the optimizer's state too."""
+    parts = {"weights": dict(pl_module.named_parameters()) | dict(pl_module.named_buffers())}
+    if thorough:
+        for ema in (c for c in trainer.callbacks if isinstance(c, EMA)):
+            parts["EMA"] = ema.shadow
+        for optimizer in trainer.optimizers:
+            states = enumerate(optimizer.state.values())
+            parts["optimizer"] = {f"{i}.{k}": v for i, s in states for k, v in s.items() if isinstance(v, Tensor)}
+        if times := getattr(getattr(pl_module, "objective", None), "times", None):
+            parts["times"] = {k: v for k, v in times.state_dict().items() if isinstance(v, Tensor)}
+    found = []
+    for name, tensors in parts.items():
+        tensors = {k: v.detach() for k, v in tensors.items() if v.is_floating_point()}
+        if tensors and not _norm(list(tensors.values()), float("inf")).isfinite():  # one answer for all; then, which
+            found += [f"{name}.{k}" for k, v in tensors.items() if not v.isfinite().all()]
+    return found
+
+
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read."""
+    for path in runs.checkpoints(directory):
+        try:
+            runs.read_checkpoint(path)
+        except (ValueError, OSError):
+            continue
+        return path
+    return None
+
+
+def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> int:
+    """Weights, averages, optimizer and learned times of a checkpoint, by whatever way the strategy has; its step."""
+    for ema in (c for c in trainer.callbacks if isinstance(c, EMA)):
+        ema.on_exception(trainer, pl_module, NonFinite())  # inside validation the averages stand in for the weights
+    kept = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers]
+    checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
+    trainer.strategy.load_model_state_dict(checkpoint, strict=True)
+    trainer.strategy.load_optimizer_state_dict(checkpoint)
+    for optimizer, groups in zip(trainer.optimizers, kept, strict=True):
+        for group, old in zip(optimizer.param_groups, groups, strict=True):
+            group.update(old)  # the learning rate is the present step's
+    pl_module.on_load_checkpoint(checkpoint)
+    for ema in (c for c in trainer.callbacks if isinstance(c, EMA) and c.state_key in checkpoint["callbacks"]):
+        ema.load_state_dict(checkpoint["callbacks"][ema.state_key])
+        ema.on_fit_start(trainer, pl_module)
+    return checkpoint["global_step"]
+
+
+def _norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
+    """The norm of all of them together, in one pass; of infinite order, it is finite if and only if all of them are.
+
+    Of tensors that are sharded over processes, which may leave some with nothing, it is always the Euclidean one.
+    """
+    order = 2.0 if any(isinstance(v, DTensor) for v in tensors) else order
+    return whole(torch.nn.utils.get_total_norm(tensors, order))
+
+
+def _scaled(trainer: pl.Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None

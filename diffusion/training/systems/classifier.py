@@ -1,0 +1,93 @@
+"""A classifier of a data set: what turns images into features for the metrics."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.metrics.extractor import Extractor, to_labels
+from diffusion.metrics.features import FeatureNet, jitter
+from diffusion.noise.draws import seed_streams
+from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.specs import build, spec
+from diffusion.training.systems.base import due, one_cycle, rebuilt
+
+
+class Classifier(pl.LightningModule):
+    """Learns the classes of images that are slightly turned, scaled and shifted; its last hidden layer is the features.
+
+    AdamW with one cycle of the learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
+
+    Args:
+        net: images (B, C, H, W) -> logits, with `features` and `head`.
+        lr: the highest learning rate, > 0.
+        weight_decay: of AdamW, >= 0.
+        degrees, shift, scale: the most that an image is turned, shifted (in units of half its size) and scaled.
+        seed: of the jitter and dropout.
+        shape: (C, H, W) of an image.
+        class_names: names of the classes.
+    Raises:
+        ValueError: a learning rate or decay out of range.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module = FeatureNet(),
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        degrees: float = 10.0,
+        shift: float = 0.2,
+        scale: float = 0.1,
+        seed: int = 0,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        if lr <= 0 or weight_decay < 0:
+            raise ValueError(f"Classifier: lr must be positive, weight_decay at least 0; got {lr} and {weight_decay}")
+        self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
+        self.net = parts["net"]
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self.degrees, self.shift, self.scale = degrees, shift, scale
+        self.shape, self.class_names = tuple(shape), tuple(class_names)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
+        loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits, y = self.net(x), to_labels(y)
+        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        options = {"sync_dist": True, "batch_size": len(x) * self.trainer.world_size, "prog_bar": True}
+        self.log("val/loss", F.cross_entropy(logits, y), **options)
+        self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)
+
+    def configure_optimizers(self) -> dict:
+        return one_cycle(self, self.lr, self.weight_decay)
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "cpu") -> "Classifier":
+        """The classifier of a checkpoint file or run directory.
+
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: not a sound checkpoint of a classifier.
+        """
+        path = find_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        if "degrees" not in checkpoint["hyper_parameters"] or "schedule" in checkpoint["hyper_parameters"]:
+            raise ValueError(f"{path}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
+        return rebuilt(cls, path, checkpoint["hyper_parameters"], checkpoint["state_dict"]).to(device)
+
+    def extractor(self) -> Extractor:
+        """Its network, frozen, for the images and classes that it was trained on."""
+        return Extractor.of(self.net, type(self.net).__name__, self.shape, self.class_names)

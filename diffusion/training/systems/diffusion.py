@@ -1,0 +1,378 @@
+"""The LightningModule that trains a denoiser and samples from it."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from tqdm.auto import tqdm
+
+from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.denoiser.hints import Hint
+from diffusion.denoiser.targets import Eps, Target
+from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.loss.objective import Objective
+from diffusion.noise import Linear, Schedule
+from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of, seed_streams
+from diffusion.noise.level import Level
+from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.specs import build, spec, suggest
+from diffusion.training.systems.base import due, rebuilt
+
+HINTS = 3  # names the stream of draws that hints come from
+
+
+class Diffusion(pl.LightningModule):
+    """A diffusion model: what it is made of, how it learns, how it is sampled.
+
+    Its hyper-parameters are plain specs of its parts, so that one checkpoint file rebuilds the whole model.
+
+    Args:
+        net: forward(x, clock, y=None, keep=None) -> (B, C, H, W).
+        schedule: the forward process.
+        target: what the network says.
+        objective: what training minimises.
+        sampler: how previews, GIFs and `sample` walk back, unless told otherwise.
+        guidance: how a condition steers sampling.
+        clamp: limit on the predicted x_0 while sampling.
+        hint: what of an image the network is shown beside x: a smaller one, one with holes; none by default. The
+            network's image_channels are linked to it.
+        lr: learning rate of AdamW, > 0.
+        betas: AdamW's averaging constants.
+        weight_decay: AdamW's decoupled weight decay, >= 0.
+        warmup: optimizer steps in which the learning rate rises from 0.
+        decay: how the learning rate goes on from there, to 0 at the end of training or constant.
+        seed: of training noise, validation noise and previews.
+        shape: (C, H, W) of an image; linked from the data.
+        class_names: names of classes or context features; linked from the data.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule = Linear(),
+        target: Target = Eps(),
+        objective: Objective = Objective(),
+        sampler: Sampler = DDIM(),
+        guidance: Guidance = Plain(),
+        clamp: Bound = Clamp(),
+        hint: Hint | None = None,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        decay: Literal["constant", "linear", "cosine"] = "constant",
+        seed: int = 0,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        if lr <= 0 or weight_decay < 0 or warmup < 0:
+            raise ValueError(
+                "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
+                f"got {lr}, {weight_decay} and {warmup}"
+            )
+        if (learns := bool(getattr(parts["net"], "learn_variance", False))) != (parts["objective"].vlb > 0):
+            raise ValueError(
+                "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
+                f"got {learns} and {parts['objective'].vlb}"
+            )
+        if parts["hint"] and (shown := parts["hint"].shape(shape)[0]) != getattr(parts["net"], "image_channels", 0):
+            raise ValueError(
+                f"Diffusion: {type(parts['hint']).__name__} shows an image of {shown} channels beside x; "
+                f"make the network with image_channels {shown}, not {getattr(parts['net'], 'image_channels', 0)}"
+            )
+        self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
+        self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
+        self.objective, self.sampler = parts["objective"], parts["sampler"]
+        self.guidance, self.clamp, self.hint = parts["guidance"], parts["clamp"], parts["hint"]
+        self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
+        self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
+        self._seen = 0  # validation images of this pass so far
+        self.grad_norm: Tensor | None = None  # of the optimizer step under way, once somebody has measured it
+        self.last: tuple[Tensor, Level] | None = None  # error of x_0 and level of each image of the last training step
+
+    # --- training ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x0, y = batch
+        step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
+        seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout: it knows no other
+        draws = StepDraws(self.seed, step, self.global_rank, x0.device)
+        hint = None
+        if self.hint:
+            hint = self.hint(x0, StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device).normal)
+        terms = self.objective(self.denoiser, x0, self.condition(y, hint), draws.normal, draws.uniform)
+        self.last = terms.error, terms.t
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", terms.loss, prog_bar=True)
+        if terms.vlb is not None and due(self.trainer, batch_idx):
+            self.log("train/mse", terms.mse.mean())
+            self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
+        if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
+            seen = self.all_gather((terms.t.t.flatten(), terms.mse.detach()))
+            times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
+        return terms.loss
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        if state := self.objective.times.state_dict():
+            checkpoint["times"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if "times" in checkpoint:
+            self.objective.times.load_state_dict(checkpoint["times"])
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen = 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """val/loss at evenly spread times and fixed noise: the same question at every epoch and in every run."""
+        x0, y = batch
+        indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
+        self._seen += len(x0)
+        draws = FixedDraws(self.seed, indices)
+        # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
+        objective = Objective(drop=0.0, guess=0.0)
+        cond = self.condition(y, self.shown(x0, indices.tolist()))
+        loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
+        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        count = len(x0) * self.trainer.world_size
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
+
+    def configure_optimizers(self) -> dict:
+        fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.lr, tuple(self.betas), weight_decay=self.weight_decay, fused=fused
+        )
+        endless = self.trainer.max_epochs == -1 and self.trainer.max_steps == -1
+        if self.decay != "constant" and endless:
+            raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
+
+        def factor(step: int) -> float:
+            # Asking for the number of steps now would set the loader up before its place in the data is restored.
+            return self.lr_factor(step, self.trainer.estimated_stepping_batches if step else math.inf)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def clip_gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As `torch.nn.utils.clip_grad_norm_`, but the fused optimizer divides as it reads, by what `Guard` measured.
+
+        Lightning's own, for all other cases, refuses a fused optimizer in bf16 too, where nothing is scaled.
+        """
+        norm, self.grad_norm = self.grad_norm, None
+        fused = optimizer.param_groups[0].get("fused") and self.trainer.precision in ("32-true", "bf16-mixed")
+        if not fused or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif self.device_mesh is not None:  # weights that are sharded over processes
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            if norm is None:
+                norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            optimizer.grad_scale = ((norm + 1e-6) / gradient_clip_val).clamp(min=1.0)
+
+    def lr_factor(self, step: int, total: float) -> float:
+        """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.decay == "constant":
+            return rise
+        done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
+        return rise * (1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+    def configure_model(self) -> None:
+        """Under Lightning's ModelParallelStrategy the network is one FSDP2 unit over the data-parallel processes.
+
+        Each keeps its part of the weights, gradients and the optimizer's state between two steps.
+        """
+        mesh, net = self.device_mesh, self.denoiser.net  # no mesh elsewhere
+        if mesh is not None and not any(isinstance(p, DTensor) for p in net.parameters()):
+            net.to(memory_format=torch.contiguous_format)  # all that FSDP2 takes
+            # Sharded again after each forward pass: so are then the weights that validation swaps for the averages.
+            fully_shard(net, mesh=mesh["data_parallel"], reshard_after_forward=True)
+
+    # --- conditions -------------------------------------------------------------------------------------
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
+        return getattr(self.denoiser.net, "num_classes", 0) or (0 if self.context_dim else self.guidance.num_classes)
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the context vectors that the network takes, 0 if it takes none."""
+        return getattr(self.denoiser.net, "context_dim", 0)
+
+    def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
+        """The condition of a batch; the labels of an unconditional model are left out."""
+        return Condition(y if self.num_classes or self.context_dim else None, image=image)
+
+    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
+        """The hint of images x0 (B, C, H, W), drawn by (seed, image number); None for a model without."""
+        if self.hint is None:
+            return None
+        return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
+
+    def number(self, label: int | str) -> int:
+        """The number of a class or context feature, given that or its name.
+
+        Raises:
+            ValueError: there is none such, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if kinds and label in self.class_names:
+            return self.class_names.index(label)
+        if kinds and str(label).isdecimal() and int(label) < kinds:
+            return int(label)
+        if not kinds:
+            raise ValueError(f"label {label}: this model was trained without labels")
+        names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
+        near = "" if str(label).isdecimal() else suggest(str(label), list(self.class_names))
+        raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
+
+    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
+        """n labels or one-hot contexts: one asked for by number or name, or all classes in turn.
+
+        None, "no condition", if the model is unconditional, and by default if its contexts are vectors without names.
+
+        Raises:
+            ValueError: there is no such label, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if label is None and (not kinds or self.context_dim and not self.class_names):
+            return None
+        y = torch.arange(n) % kinds if label is None else torch.full((n,), self.number(label))
+        return torch.eye(kinds)[y] if self.context_dim else y
+
+    # --- sampling ---------------------------------------------------------------------------------------
+
+    def start(self, n: int, seed: int = 0, first: int = 0) -> tuple[Tensor, ImageDraws]:
+        """The pure noise (n, C, H, W) that images first .. first + n - 1 of a seed start from, and their streams."""
+        noise = ImageDraws(seed, range(first, first + n))
+        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
+
+    def steered(
+        self,
+        y: Tensor | None,
+        image: Tensor | None = None,
+        guidance: Guidance | None = None,
+        walk: bool = True,
+    ) -> Denoise:
+        """What one walk of a sampler follows, before any limit on x_0.
+
+        Args:
+            y, image: the condition, see `frames`.
+            guidance: the model's by default.
+            walk: with the memory of a walk, where the network wants one; False is a function of (x, t) alone.
+        Raises:
+            ValueError: the guidance is for another schedule, shape or other classes.
+        """
+        guidance = guidance or self.guidance
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+            raise ValueError(f"{type(guidance).__name__}: {reason}")
+        y, image = (v if v is None else v.to(self.device) for v in (y, image))
+        cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
+        return guidance(self.denoiser.walk() if walk else self.denoiser, cond)
+
+    @torch.no_grad()
+    def frames(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Frame]:
+        """Walk n images from noise to clean, yielding a frame after each step.
+
+        Args:
+            y: labels (n,) or contexts (n, D). By default all classes in turn; no label for a given image.
+            seed: image k is a function of (seed, k) and its condition alone.
+            first: the number k of the first image.
+            image: (n, K, h, w), what a network with image_channels is shown beside x; see `hint.read` and `shown`.
+        """
+        y = self.in_turn(n) if y is None and image is None else y
+        denoise = self.clamp(self.steered(y, image, guidance))
+        x, noise = self.start(n, seed, first)
+        training = [module for module in self.modules() if module.training]
+        if training:
+            self.eval()
+        try:
+            yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
+        finally:
+            for module in training:
+                module.training = True
+
+    def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
+        """n images (n, C, H, W) in [-1, 1] on the CPU; the options are those of `batches`."""
+        return torch.cat(list(self.batches(n, y, seed, **options)))
+
+    def batches(
+        self,
+        n: int = 16,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """n images in [-1, 1] on the CPU, a batch (B, C, H, W) at a time; see `frames` for the arguments.
+
+        Args:
+            batch_size: images walked at a time; it does not change the pictures.
+            progress: show a bar with the rate and the time left.
+        Raises:
+            ValueError: n < 1 or batch_size < 1.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
+        y = self.in_turn(n) if y is None and image is None else y
+        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
+        every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
+        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
+            for at in range(0, n, batch_size):
+                part = slice(at, min(at + batch_size, n))
+                mine, its = (v if v is None else v[part] for v in (y, image))
+                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
+                    x = frame.x
+                    bar.update()
+                yield x.cpu()
+
+    # --- checkpoints ------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu") -> "Diffusion":
+        """The model of a checkpoint file or a run directory, ready to sample.
+
+        Args:
+            weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: not a sound checkpoint of this project.
+        """
+        checkpoint = read_checkpoint(find_checkpoint(path))
+        if "target" not in checkpoint["hyper_parameters"]:
+            use = "sample RUN --classifier" if "schedule" in checkpoint["hyper_parameters"] else "evaluate --features"
+            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
+        state = dict(checkpoint["state_dict"])
+        if weights == "ema":
+            state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
+        return rebuilt(cls, path, checkpoint["hyper_parameters"], state).to(device)

@@ -1,0 +1,144 @@
+"""A classifier of noisy images: what classifier guidance steers by."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.metrics.extractor import to_labels
+from diffusion.metrics.features import jitter
+from diffusion.nets.half_unet import HalfUNet
+from diffusion.noise import Linear, Schedule, Stratified, Times
+from diffusion.noise.draws import FixedDraws, StepDraws, seed_streams
+from diffusion.noise.level import Level
+from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.specs import build, spec
+from diffusion.training.systems.base import due, one_cycle, rebuilt
+
+EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
+NAMES = ["below_-8", *(f"{int(a)}_to_{int(a) + 2}" for a in EDGES[:-1]), "above_8"]
+ASKED = 8  # levels that each validation image is asked at
+
+
+class NoisyClassifier(pl.LightningModule):
+    """Learns p(y | x_t) at every level of a schedule.
+
+        logits = net(c_in x_t, clock),    c_in = alpha / (alpha^2 + sigma^2)
+
+    x_t tells of x_0 through alpha x_t / sigma^2 alone, so the gradient of log p(y | x_t) vanishes with alpha; c_in
+    makes that of the network do so too, without large inputs where there is little noise. Sampling divides the
+    gradient by alpha.
+    AdamW with one cycle of the learning rate; images are slightly turned, scaled and shifted.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; c_in is ours: the best linear guess for data of
+    variance 1 is c_in x_t.
+
+    Args:
+        net: (x (B, C, H, W), clock (B,)) -> logits (B, K).
+        schedule: that of the diffusion models it is to guide.
+        times: the law of the training times.
+        lr: the highest learning rate, > 0.
+        weight_decay: of AdamW, >= 0.
+        degrees, shift, scale: the most that an image is turned, shifted (in units of half its size) and scaled.
+        seed: of jitter, dropout and noise.
+        shape: (C, H, W) of an image; linked from the data.
+        class_names: names of the classes; linked from the data.
+    Raises:
+        ValueError: a learning rate or decay out of range.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module = HalfUNet(),
+        schedule: Schedule = Linear(),
+        times: Times = Stratified(),
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        degrees: float = 5.0,
+        shift: float = 0.1,
+        scale: float = 0.05,
+        seed: int = 0,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        if lr <= 0 or weight_decay < 0:
+            raise ValueError(f"NoisyClassifier: lr must be positive, weight_decay at least 0; got {lr}, {weight_decay}")
+        self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
+        self.net, self.schedule, self.times = parts["net"], parts["schedule"], parts["times"]
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self.degrees, self.shift, self.scale = degrees, shift, scale
+        self.shape, self.class_names = tuple(shape), tuple(class_names)
+        self._seen = 0  # validation images of this pass so far
+        self._right = torch.zeros(2, len(NAMES), dtype=torch.float64)  # right ones and all of each bin, of this pass
+
+    def forward(self, x: Tensor, t: Level) -> Tensor:
+        """Logits (B, K) of x (B, C, H, W) at level t, one for the batch () or one an image (B,)."""
+        clock = self.schedule.clock(t.t).to(x.device, x.dtype).reshape(-1).expand(len(x))
+        t = t.like(x)
+        return self.net(t.alpha / (t.alpha**2 + t.sigma**2) * x, clock)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x0, y = batch
+        step = self.trainer.fit_loop.total_batch_idx
+        seed_streams(x0.device, self.seed, step, self.global_rank, 2)
+        draws = StepDraws(self.seed, step, self.global_rank, x0.device)
+        x0 = jitter(x0, self.degrees, self.shift, self.scale)
+        level = self.schedule.level(self.times(draws.uniform(len(x0)), self.schedule))
+        t = level.like(x0)
+        loss = F.cross_entropy(self(t.alpha * x0 + t.sigma * draws.normal(x0), level), to_labels(y))
+        if due(self.trainer, batch_idx):
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen = 0
+        self._right.zero_()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Each image at levels spread over the schedule, with fixed noise: the same question in every run."""
+        x0, y = batch[0], to_labels(batch[1])
+        indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
+        self._seen += len(x0)
+        draws, losses, rights = FixedDraws(self.seed, indices), [], []
+        for k in range(ASKED):
+            level = self.schedule.level(self.schedule.quantile((k + draws.uniform(len(x0))) / ASKED))
+            t = level.like(x0)
+            logits = self(t.alpha * x0 + t.sigma * draws.normal(x0), level)
+            losses.append(F.cross_entropy(logits, y))
+            rights.append(logits.argmax(1) == y)
+            bins = torch.bucketize(level.log_snr, EDGES, right=True)
+            right = rights[-1].double().cpu()
+            self._right += torch.stack([torch.bincount(bins, w, minlength=len(NAMES)) for w in (right, right * 0 + 1)])
+        # For several processes as in Classifier.
+        options = {"sync_dist": True, "batch_size": len(x0) * self.trainer.world_size, "prog_bar": True}
+        self.log("val/loss", torch.stack(losses).mean(), **options)
+        self.log("val/accuracy", torch.stack(rights).float().mean(), **options)
+
+    def on_validation_epoch_end(self) -> None:
+        right, count = self.trainer.strategy.reduce(self._right.to(self.device).float(), reduce_op="sum").cpu()
+        for name, hits, n in zip(NAMES, right, count, strict=True):
+            if n:
+                self.log(f"accuracy_by_log_snr/{name}", hits / n, rank_zero_only=True)
+
+    def configure_optimizers(self) -> dict:
+        return one_cycle(self, self.lr, self.weight_decay)
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "cpu") -> "NoisyClassifier":
+        """The classifier of a checkpoint file or run directory.
+
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: not a sound checkpoint of a classifier of noisy images.
+        """
+        path = find_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        known = checkpoint["hyper_parameters"]
+        if "schedule" not in known or "target" in known:
+            hint = "train one with: diffusion fit -c configs/mnist_classifier.yaml"
+            raise ValueError(f"{path}: not a classifier of noisy images; {hint}")
+        return rebuilt(cls, path, known, checkpoint["state_dict"]).to(device)

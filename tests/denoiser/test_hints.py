@@ -1,0 +1,99 @@
+"""Hints: right numbers by hand, randomness that is repeated, and what a user's picture means."""
+
+import pytest
+import torch
+
+from diffusion.denoiser.hints import Hint, LowResolution, Masked, uniform
+from diffusion.noise.draws import ImageDraws
+from diffusion.support.specs import build, concrete, spec
+
+KINDS = sorted(concrete(Hint, "diffusion"), key=lambda k: k.__name__)
+ALL = [*(kind() for kind in KINDS), LowResolution(2, noise=0.3), Masked(0.1, 0.5, holes=3)]
+
+
+@pytest.mark.parametrize("hint", ALL, ids=lambda h: f"{type(h).__name__}{list(vars(h).values())}")
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 8)])
+def test_every_hint(hint, shape):
+    """The shape that is promised, [-1, 1], its spec, and an image's own draws whatever its batch."""
+    again = build(spec(hint))
+    assert vars(again) == vars(hint) and type(again) is type(hint)
+    x0 = torch.rand(6, *shape) * 2 - 1
+    whole = hint(x0, ImageDraws(3, range(6)))
+    assert whole.shape == (6, *hint.shape(shape)) and whole.dtype == x0.dtype
+    parts = torch.cat([again(x0[:2], ImageDraws(3, range(2))), again(x0[2:], ImageDraws(3, range(2, 6)))])
+    assert torch.equal(whole, parts)
+    assert hint.show(whole, shape).shape == x0.shape
+    other = hint(x0, ImageDraws(4, range(6)))
+    assert torch.equal(other, whole) == (isinstance(hint, LowResolution) and not hint.noise)
+
+
+def test_uniform_numbers_are_uniform():
+    u = uniform(torch.randn_like, torch.empty(200_000)).double().sort().values
+    assert 0 <= u[0] and u[-1] < 1
+    assert float((u - (torch.arange(200_000) + 0.5) / 200_000).abs().max()) < 1.95 / 200_000**0.5  # Kolmogorov, 0.1 %
+    assert float(uniform(lambda x: torch.full_like(x, 9), torch.empty(1))) < 1
+
+
+def test_low_resolution_is_the_mean_of_blocks():
+    x0 = torch.arange(32.0).reshape(1, 2, 4, 4) / 16 - 1
+    by_hand = [[x0[0, c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for i in (0, 1) for j in (0, 1)] for c in (0, 1)]
+    assert torch.equal(LowResolution(2)(x0).flatten(2)[0], torch.tensor(by_hand))
+    shown = LowResolution(2).show(LowResolution(2)(x0), (2, 4, 4))
+    assert torch.equal(shown[0, 0, :2, :2], torch.full((2, 2), float(by_hand[0][0])))  # a pixel fills its block
+
+
+def test_noise_augmentation_says_how_strong_it_is():
+    """Half of the noise is weaker than 0.2 of 0.4, and each image's has the strength that its last channel names."""
+    torch.manual_seed(0)
+    hint, x0 = LowResolution(2, noise=0.4), torch.zeros(500, 3, 32, 32)
+    low, strength = hint(x0).split((3, 1), dim=1)
+    assert torch.equal(strength, strength[:, :, :1, :1].expand_as(strength))
+    s = strength[:, 0, 0, 0]
+    assert 0 <= s.min() and s.max() <= 0.4 and 0.18 < s.median() < 0.22
+    assert (low.flatten(1).std(1) / s - 1).abs().max() < 0.12  # 768 numbers: 2.6 % of standard error
+    assert hint.read(torch.zeros(1, 3, 16, 16), (3, 32, 32))[:, 3].abs().max() == 0  # a user's picture is clean
+
+
+def test_masks_are_rectangles_of_the_asked_sizes():
+    torch.manual_seed(0)
+    x0 = torch.rand(2000, 3, 10, 20) + 0.1  # nowhere 0
+    picture, known = Masked(0.3, 0.6)(x0).split((3, 1), dim=1)
+    assert set(known.unique().tolist()) == {0, 1}
+    assert torch.equal(picture, x0 * known)
+    rows, columns = (known == 0).any(3)[:, 0], (known == 0).any(2)[:, 0]  # the hole's extent
+    assert torch.equal(known[:, 0] == 0, rows[:, :, None] & columns[:, None, :])  # one full rectangle
+    assert set(rows.sum(1).tolist()) == {3, 4, 5, 6} and set(columns.sum(1).tolist()) == set(range(6, 13))
+    for extent in (rows, columns):
+        edges = extent.float().mean(0)
+        assert edges[0] > 0.05 and abs(float(edges[0] - edges[-1])) < 0.05  # any place, both ends alike
+    assert float((Masked(0.3, 0.6, holes=4)(x0)[:, 3] == 0).float().mean()) > 1.8 * float((known == 0).float().mean())
+    assert Masked(1, 1)(x0)[:, 3].max() == 0 and Masked(0.01, 0.01)(x0)[:, 3].sum() == 2000 * (200 - 1)
+
+
+def test_what_a_user_s_picture_means():
+    x0 = torch.rand(2, 1, 8, 8) * 2 - 1
+    small = LowResolution(4)(x0)
+    assert torch.equal(LowResolution(4).read(x0, (1, 8, 8)), small)  # a full picture is made small
+    assert torch.equal(LowResolution(4).read(small, (1, 8, 8)), small)
+    alpha = torch.ones(2, 1, 8, 8)
+    alpha[:, :, 2:5] = -1
+    hint = Masked().read(torch.cat([x0, alpha], dim=1), (1, 8, 8))
+    assert torch.equal(hint[:, 1:], (alpha + 1) / 2)
+    assert torch.equal(hint[:, :1], torch.where(alpha > 0, x0, torch.zeros(())))
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: LowResolution(1), "factor must be at least 2"),
+    (lambda: LowResolution(2, -1), "noise at least 0"),
+    (lambda: LowResolution(3).shape((1, 8, 8)), "factor 3 does not divide images of 8x8"),
+    (lambda: LowResolution(2).read(torch.zeros(1, 1, 5, 5), (1, 8, 8)), "pictures of 4x4 pixels, or 8x8"),
+    (lambda: LowResolution(2).read(torch.zeros(1, 1, 4, 4), (3, 8, 8)), "in 3 channels; got 4x4 in 1"),
+    (lambda: Masked(0.5, 0.4), "low <= high"),
+    (lambda: Masked(holes=0), "holes >= 1"),
+    (lambda: Masked().read(torch.zeros(1, 1, 8, 8), (1, 8, 8)), "transparent where"),
+    (lambda: Masked().read(torch.ones(1, 2, 8, 8), (1, 8, 8)), "opaque everywhere"),
+])  # fmt: skip
+def test_errors_say_what_to_do(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert words in str(error.value)

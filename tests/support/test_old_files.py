@@ -1,0 +1,32 @@
+"""Files of version 0.1, whose classes lay elsewhere, still load, resume and sample as they did.
+
+`tests/files/version_0_1` was written by `diffusion fit` and `diffusion sample --image test --n 4 --seed 3` of it.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from diffusion.cli import main
+from diffusion.support import runs
+
+OLD = Path(__file__).resolve().parents[1] / "files" / "version_0_1"
+
+
+def test_an_old_checkpoint_samples_as_it_did(tmp_path):
+    out = tmp_path / "x.npz"
+    words = ["--image", "test", "--n", "4", "--seed", "3", "--device", "cpu", "--out", str(out)]
+    assert main(["sample", str(OLD), *words]) == 0
+    with np.load(out) as new, np.load(OLD / "samples.npz") as old:
+        assert np.abs(new["images"].astype(int) - old["images"]).max() <= 1
+        assert (new["labels"] == old["labels"]).all()
+
+
+def test_an_old_run_resumes_with_its_own_configuration(tmp_path):
+    run = tmp_path / "old" / "version_0"
+    shutil.copytree(OLD, run)
+    words = ["--trainer.max_epochs", "2", "--samples.n", "1", "--gif.n", "1", "--gif.frames", "2"]
+    config = str(run / "config.yaml")
+    assert main(["fit", "-c", config, "--resume", str(run), "--out", str(tmp_path), *words]) == 0
+    assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 20

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from diffusion.denoiser.targets import Target
+from diffusion.guidance import ClassifierFree
+from diffusion.loss.objective import Objective
+from diffusion.nets import AttentionUNet
+from diffusion.noise import Cosine, Schedule, Stratified
+from diffusion.samplers import DDPM, Sampler
+from diffusion.support.files import atomic
+from diffusion.support.specs import build, concrete, named, spec, suggest
+
+PARTS = {kind for base in (Schedule, Target, Sampler) for kind in concrete(base, "diffusion")}
+
+
+@pytest.mark.parametrize("kind", sorted(PARTS, key=str))
+def test_every_part_goes_through_a_spec(kind):
+    plain = spec(kind())
+    assert json.loads(json.dumps(plain)) == plain  # plain types only
+    again = build(plain)
+    assert type(again) is kind and spec(again) == plain
+
+
+def test_arguments_survive():
+    objective = build(spec(Objective(times=Stratified(), drop=0.3)))
+    assert objective.drop == 0.3 and isinstance(objective.times, Stratified)
+    assert build(spec(DDPM(7, "large", "leading"))).__dict__ == {"steps": 7, "variance": "large", "grid": "leading"}
+    assert build(spec(Cosine(77, s=0.02))).alphas.equal(Cosine(77, s=0.02).alphas)
+    assert build(spec(ClassifierFree(3))).scale == 3
+    net = build(spec(AttentionUNet(3, (8, 16), num_classes=4, ones=True)))
+    assert net.widths == (8, 16) and net.num_classes == 4 and net.ones
+
+
+def test_a_part_that_hides_an_argument_is_refused():
+    class Bad(Cosine):
+        def __init__(self, secret: int = 3):
+            super().__init__()
+
+    with pytest.raises(ValueError, match="must keep its argument 'secret'"):
+        spec(Bad())
+
+
+@pytest.mark.parametrize("bad", [{"class_path": "nowhere.Thing"}, {"class_path": "diffusion.noise.Nothing"},
+                                 {"class_path": "diffusion.noise.Linear", "init_args": {"Q": 3}}])  # fmt: skip
+def test_bad_specs(bad):
+    with pytest.raises(ValueError):
+        build(bad)
+
+
+def test_atomic_leaves_the_old_file_or_the_new(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("one")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_suggest():
+    assert suggest("lrr", ["lr", "betas"]) == "; did you mean 'lr'?" and suggest("xyz", ["lr"]) == ""
+
+
+def test_classes_by_name():
+    assert named("DDPM", Sampler, "diffusion.samplers") is DDPM
+    assert named("diffusion.samplers.ddpm.DDPM", Sampler, "diffusion.samplers") is DDPM
+    mine = type("Mine", (DDPM,), {"__module__": "elsewhere"})
+    assert mine in concrete(Sampler) and mine not in concrete(Sampler, "diffusion")
+    assert named("Mine", Sampler, "diffusion.samplers") is mine
+    for name, words in [
+        ("Mime", "no sampler 'Mime'; did you mean 'Mine'"),
+        ("json.dumps", "is no Sampler"),
+        ("json.x.Y", "cannot import"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            named(name, Sampler, "diffusion.samplers")
+    with pytest.raises(ValueError, match="cannot be made: it has no step"):
+        named("diffusion.samplers.base.Sampler", Sampler, "diffusion.samplers")

@@ -1,0 +1,118 @@
+"""What makes a network fast changes none of its numbers."""
+
+import copy
+import time
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffusion.nets import DiT, UNet, speed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = UNet(1, 8, (1, 2), 1, (1,), 8, dropout=0.2, num_classes=3)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)  # its last convolution begins at zero
+    return net
+
+
+def gradients(net):
+    torch.manual_seed(1)  # of the dropout
+    x, kept = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2)), 0
+
+    def count(v):
+        nonlocal kept
+        kept += v.numel()
+        return v
+
+    net.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda v: v):
+        net(x, torch.arange(4.0), torch.tensor([0, 1, 2, 0])).square().mean().backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None], kept
+
+
+def test_recomputing_keeps_less_and_gives_the_same_gradients(net):
+    names, other = list(net.state_dict()), copy.deepcopy(net)
+    wanted, whole = gradients(net)
+    found, less = gradients(speed.recomputed(net))
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+    assert list(net.state_dict()) == names and less < whole / 2
+    with torch.no_grad():
+        x, clock, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([1, 2])
+        assert torch.equal(net.eval()(x, clock, y), other.eval()(x, clock, y))
+
+
+def test_a_copy_of_a_recomputed_network_has_weights_of_its_own(net):
+    twin = copy.deepcopy(speed.recomputed(net))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+        assert twin.eval()(torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1])).std() > 0
+
+
+def test_the_blocks_of_a_transformer_are_its_layers():
+    net = DiT(1, 2, 16, 3, 2)
+    assert [type(b).__name__ for b in speed.blocks(net)].count("Block") == 3
+
+
+@pytest.mark.parametrize(("quick", "choice"), [(0.0, "bf16-mixed"), (0.01, "32-true"), (0.02, "32-true")])
+def test_a_precision_is_chosen_by_what_it_costs(monkeypatch, quick, choice):
+    """float32 sleeps 10 ms; bf16 has to be 1.2 times as fast."""
+    monkeypatch.setattr(speed, "bf16_is_fast", lambda: True)
+
+    net = torch.nn.Conv2d(2, 2, 3)
+
+    def loss(n):
+        time.sleep(quick if torch.is_autocast_enabled("cpu") else 0.01)
+        return torch.ones((), requires_grad=True).sum()
+
+    assert speed.fastest(net, loss, 8, CPU).precision == choice
+    assert speed.fastest(net, loss, 8, CPU, measure=False).precision == "32-true"
+    monkeypatch.setattr(speed, "bf16_is_fast", lambda: False)
+    assert speed.fastest(net, loss, 8, CPU) == ("32-true", "channels_last", "bf16 is not fast here")
+
+
+@pytest.mark.parametrize(("quick", "choice"), [("contiguous", "contiguous"), ("channels_last", "channels_last")])
+def test_a_layout_is_chosen_by_what_it_costs(monkeypatch, quick, choice):
+    monkeypatch.setattr(speed, "bf16_is_fast", lambda: True)
+    net = torch.nn.Conv2d(2, 2, 3)
+
+    def loss(n):
+        fast = net.weight.is_contiguous(memory_format=speed.LAYOUTS[quick])
+        time.sleep(0.001 if fast and torch.is_autocast_enabled("cpu") else 0.01)
+        return torch.ones((), requires_grad=True).sum()
+
+    assert speed.fastest(net, loss, 8, CPU).layout == choice
+    assert net.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiling_is_refused_in_words(net, monkeypatch):
+    with pytest.raises(ValueError, match="no mode 'fast'.*reduce-overhead"):
+        speed.compiled(net, "fast")
+    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="install g"):
+        speed.compiled(net)
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_function_with_the_same_names(net):
+    x, clock, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1])
+    net.eval()
+    names, wanted = list(net.state_dict()), net(x, clock, y)
+    found = speed.compiled(net)(x, clock, y)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert list(net.state_dict()) == names and torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+def test_dropout_is_seeded_as_by_torch():
+    from diffusion.noise.draws import seed_of, seed_streams
+
+    seed_streams(CPU, 3, 4)
+    found = F.dropout(torch.ones(100))
+    torch.manual_seed(seed_of(3, 4))
+    assert torch.equal(found, F.dropout(torch.ones(100)))
