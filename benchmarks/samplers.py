@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from benchmarks.report import write
 from diffusion.data import Digits
 from diffusion.guidance import Guidance
-from diffusion.judging.measure import Counted, cost, machine
+from diffusion.judging.measure import Counted, cost
 from diffusion.metrics import Judge, Labelled
 from diffusion.options.common import device
 from diffusion.options.guiding import scaled
 from diffusion.samplers import DDPM, Sampler
+from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.runs import find_checkpoint
 from diffusion.support.specs import concrete, gather, spec

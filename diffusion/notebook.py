@@ -14,9 +14,10 @@ from diffusion import data
 from diffusion.commands.evaluate import measured
 from diffusion.data import ImageData
 from diffusion.support import runs
+from diffusion.support.console import clock, shown
 from diffusion.support.paths import REPO, home, run_root, tensorboard_address
-from diffusion.training.callbacks.progress import Rate, clock
-from diffusion.training.resume import OtherModel, shown
+from diffusion.training.callbacks.progress import Rate
+from diffusion.training.resume import OtherModel
 from diffusion.training.run import DiffusionCLI, fit, quiet
 from diffusion.training.systems import Diffusion, NoisyClassifier
 

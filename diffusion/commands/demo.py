@@ -10,10 +10,11 @@ from diffusion import pictures
 from diffusion.data import ImageData
 from diffusion.metrics import Judge, Labelled
 from diffusion.options.common import Parser
+from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.paths import REPO
 from diffusion.training.callbacks.pictures import averaged, denoising
-from diffusion.training.callbacks.progress import Rate, clock
-from diffusion.training.run import board, fit, shown, tool
+from diffusion.training.callbacks.progress import Rate
+from diffusion.training.run import fit
 from diffusion.training.systems import Diffusion
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion import editing, pictures
 from diffusion.editing.midway import beginning, noised
 from diffusion.guidance import Guidance, Plain
-from diffusion.judging.measure import Counted, cost, progress
+from diffusion.judging.measure import Counted, cost
 from diffusion.metrics.evaluator import repeated
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level
@@ -22,6 +22,7 @@ from diffusion.options.common import Parser, check_writable, choose_sampler, loa
 from diffusion.options.guiding import choose_guidance, guidance_options
 from diffusion.options.images import MASKS, given_mask, given_pictures
 from diffusion.samplers import DDIM, Sampler
+from diffusion.support.console import progress
 from diffusion.support.files import atomic
 from diffusion.support.specs import suggest
 from diffusion.training.systems import Diffusion

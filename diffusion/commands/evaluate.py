@@ -5,16 +5,16 @@ from pathlib import Path
 
 from diffusion.guidance import Guidance
 from diffusion.judging import sweep
-from diffusion.judging.measure import Opened, cost, measure, open_models, open_runs, progress
+from diffusion.judging.measure import Opened, cost, measure, open_models, open_runs
 from diffusion.metrics.base import Metric, known, metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.extractor import to_labels
 from diffusion.options.common import Parser, choose_sampler, machine_options, split
 from diffusion.options.guiding import choose_guidance, guidance_options
 from diffusion.samplers import Sampler
+from diffusion.support.console import interval, number, progress, rows_of, shown
 from diffusion.support.processes import Processes, together
-from diffusion.support.tables import between, number, rows_of
-from diffusion.training.run import quiet, shown
+from diffusion.training.run import quiet
 from diffusion.training.systems import Diffusion
 
 DEFAULT = "frechet,kid,pr,dc,is,consistency,diversity,memory"
@@ -151,7 +151,7 @@ def table(record: dict) -> str:
     most = max(f["m"] for f in record["figures"])
     rows = [("metric", "value", "95 % interval", f"{most:,} test images", "as many samples", "")]
     rows += [
-        (f["metric"], number(f["value"]), between(f), number(f["floor"]), number(f["matched"]), ARROWS[f["better"]])
+        (f["metric"], number(f["value"]), interval(f), number(f["floor"]), number(f["matched"]), ARROWS[f["better"]])
         for f in record["figures"]
     ]
     return f"{head(setting, record)}\n{rows_of(rows)}{alerts(record)}"
@@ -180,7 +180,7 @@ def compared(records: list[dict], opened: list[Opened]) -> str:
     names = [f["metric"] for f in records[0]["figures"]]
     for name in names:
         figures = [next((f for f in r["figures"] if f["metric"] == name), None) for r in records]
-        cells = [f"{number(f['value'])} ({between(f)})" if f else "" for f in figures]
+        cells = [f"{number(f['value'])} ({interval(f)})" if f else "" for f in figures]
         kind = next(f for f in figures if f)
         if best := winner(figures):
             cells[best - 1] += " *"

@@ -10,8 +10,9 @@ from torch import Tensor
 from diffusion.judging.nll import measure
 from diffusion.options.common import Parser, check_writable, device
 from diffusion.support import runs
+from diffusion.support.console import shown
 from diffusion.support.files import atomic
-from diffusion.training.run import quiet, recorded, shown
+from diffusion.training.run import quiet, recorded
 from diffusion.training.systems import Diffusion
 
 

@@ -1,7 +1,8 @@
 """`diffusion validate`: val/loss of a run, or of another configuration of it."""
 
 from diffusion.support import runs
-from diffusion.training.run import quiet, recorded, shown
+from diffusion.support.console import shown
+from diffusion.training.run import quiet, recorded
 from diffusion.training.systems import Diffusion
 
 HELP = """usage: diffusion validate RUN [--weights ema|raw] [options of `diffusion fit`]

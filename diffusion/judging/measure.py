@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import platform
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -27,11 +24,11 @@ from diffusion.noise import Schedule
 from diffusion.options.common import load
 from diffusion.samplers import Sampler
 from diffusion.support import runs
+from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
 from diffusion.training.callbacks.pictures import examples
-from diffusion.training.callbacks.progress import in_notebook
 from diffusion.training.run import recorded
 from diffusion.training.systems import Diffusion
 
@@ -226,13 +223,6 @@ def cost(sampler: Sampler, schedule: Schedule) -> int:
     return calls
 
 
-def progress(total: int | None, processes: Processes = Processes()) -> tqdm:
-    """A bar of this process's image evaluations, the time left too if it knows their number; on a log, now and then."""
-    every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
-    options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
-    return tqdm(total=total, desc="sampling", disable=not processes.first, **options)
-
-
 def bits(run: Opened, args: Namespace, split: str) -> Tensor:
     """Bits a dimension of the first 256 images of a split by the variational bound: (N,)."""
     images, y = (v[:256] for v in run.data.arrays(split))
@@ -242,10 +232,3 @@ def bits(run: Opened, args: Namespace, split: str) -> Tensor:
         batch_size=args.batch_size,
     )  # fmt: skip
     return nll.measure(asked, run.model, images, y)["vlb"].sum(0)
-
-
-def machine(where: torch.device) -> str:
-    """What it ran on, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cores} CPU cores"
-    return f"{chip}, Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"

@@ -7,9 +7,8 @@ from itertools import product
 
 from diffusion import pictures
 from diffusion.judging.measure import Opened
+from diffusion.support.console import interval, number, rows_of, shown
 from diffusion.support.files import atomic
-from diffusion.support.tables import between, number, rows_of
-from diffusion.training.run import shown
 
 AXES = ("sampler", "steps", "scale", "w", "guidance")  # other words are arguments of the sampler or of the guidance
 COLUMNS = ("sampler", "steps", "scale", "w")
@@ -105,7 +104,7 @@ def table(records: list[dict]) -> str:
     names = [f["metric"] for f in records[0]["figures"]]
     rows = [("sampler", "steps", "scale", "evals", "s", *names, "")]
     for r in records:
-        cells = [f"{number(f['value'])} ({between(f)})" for f in r["figures"]]
+        cells = [f"{number(f['value'])} ({interval(f)})" for f in r["figures"]]
         rows.append((*label(r), f"{r['evaluations']:g}", f"{r['seconds']:.0f}", *cells, "*" if r["pareto"] else ""))
     floors = [number(f["floor"]) for f in records[0]["figures"]]
     m = records[0]["figures"][0]["m"]

@@ -8,6 +8,7 @@ import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
 from diffusion.support import runs
+from diffusion.support.console import shown
 from diffusion.support.files import sweep
 from diffusion.support.specs import spec, today
 
@@ -81,12 +82,6 @@ def _without_tensors(checkpoint: dict) -> dict:
     kept["updates"] = (checkpoint.get("callbacks") or {}).get("EMA", {}).get("updates")
     loaders = ((checkpoint.get("loops") or {}).get("fit_loop") or {}).get("state_dict", {}).get("combined_loader")
     return kept | {"optimizer": bool(checkpoint.get("optimizer_states")), "loaders": loaders}
-
-
-def shown(path: Path) -> Path:
-    """A path as a person would type it: relative to the current folder where it lies below it."""
-    cwd = Path.cwd()
-    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
 
 
 def restored(resume: Resume) -> str:

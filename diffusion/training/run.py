@@ -18,7 +18,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from diffusion.data import ImageData
 from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
-from diffusion.support.paths import REPO, cache_root, home, run_root, tensorboard_address
+from diffusion.support.console import board, clock, in_notebook, shown, tool
+from diffusion.support.paths import REPO, cache_root, run_root
 from diffusion.support.specs import build, gather, suggest, today
 from diffusion.training import launch, pace
 from diffusion.training.callbacks import (
@@ -36,9 +37,9 @@ from diffusion.training.callbacks import (
     Samples,
     Signals,
 )
-from diffusion.training.callbacks.progress import Live, clock, in_notebook
+from diffusion.training.callbacks.progress import Live
 from diffusion.training.callbacks.signals import Stopped
-from diffusion.training.resume import clear, differences, hparams_of, place, restored, shown
+from diffusion.training.resume import clear, differences, hparams_of, place, restored
 from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
@@ -188,14 +189,6 @@ def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
     return DiffusionCLI(["-c", str(config), *argv], training=False)
 
 
-def tool(name: str) -> str:
-    """A command of this environment as it can be typed now: by its name where the shell finds it, else by its path."""
-    path = Path(sys.executable).parent / name
-    if (found := shutil.which(name)) and Path(found).resolve() == path.resolve():
-        return name
-    return str(shown(path)) if path.exists() else f"{shown(Path(sys.executable))} -m {name}"
-
-
 def quiet() -> None:
     """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -341,9 +334,3 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     print(f"  {diffusion} gif {run}{image} --out denoising.gif")
     print(f"  {board(run)}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
-
-
-def board(run: Path) -> str:
-    """The command that shows a run's curves; on SageMaker with the address to open then."""
-    there = f"   # open {tensorboard_address()}" if home() in ("notebook instance", "Studio") else ""
-    return f"{tool('tensorboard')} --logdir {run.parent}{there}"

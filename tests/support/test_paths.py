@@ -8,7 +8,7 @@ import pytest
 from diffusion.cli import main
 from diffusion.data import MNIST
 from diffusion.support import paths
-from diffusion.training.run import board
+from diffusion.support.console import board
 
 REPO = Path(__file__).resolve().parents[2]
 VARIABLES = ("SM_CHANNEL_TRAINING", "DIFFUSION_DATA", "DIFFUSION_OUT", "SM_MODEL_DIR", "DIFFUSION_CACHE")

@@ -7,8 +7,8 @@ from itertools import islice
 
 import pytorch_lightning as pl
 
+from diffusion.support.console import clock
 from diffusion.training.callbacks.pictures import Gif, Samples, examples
-from diffusion.training.callbacks.progress import clock
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LARGE = 0.25  # of the time; more for the pictures at its end is worth a word

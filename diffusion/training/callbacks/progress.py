@@ -1,19 +1,13 @@
 """Progress that shows where a run is: a bar on a terminal, one with pictures in a notebook, lines elsewhere."""
 
 import html
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-
-def clock(seconds: float) -> str:
-    """1:02:03, 2:03 or 0:03."""
-    m, s = divmod(int(seconds + 0.5), 60)
-    h, m = divmod(m, 60)
-    return f"{h}:{m:02d}:{s:02d}" if h else f"{m}:{s:02d}"
+from diffusion.support.console import clock
 
 
 class Rate(pl.Callback):
@@ -144,9 +138,3 @@ class Live(pl.Callback):
         said, step, total = told(trainer, *self._first), trainer.global_step, trainer.estimated_stepping_batches
         bar = f'<progress value="{step}" max="{total}" style="width: 16em"></progress>'
         return {"text/html": f"{bar} <code>{html.escape(said)}</code>", "text/plain": said}
-
-
-def in_notebook() -> bool:
-    """Is this a notebook's kernel?"""
-    known = sys.modules.get("IPython")
-    return hasattr(known and known.get_ipython(), "kernel")

@@ -10,8 +10,9 @@ from diffusion.data import Digits
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
+from diffusion.support.console import in_notebook
 from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Gif, Lines, Rate, Samples
-from diffusion.training.callbacks.progress import Live, in_notebook
+from diffusion.training.callbacks.progress import Live
 
 
 def model():

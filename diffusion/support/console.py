@@ -1,0 +1,88 @@
+"""What commands print: paths and commands as they can be typed, times, numbers, tables, bars."""
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from diffusion.support.paths import home, tensorboard_address
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffusion.support.processes import Processes
+
+
+def shown(path: Path) -> Path:
+    """A path as a person would type it: relative to the current folder where it lies below it."""
+    cwd = Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+
+
+def tool(name: str) -> str:
+    """A command of this environment as it can be typed now: its name if the shell finds it, else its path."""
+    path = Path(sys.executable).parent / name
+    if (found := shutil.which(name)) and Path(found).resolve() == path.resolve():
+        return name
+    return str(shown(path)) if path.exists() else f"{shown(Path(sys.executable))} -m {name}"
+
+
+def board(run: Path) -> str:
+    """The command that shows a run's curves; on SageMaker with the address to open then."""
+    there = f"   # open {tensorboard_address()}" if home() in ("notebook instance", "Studio") else ""
+    return f"{tool('tensorboard')} --logdir {run.parent}{there}"
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03 or 0:03."""
+    m, s = divmod(int(seconds + 0.5), 60)
+    h, m = divmod(m, 60)
+    return f"{h}:{m:02d}:{s:02d}" if h else f"{m}:{s:02d}"
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    known = sys.modules.get("IPython")
+    return hasattr(known and known.get_ipython(), "kernel")
+
+
+def number(value: float) -> str:
+    """Four significant digits; thousands separators from 10,000 on."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def interval(figure: dict) -> str:
+    """A figure's interval, "low .. high"."""
+    return f"{number(figure['low'])} .. {number(figure['high'])}"
+
+
+def rows_of(rows: list[tuple]) -> str:
+    """Rows of text in columns, the first left-aligned and the others right-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def progress(total: int | None, processes: "Processes | None" = None) -> tqdm:
+    """A bar of network evaluations on the first process, with the time left if their number is known.
+
+    On a terminal or in a notebook it moves twice a second, in a log every 15 s.
+    """
+    every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
+    options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
+    return tqdm(total=total, desc="sampling", disable=processes is not None and not processes.first, **options)
+
+
+def machine(where: "torch.device") -> str:
+    """The device and the versions of Python and torch, in words."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cores} CPU cores"
+    return f"{chip}, Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}"
