@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion.data.place import Place
 from diffusion.support.paths import data_root
 
 Split = Literal["train", "test"]
@@ -88,7 +89,7 @@ class Batches:
         self.flip = flip
         self.epoch = 0
         self._done = 0  # batches given out in the epoch under way
-        self._skip = (0, 0, 0)  # in this epoch leave out so many images of the order, which count as so many batches
+        self._resumed = Place()  # what had been given out of an epoch before this run resumed in it
 
     def __len__(self) -> int:
         return self._batches(len(self.images))
@@ -117,7 +118,7 @@ class Batches:
         In an epoch that was resumed: of those that are left.
         """
         n = len(self.images)
-        seen = self._skip[1] if epoch == self._skip[0] else 0
+        seen = self._resumed.begin(epoch).images
         state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
@@ -134,7 +135,7 @@ class Batches:
         return self.plan(epoch)[0][self._part(epoch, batch)]
 
     def _part(self, epoch: int, batch: int) -> slice:
-        batch -= self._skip[2] if epoch == self._skip[0] else 0
+        batch -= self._resumed.begin(epoch).batches
         return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,7 +143,7 @@ class Batches:
         order, mirrored = self.plan(epoch)
         home, order = order.to(self.home), order.to(self.device)
         mirrored = None if mirrored is None else mirrored.to(self.device)
-        for i in range(self._skip[2] if epoch == self._skip[0] else 0, len(self)):
+        for i in range(self._resumed.begin(epoch).batches, len(self)):
             part = self._part(epoch, i)
             x = self.images[home[part]]  # (B,C,H,W) uint8
             if self.home != self.device:
@@ -153,22 +154,16 @@ class Batches:
             yield x.float() / 127.5 - 1, self.y[order[part]]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, batches given out in it and images that all processes have seen of it; 0 of the next when complete.
-
-        The epoch is kept so that a checkpoint at the end of an epoch cut short (`limit_train_batches`) does not make
-        the next epoch start late: Lightning then resumes with the next epoch, and the position is void.
-        """
-        if self._done >= len(self):
-            return {"epoch": self.epoch + 1, "batches": 0, "images": 0}
-        _, images, first = self._skip if self.epoch == self._skip[0] else (0, 0, 0)
-        images += (self._done - first) * self.batch_size * self.world
-        return {"epoch": self.epoch, "batches": self._done, "images": images}
+        """The place of the next batch, see `Place`."""
+        begin = self._resumed.begin(self.epoch)
+        images = begin.images + (self._done - begin.batches) * self.batch_size * self.world
+        return Place(self.epoch, self._done, images).rolled(len(self))._asdict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next passes over `state["epoch"]` begin after the images that were seen of it."""
         images = state.get("images", state["batches"] * self.batch_size * self.world)
         self.epoch, self._done = state["epoch"], len(self) - self._batches(len(self.images) - images)
-        self._skip = (self.epoch, images, self._done)
+        self._resumed = Place(self.epoch, self._done, images)
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -263,18 +258,18 @@ class ImageData(pl.LightningDataModule, ABC):
         if flip and self.no_flip_classes:
             flip = ~torch.isin(y.argmax(1) if self.context else y, torch.tensor(self.no_flip_classes))
         return Batches(
-            images, y, self.batch_size, shuffle=not still, drop_last=True, flip=flip, seed=self.seed, **self._place()
+            images, y, self.batch_size, shuffle=not still, drop_last=True, flip=flip, seed=self.seed, **self._process()
         )
 
     def val_dataloader(self) -> Batches:
         """The test split in its fixed order, every image once."""
-        return Batches(*self.arrays("test"), self.batch_size, **self._place())
+        return Batches(*self.arrays("test"), self.batch_size, **self._process())
 
     def test_dataloader(self) -> Batches:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
 
-    def _place(self) -> dict:
+    def _process(self) -> dict:
         """Device and share of this process; `distributed_sampler_kwargs` knows of tensor-parallel groups."""
         if self.trainer is None:
             return {}

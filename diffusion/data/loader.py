@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from diffusion.data.place import Place
+
 
 class Order:
     """Lists of indices, a batch each: f(seed, epoch) drawn for all N, this process's share of it, from some batch on.
@@ -18,7 +20,8 @@ class Order:
     def __init__(self, n: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int, rank: int, world: int):
         self.n, self.batch_size, self.shuffle, self.drop_last = n, batch_size, shuffle, drop_last
         self.seed, self.rank, self.world = seed, rank, world
-        self.epoch = self.first = 0
+        self.epoch = 0
+        self.resumed = Place()  # what had been given out of an epoch before this run resumed in it
 
     @property
     def sampler(self) -> Order:
@@ -36,7 +39,7 @@ class Order:
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         order = torch.randperm(self.n, generator=generator) if self.shuffle else torch.arange(self.n)
         mine = order[self.rank :: self.world].tolist()
-        for i in range(self.first, len(self)):
+        for i in range(self.resumed.begin(self.epoch).batches, len(self)):
             yield mine[i * self.batch_size : (i + 1) * self.batch_size]
 
 
@@ -82,20 +85,18 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator:
         order = self.batch_sampler
-        first = order.first
-        try:
-            for self._done, batch in enumerate(super().__iter__(), first + 1):  # noqa: B020
-                yield batch
-        finally:
-            order.first = 0
+        first = order.resumed.begin(order.epoch).batches
+        for self._done, batch in enumerate(super().__iter__(), first + 1):  # noqa: B020
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the batches given out in it; none of the next one when it is complete."""
-        over = self._done >= len(self)
-        return {"epoch": self.batch_sampler.epoch + over, "batches": 0 if over else self._done}
+        """The place of the next batch, see `Place`."""
+        order = self.batch_sampler
+        images = self._done * order.batch_size * order.world
+        return Place(order.epoch, self._done, images).rolled(len(self))._asdict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next pass begin after the batches that were given out."""
+        """Make the next pass over `state["epoch"]` begin after the batches that were given out of it."""
         order = self.batch_sampler
-        order.epoch, order.first = state["epoch"], state["batches"]
-        self._done = order.first
+        order.epoch, self._done = state["epoch"], state["batches"]
+        order.resumed = Place(order.epoch, self._done, self._done * order.batch_size * order.world)

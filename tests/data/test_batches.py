@@ -3,6 +3,7 @@ import torch
 
 from diffusion.data import Batches
 from diffusion.data.base import fits
+from diffusion.data.loader import Loader
 
 
 def numbered(n):
@@ -163,3 +164,31 @@ def test_images_that_take_half_of_a_gpu_stay_at_home(monkeypatch, free, wanted):
     images = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)  # 4,000 bytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     assert fits(images, torch.device("cuda")) is wanted and fits(images, torch.device("cpu"))
+
+
+def test_states_of_older_checkpoints_without_images_are_loadable():
+    old, new = (Batches(*numbered(40), batch_size=8, shuffle=True, drop_last=True, seed=2) for _ in range(2))
+    old.load_state_dict({"epoch": 1, "batches": 2})
+    new.load_state_dict({"epoch": 1, "batches": 2, "images": 16})
+    assert old.state_dict() == new.state_dict() == {"epoch": 1, "batches": 2, "images": 16}
+    assert order(old) == order(new) and len(order(new)) == 24
+
+
+@pytest.mark.parametrize("state", [{"epoch": 1, "batches": 2}, {"epoch": 1, "batches": 2, "images": 16}])
+def test_a_loader_resumes_after_the_batches_of_its_state(state):
+    class Numbers(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return torch.tensor([float(i)]), i
+
+    whole, rest = (Loader(Numbers(), batch_size=8, seed=2) for _ in range(2))
+    whole.batch_sampler.set_epoch(1)
+    wanted = order(whole)
+    assert whole.state_dict() == {"epoch": 2, "batches": 0, "images": 0}
+    rest.load_state_dict(state)
+    assert rest.state_dict() == {"epoch": 1, "batches": 2, "images": 16}
+    assert order(rest) == wanted[16:]
+    rest.batch_sampler.set_epoch(2)
+    assert sorted(order(rest)) == list(range(40))
