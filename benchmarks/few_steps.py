@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import alternate, machine, ratio, said
-from diffusion import Diffusion, pictures
+from diffusion import Pipeline, pictures
 from diffusion.guidance import ClassifierFree
 from diffusion.samplers import DDIM, DDPM
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="classifier-free guidance; 1 is off")
     parser.add_argument("--out", type=Path, default=Path("few_steps.png"))
     args = parser.parse_args()
-    model = Diffusion.load(args.run, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = Pipeline.load(args.run, device="cuda" if torch.cuda.is_available() else "cpu")
     made = {}
 
     def side(name, sampler):

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, save, seconds, wait
 from benchmarks.origin import Origin
-from diffusion import Diffusion
+from diffusion import Diffusion, Pipeline
 from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet, UNet, speed
 from diffusion.noise import Linear
@@ -103,7 +103,7 @@ def race(args: argparse.Namespace) -> dict:
     """val/loss of both after the same time: the same images, levels and noise for both."""
     minutes = ["--budget", f"{60 * args.minutes:g}s", "--data.labels", "false", "--experiment", "race"]
     cli, run = fit([*data(args.small), *minutes, "--out", str(args.out)])
-    ours = Diffusion.load(str(run), device=device())
+    ours = Pipeline.load(str(run), device=device())
     net = AttentionUNet(1, (8, 16), heads=2, attention=1) if args.small else AttentionUNet(1)
     origin = Origin(net.to(device()), cli.datamodule.arrays("train")[0], cli.datamodule.batch_size)
     begun, steps = time.perf_counter(), 0

@@ -19,30 +19,28 @@ from tqdm.auto import tqdm
 
 from benchmarks.report import write
 from diffusion.data import Digits
+from diffusion.generation.counting import Counted, evaluations
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
-from diffusion.judging.measure import Counted, cost
 from diffusion.metrics import Judge, Labelled
-from diffusion.options.common import device
-from diffusion.options.guiding import scaled
 from diffusion.samplers import DDPM, Sampler
 from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.runs import find_checkpoint
 from diffusion.support.specs import concrete, gather, spec
-from diffusion.training.systems import Diffusion
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     path = find_checkpoint(args.run)
-    model = Diffusion.load(path, device=device(args.device))
+    model = Pipeline.load(path, device=args.device)
     if model.shape != (1, 8, 8) or model.num_classes != 10:
         raise ValueError(f"{path}: the judge knows digits of 8x8 only; this model makes {model.shape}")
     setting = {
         "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         "schedule": spec(model.denoiser.schedule),
         "target": spec(model.denoiser.target),
-        "guidance": spec(scaled(model, args.scale)),
+        "guidance": spec(model.guidance),
         "n": args.n,
         "seed": args.seed,
         "precision": args.precision,
@@ -54,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     results = saved or {"setting": setting, "rows": []}
     judge = Judge(*(Labelled.of(*Digits().arrays(split)) for split in ("train", "test")))
     results |= {"floor": judge.floor, "accuracy": judge.accuracy, "machine": machine(model.device)}
-    measure(model, scaled(model, args.scale), judge, args, results)
+    measure(model, model.guidance, judge, args, results)
     command = f"python -m benchmarks.samplers {args.run}" + "".join(f" {a}" for a in args.given)
     write(results, args.out, args.plot, command)
     print(f"written: {args.out}, {args.plot}")
@@ -95,11 +93,11 @@ def cells(steps: list[int], reference: int) -> Iterator[Sampler]:
     yield DDPM(reference)
 
 
-def measure(model: Diffusion, guidance: Guidance, judge: Judge, args: Namespace, results: dict) -> None:
+def measure(model: Pipeline, guidance: Guidance, judge: Judge, args: Namespace, results: dict) -> None:
     """Fill in the rows that are missing, cheapest first, and save after each."""
     known = {json.dumps(row["sampler"]) for row in results["rows"]}
     todo = {json.dumps(spec(s)): s for s in cells(args.steps, args.reference)}
-    todo = [(cost(s, model.denoiser.schedule), s) for key, s in todo.items() if key not in known]
+    todo = [(evaluations(s, model.denoiser.schedule), s) for key, s in todo.items() if key not in known]
     every = 0.5 if sys.stderr.isatty() else 30  # seconds: a log is no place for a moving bar
     total = args.n * sum(c for c, _ in todo)
     with tqdm(total=total, unit="eval", unit_scale=True, mininterval=every, smoothing=0.05) as bar:
@@ -110,7 +108,7 @@ def measure(model: Diffusion, guidance: Guidance, judge: Judge, args: Namespace,
                 path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def row(model: Diffusion, sampler: Sampler, guidance: Counted, judge: Judge, args: Namespace) -> dict:
+def row(model: Pipeline, sampler: Sampler, guidance: Counted, judge: Judge, args: Namespace) -> dict:
     """Sample args.n digits, a tenth of each class in turn, and judge them."""
     y, begun, done = torch.arange(args.n) % 10, time.perf_counter(), []
     with torch.autocast(model.device.type, torch.bfloat16, enabled=args.precision == "bf16"):

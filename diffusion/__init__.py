@@ -10,6 +10,7 @@ warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm without ipyw
 # The five names a notebook starts with, imported on first use: `import diffusion` alone costs no torch.
 _HOMES = {
     "Diffusion": "diffusion.training.systems.diffusion",
+    "Pipeline": "diffusion.generation.pipeline",
     "Denoiser": "diffusion.denoiser",
     "Condition": "diffusion.denoiser",
     "Prediction": "diffusion.denoiser",

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion import Diffusion
+from diffusion import Diffusion, Pipeline
 from diffusion.cli import main
 from diffusion.data import Digits
 from diffusion.noise.draws import FixedDraws
@@ -94,7 +94,7 @@ def test_a_checkpoint_rebuilds_the_parts(folder):
     plain = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert plain["schedule"]["class_path"] == "my.Arc" and plain["target"]["class_path"] == "my.Half"
     assert plain["objective"]["init_args"]["weight"] == {"class_path": "my.Scaled", "init_args": {"factor": 6.0}}
-    schedule = Diffusion.load(run).denoiser.schedule
+    schedule = Pipeline.load(run).denoiser.schedule
     t = torch.tensor([0.2, 0.5, 0.9]).double()
     angle = t * math.pi / 2
     torch.testing.assert_close(schedule.level(t).ratio, angle.tan())
@@ -107,7 +107,7 @@ def test_a_checkpoint_rebuilds_the_parts(folder):
 def test_a_new_sampler_walks_as_its_formula_says():
     """Its step is DDIM's, written anew: the same pictures of the same checkpoint and seed."""
     mine = pictures()  # --sampler my.Walk --fresh 0.5
-    expected = Diffusion.load("lightning_logs/digits").sample(4, seed=0, sampler=DDIM(7, eta=0.5))
+    expected = Pipeline.load("lightning_logs/digits").sample(4, seed=0, sampler=DDIM(7, eta=0.5))
     np.testing.assert_array_equal(mine, to_uint8(expected))
     assert np.abs(pictures("--fresh", "0") - mine).max() > 10
     assert np.array_equal(pictures("--sampler", "Walk"), mine)  # the short name, now that the module is imported
@@ -117,7 +117,7 @@ def test_a_new_target_is_what_validation_measures(capsys):
     """val/loss is the error of (x_0 - eps) / 2, by hand."""
     assert main(COMMANDS["validate"]) == 0
     shown = float(capsys.readouterr().out.split("val/loss ")[1].split()[0])
-    model, (images, y) = Diffusion.load("lightning_logs/digits"), Digits(limit=64).arrays("test")
+    model, (images, y) = Pipeline.load("lightning_logs/digits"), Digits(limit=64).arrays("test")
     x0, draws = images / 127.5 - 1, FixedDraws(0, torch.arange(len(images)))
     t = model.denoiser.schedule.quantile(draws.uniform(len(x0)))
     alpha, sigma = ((t * math.pi / 2).cos(), (t * math.pi / 2).sin())
@@ -141,7 +141,8 @@ def test_a_new_law_of_times(folder):
     options = ["--model.objective.times", "my.Late", "--experiment", "late"]
     assert main([*COMMANDS["fit"], *TINY, *options]) == 0
     model = Diffusion.load("lightning_logs/late")
-    t = model.objective(model.denoiser, torch.zeros(500, 1, 8, 8), model.condition(torch.zeros(500).long())).t.t
+    cond = model.pipeline.condition(torch.zeros(500).long())
+    t = model.objective(model.denoiser, torch.zeros(500, 1, 8, 8), cond).t.t
     assert 0.5 < float(t.min()) < 0.51 and 0.99 < float(t.max()) < 1
 
 

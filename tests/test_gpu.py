@@ -27,7 +27,7 @@ def model():
 
 
 def test_a_seed_gives_the_same_pictures_as_on_the_cpu(model):
-    torch.testing.assert_close(model.cuda().sample(10), model.cpu().sample(10), rtol=0, atol=0.02)
+    torch.testing.assert_close(model.cuda().pipeline.sample(10), model.cpu().pipeline.sample(10), rtol=0, atol=0.02)
 
 
 def test_the_loss_and_its_gradient_never_wait_for_the_device(model):
@@ -75,8 +75,8 @@ def test_diagnostics_wait_for_the_device_only_when_they_log(tmp_path):
 
 def test_sampling_never_waits_for_the_device_between_its_ends(model):
     model = model.cuda()
-    list(model.frames(4))  # warm-up
-    walk = model.frames(4)
+    list(model.pipeline.frames(4))  # warm-up
+    walk = model.pipeline.frames(4)
     next(walk)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -11,13 +11,17 @@ GROUPS = {
     "pictures": 3, "likelihood": 3,
     "guidance": 4, "samplers": 4,
     "loss": 5, "metrics": 5, "bench": 5,
-    "training": 6,
+    "generation": 6,
     "editing": 7,
-    "judging": 8, "options": 8,
-    "commands": 9,
-    "cli": 10, "sagemaker": 10, "notebook": 10, "__main__": 11,
+    "training": 8, "judging": 8,
+    "options": 9,
+    "commands": 10,
+    "cli": 11, "sagemaker": 11, "notebook": 11, "__main__": 12,
 }  # fmt: skip
-TO_GO = {("judging", "diffusion.options.common"), ("training", "diffusion.judging.judge")}
+TO_GO = {
+    ("generation", "diffusion.training.systems.guides"), ("training", "diffusion.judging.judge"),
+    ("judging", "diffusion.training.run"), ("judging", "diffusion.training.systems"),
+}  # fmt: skip
 NEVER = {("nets", "noise"), ("samplers", "nets")}
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from diffusion import Diffusion, notebook
+from diffusion import Diffusion, Pipeline, notebook
 from diffusion.data import DataNotFound
 from diffusion.denoiser import Condition
 from diffusion.guidance import ClassifierFree
@@ -43,7 +43,7 @@ def test_another_model_is_another_run(root, capsys):
     other = notebook.train("Digits", "--model.schedule.T=100", preset="smoke")
     said = capsys.readouterr().out
     assert other.name == "version_1" and "T: 1000 -> 100): a new one is started" in said
-    assert Diffusion.load(other).denoiser.schedule.T == 100 and step(first) == 10
+    assert Pipeline.load(other).denoiser.schedule.T == 100 and step(first) == 10
     with pytest.raises(ValueError, match="its model is not the one that is configured"):
         notebook.train("Digits", preset="smoke", resume="version_1")
 

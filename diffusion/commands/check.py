@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from diffusion.bench import Facts, Result, check_sampler, check_schedule, settings
 from diffusion.bench.tables import document, every_row, schedule_table, section
 from diffusion.noise import Schedule
-from diffusion.options.common import Parser, check_writable
+from diffusion.options.parser import Parser
 from diffusion.samplers import Sampler
-from diffusion.support.files import atomic
+from diffusion.support.files import atomic, check_writable
 from diffusion.support.specs import concrete, gather, named
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     add("--sampler", nargs="+", metavar="NAME", help="short names or import paths (default: all)")
     add("--schedule", nargs="+", metavar="NAME", help="short names or import paths (default: all)")
     add("--out", type=Path, help="write the tables to this .md file")
-    args = parser.parse_args(argv)
+    args = parser.read(argv)
     samplers = chosen(args.sampler, Sampler, "diffusion.samplers")
     kinds = chosen(args.schedule, Schedule, "diffusion.noise")
     if args.out and args.out.suffix != ".md":

@@ -8,14 +8,15 @@ import torch
 
 from diffusion import pictures
 from diffusion.data import ImageData
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.sheets import denoising
 from diffusion.metrics import Judge, Labelled
-from diffusion.options.common import Parser
+from diffusion.options.parser import Parser
 from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.paths import REPO
-from diffusion.training.callbacks.pictures import averaged, denoising
+from diffusion.training.callbacks.pictures import averaged
 from diffusion.training.callbacks.progress import Rate
 from diffusion.training.run import fit
-from diffusion.training.systems import Diffusion
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
         return 0
     print(f"\ntrained; now sampling {args.n:,} digits and judging them")
     with averaged(trainer, model):
-        report(model, cli.datamodule, run, args.n)
+        report(model.pipeline, cli.datamodule, run, args.n)
     loss, rate = trainer.callback_metrics, next(c for c in trainer.callbacks if isinstance(c, Rate))
     pace = f"{rate.per_second:,.0f} images/s, {trainer.precision}"
     print(f"""
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def report(model: Diffusion, data: ImageData, run: Path, n: int) -> None:
+def report(model: Pipeline, data: ImageData, run: Path, n: int) -> None:
     """Sample n digits, a tenth of each class; write the grid and the GIF; print what an independent judge says."""
     y = torch.arange(n) % 10
     begun = time.perf_counter()

@@ -8,9 +8,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.support import runs
+from diffusion.generation.pipeline import Pipeline
 from diffusion.training.run import DiffusionCLI, quiet
-from diffusion.training.systems import Diffusion
 
 HELP = """usage: diffusion describe CONFIG.yaml [CONFIG.yaml ...] [options of `diffusion fit`]
        diffusion describe RUN
@@ -28,11 +27,11 @@ def main(argv: list[str]) -> int:
     if argv[0].startswith("-") or Path(argv[0]).suffix in (".yaml", ".yml"):
         words = [w for a in argv for w in (["-c", a] if is_config(a, argv) else [a])]
         cli = DiffusionCLI(words, training=False)
-        describe(cli.model, cli.datamodule.batch_size)
+        describe(cli.model.pipeline, cli.datamodule.batch_size)
     elif argv[1:]:
         raise ValueError(f"{argv[1]}: a run is described as it is; options go with a configuration file")
     else:
-        describe(Diffusion.load(runs.find_checkpoint(argv[0])))
+        describe(Pipeline.load(argv[0]))
     return 0
 
 
@@ -42,7 +41,7 @@ def is_config(word: str, argv: list[str]) -> bool:
     return word in argv[: options[0] if options else None]
 
 
-def describe(model: Diffusion, batch_size: int = 0) -> None:
+def describe(model: Pipeline, batch_size: int = 0) -> None:
     """Print the table of a model's network, and its memory."""
     net = model.denoiser.net
     flops, activations = cost(net, model)
@@ -82,7 +81,7 @@ def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[tuple[str, str, int
         yield "(own)", "Parameter", own, 0
 
 
-def cost(net: nn.Module, model: Diffusion) -> tuple[dict[str, int], int]:
+def cost(net: nn.Module, model: Pipeline) -> tuple[dict[str, int], int]:
     """FLOPs by module name ("" is the whole), and the bytes kept for the backward pass, of one image."""
     C, H, W = model.shape
     device = next(net.parameters()).device

@@ -1,21 +1,25 @@
 """`diffusion evaluate`: how good the samples of a run are, how sure that is, and what real images would score."""
 
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 
+from diffusion.data.recorded import constructor, kind_of
+from diffusion.generation.arguments import taken
+from diffusion.generation.choices import Choices
+from diffusion.generation.counting import evaluations
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.judging import sweep
-from diffusion.judging.measure import Opened, cost, measure, open_models, open_runs
+from diffusion.judging.measure import Opened, measure, open_models, open_runs
 from diffusion.metrics.base import Metric, known, metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.extractor import to_labels
-from diffusion.options.common import Parser, choose_sampler, machine_options, split
-from diffusion.options.guiding import choose_guidance, guidance_options
+from diffusion.options.parser import Parser, add_machine, add_sampling, add_weights
 from diffusion.samplers import Sampler
 from diffusion.support.console import interval, number, progress, rows_of, shown
 from diffusion.support.processes import Processes, together
 from diffusion.training.run import quiet
-from diffusion.training.systems import Diffusion
 
 DEFAULT = "frechet,kid,pr,dc,is,consistency,diversity,memory"
 ARROWS = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}
@@ -29,28 +33,24 @@ def main(argv: list[str]) -> int:
 def measured(argv: list[str]) -> list[dict]:
     """The command; the records of what it measured."""
     parser = Parser(
-        "evaluate", "Measure samples of a run: each figure with a 95 % interval and what test images score."
-    )
-    parser.epilog = (
-        "Any argument of the sampler and of the guidance can be given too (--eta 0.5), and options of `diffusion fit` "
-        "for the data (--data.root ...). What was measured is kept in RUN/evaluation/ and not measured again."
-    )
+        "evaluate", "Measure samples of a run: each figure with a 95 % interval and what test images score.",
+        further=True, data=True,
+    )  # fmt: skip
+    parser.epilog += " What was measured is kept in RUN/evaluation/ and not measured again."
     add = parser.add_argument
     add("run", nargs="*", default=[], help="run directory, experiment folder, or checkpoint file; several are compared")
     add("--runs", nargs="+", default=[], help="the same, as an option")
     add("--n", type=int, default=5000, help="samples (default 5000)")
     add("--metrics", help=f"of {', '.join(known())} (default: all but nll; in a sweep frechet,consistency)")
     add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2; sampler=DDPM steps=50"')
-    add("--sampler", help="class name or import path (default: the run's)")
-    add("--steps", type=int, help="sampling steps (default: the run's)")
-    guidance_options(parser)
+    add_sampling(parser)
     add("--seed", type=int, default=1, help="of the samples (default 1)")
-    add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
+    add_weights(parser)
     add("--features", default="auto", help="auto, a Classifier's run or checkpoint, or Inception:FILE (default auto)")
     add("--keep", action="store_true", help="keep the samples beside the figures, as .npz")
     add("--again", action="store_true", help="measure again what was measured before")
-    machine_options(parser, 500)
-    args, rest = parser.parse_known_args(argv)
+    add_machine(parser, 500)
+    args = parser.read(argv)
     paths = [*args.run, *args.runs]
     if not paths:
         parser.error("a run is missing")
@@ -59,25 +59,30 @@ def measured(argv: list[str]) -> list[dict]:
     names = args.metrics.split(",") if args.metrics else (sweep.DEFAULT if args.sweep else DEFAULT).split(",")
     metrics = [metric(name.strip()) for name in names]
     args.asked = bool(args.metrics)
-    own, data_options = split(rest)
     settings = sweep.parse(args.sweep) if args.sweep else [{}]
     quiet()
     models = open_models(paths, args)
     jobs = [
-        (k, setting, *choose(parser, args, own, m, setting)) for k, (_, m) in enumerate(models) for setting in settings
+        (k, setting, *choose(parser, args, m, setting)) for k, (_, m) in enumerate(models) for setting in settings
     ]
     with together() as processes:
-        return evaluate(args, open_runs(models, args, data_options, processes), jobs, metrics, processes)
+        return evaluate(args, open_runs(models, args, data_of(args, models), processes), jobs, metrics, processes)
 
 
-def choose(
-    parser: Parser, args: Namespace, own: list[str], model: Diffusion, setting: dict
-) -> tuple[Sampler, Guidance]:
+def data_of(args: Namespace, models: list) -> dict:
+    """The options of the data set, converted to its arguments' types."""
+    known = {name: p.annotation for name, p in constructor(kind_of(models[0][0])).items()}
+    own, other = taken(args.data, known)
+    return own | other
+
+
+def choose(parser: Parser, args: Namespace, model: Pipeline, setting: dict) -> tuple[Sampler, Guidance]:
     """How to sample: as the run does, changed by the command line, changed by a setting of the sweep."""
-    chosen = Namespace(**vars(args) | {k: v for k, v in setting.items() if k in sweep.AXES})
-    more = [w for k, v in setting.items() if k not in sweep.AXES for w in (f"--{k}", v)]
-    guidance, rest = choose_guidance(model, chosen, [*own, *more])
-    return choose_sampler(parser, model, chosen, rest), guidance
+    names = {f.name for f in fields(Choices)} - {"arguments"}
+    words = {name: getattr(args, name) for name in names} | {k: v for k, v in setting.items() if k in names}
+    more = {k: v for k, v in setting.items() if k not in names}
+    with parser.explaining():
+        return Choices(**words, arguments=args.arguments | more).resolve(model)
 
 
 def evaluate(
@@ -90,7 +95,7 @@ def evaluate(
         print(f"warning: {warning}")
     records = []
     part = processes.part(args.n)
-    costs = [(part.stop - part.start) * cost(s, opened[k].model.denoiser.schedule) for k, _, s, _ in jobs]
+    costs = [(part.stop - part.start) * evaluations(s, opened[k].model.denoiser.schedule) for k, _, s, _ in jobs]
     with progress(sum(costs), processes) as bar:
         for (k, setting, sampler, guidance), work in zip(jobs, costs, strict=True):
             bar.set_description(f"{type(sampler).__name__} {getattr(sampler, 'steps', '')}".strip(), refresh=False)

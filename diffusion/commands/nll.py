@@ -7,18 +7,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffusion.data.recorded import constructor, kind_of, open_data
+from diffusion.generation.arguments import taken
+from diffusion.generation.pipeline import Pipeline
 from diffusion.judging.nll import measure
-from diffusion.options.common import Parser, check_writable, device
+from diffusion.options.parser import Parser, add_weights
 from diffusion.support import runs
 from diffusion.support.console import shown
-from diffusion.support.files import atomic
-from diffusion.training.run import quiet, recorded
-from diffusion.training.systems import Diffusion
+from diffusion.support.files import atomic, check_writable
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("nll", "Negative log-likelihood of a split in bits/dim: by the variational bound, by the ODE.")
-    parser.epilog = "Options of `diffusion fit` for the data can be given too, e.g. --data.root."
+    parser = Parser("nll", "Negative log-likelihood of a split in bits/dim: by the bound, by the ODE.", data=True)
     add = parser.add_argument
     add("run", help="run directory, experiment folder, or checkpoint file")
     add("--method", choices=["both", "vlb", "ode"], default="both", help="default both")
@@ -30,25 +30,26 @@ def main(argv: list[str]) -> int:
     add("--tolerance", type=float, default=1e-3, help="of the ODE's solver (default 1e-3)")
     add("--unconditional", action="store_true", help="leave the labels out (default: given its label)")
     add("--seed", type=int, default=0, help="of noise, probes and dequantisation (default 0)")
-    add("--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)")
+    add_weights(parser)
     add("--batch_size", type=int, default=256, help="images at a time (default 256)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
     add("--out", type=Path, help="also write everything, image by image, to this .json file")
-    args, rest = parser.parse_known_args(argv)
+    args = parser.read(argv)
     if min(v for v in (args.batch_size, args.n, args.steps) if v is not None) < 1 or args.tolerance <= 0:
         raise ValueError("--n, --steps and --batch_size must be at least 1, and --tolerance positive")
     if args.out:
         check_writable(args.out)
-    quiet()
     path = runs.find_checkpoint(args.run)
-    model = Diffusion.load(path, args.weights, device(args.device)).requires_grad_(False)
-    args.variance = args.variance or ("learned" if model.objective.vlb else "large")
-    images, y = (v[: args.n] for v in recorded(path, rest).datamodule.arrays(args.split))
+    model = Pipeline.load(path, args.weights, args.device)
+    model.denoiser.requires_grad_(False)
+    args.variance = args.variance or ("learned" if getattr(model.denoiser.net, "learn_variance", False) else "large")
+    own, other = taken(args.data, {name: p.annotation for name, p in constructor(kind_of(path)).items()})
+    images, y = (v[: args.n] for v in open_data(path, **own, **other).arrays(args.split))
     report(args, model, measure(args, model, images, y), shown(path))
     return 0
 
 
-def report(args: Namespace, model: Diffusion, found: dict, path: Path) -> None:
+def report(args: Namespace, model: Pipeline, found: dict, path: Path) -> None:
     """Means with their standard errors, and where in the chain the bound's bits are."""
     totals = {k: v.sum(0) if k == "vlb" else v for k, v in found.items() if k in ("vlb", "ode")}
     n = len(next(iter(totals.values())))

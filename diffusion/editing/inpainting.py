@@ -7,16 +7,16 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, anywhere
 from diffusion.editing.base import batches, steered, still
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level, forward_var
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers import Sampler
 from diffusion.samplers.base import Noise
-from diffusion.training.systems import Diffusion
 
 
 def inpaint(
-    model: Diffusion,
+    pipeline: Pipeline,
     x0: Tensor,
     mask: Tensor,
     y: Tensor | None = None,
@@ -36,11 +36,11 @@ def inpaint(
     """
     hidden = torch.broadcast_to(mask, x0.shape)
     done = []
-    with still(model):
-        for x, label, noise, part in batches(model, x0, y, seed, batch_size):
-            denoise, schedule = steered(model, label, guidance), model.denoiser.schedule
+    with still(pipeline):
+        for x, label, noise, part in batches(pipeline, x0, y, seed, batch_size):
+            denoise, schedule = steered(pipeline, label, guidance), pipeline.denoiser.schedule
             walk = repaint(
-                denoise, x, hidden[part].to(x.device), schedule, sampler or model.sampler, noise, jumps, length
+                denoise, x, hidden[part].to(x.device), schedule, sampler or pipeline.sampler, noise, jumps, length
             )
             done.append(walk.cpu())
     return torch.cat(done)

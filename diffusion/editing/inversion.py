@@ -8,15 +8,15 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction, predict
 from diffusion.editing.base import batches, still
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Plain
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level, broadcast
 from diffusion.samplers import DDIM, Sampler
-from diffusion.training.systems import Diffusion
 
 
 def to_noise(
-    model: Diffusion,
+    pipeline: Pipeline,
     x0: Tensor,
     y: Tensor | None = None,
     sampler: DDIM | None = None,
@@ -32,16 +32,16 @@ def to_noise(
         guidance: Plain by default: the farther a scale is from 1, the harder the way is to undo.
         iterations: network calls to undo a step, see `DDIM.invert`.
     """
-    sampler, done = inverter(model, sampler), []
-    with still(model):
-        for x, label, *_ in batches(model, x0, y, 0, batch_size):
-            denoise = _reversible(model, label, guidance)
-            done.append(sampler.invert(denoise, x, model.denoiser.schedule, iterations).cpu())
+    sampler, done = inverter(pipeline, sampler), []
+    with still(pipeline):
+        for x, label, *_ in batches(pipeline, x0, y, 0, batch_size):
+            denoise = _reversible(pipeline, label, guidance)
+            done.append(sampler.invert(denoise, x, pipeline.denoiser.schedule, iterations).cpu())
     return torch.cat(done)
 
 
 def from_noise(
-    model: Diffusion,
+    pipeline: Pipeline,
     z: Tensor,
     y: Tensor | None = None,
     sampler: DDIM | None = None,
@@ -54,19 +54,19 @@ def from_noise(
     Args:
         towards: a second condition and how far to go to it, (B,) in [0, 1].
     """
-    sampler, done = inverter(model, sampler), []
-    with still(model):
-        for x, label, _, part in batches(model, z, y, 0, batch_size):
-            denoise = _reversible(model, label, guidance)
+    sampler, done = inverter(pipeline, sampler), []
+    with still(pipeline):
+        for x, label, _, part in batches(pipeline, z, y, 0, batch_size):
+            denoise = _reversible(pipeline, label, guidance)
             if towards is not None:
-                second = _reversible(model, towards[0][part].to(x.device), guidance)
+                second = _reversible(pipeline, towards[0][part].to(x.device), guidance)
                 denoise = between_guesses(denoise, second, towards[1][part])
-            done.append(sampler.sample(denoise, x, model.denoiser.schedule).cpu())
+            done.append(sampler.sample(denoise, x, pipeline.denoiser.schedule).cpu())
     return torch.cat(done)
 
 
 def reconstruct(
-    model: Diffusion,
+    pipeline: Pipeline,
     x0: Tensor,
     y: Tensor | None = None,
     sampler: DDIM | None = None,
@@ -78,13 +78,13 @@ def reconstruct(
 
     Source: Song et al. 2021, arXiv:2010.02502, sec. 5.4. The arguments of `to_noise`.
     """
-    z = to_noise(model, x0, y, sampler, guidance, iterations, batch_size)
-    made = from_noise(model, z, y, sampler, guidance, batch_size)
+    z = to_noise(pipeline, x0, y, sampler, guidance, iterations, batch_size)
+    made = from_noise(pipeline, z, y, sampler, guidance, batch_size)
     return made, (made - x0.cpu()).square().flatten(1).mean(1).sqrt()
 
 
 def vary(
-    model: Diffusion,
+    pipeline: Pipeline,
     x0: Tensor,
     amount: float = 0.3,
     n: int = 4,
@@ -109,16 +109,16 @@ def vary(
     """
     if not 0 <= amount <= 1 or n < 1:
         raise ValueError(f"vary: amount must lie in [0, 1] and n be at least 1, got {amount} and {n}")
-    z = to_noise(model, x0, y, sampler, guidance, iterations, batch_size)
-    prior_std, made = model.denoiser.schedule.prior_std, []
+    z = to_noise(pipeline, x0, y, sampler, guidance, iterations, batch_size)
+    prior_std, made = pipeline.denoiser.schedule.prior_std, []
     for k in range(n):
         fresh = prior_std * ImageDraws(seed + k, range(len(z)))(z)
-        made.append(from_noise(model, slerp(z, fresh, amount), y, sampler, guidance, batch_size))
+        made.append(from_noise(pipeline, slerp(z, fresh, amount), y, sampler, guidance, batch_size))
     return torch.stack(made, 1)
 
 
 def interpolate(
-    model: Diffusion,
+    pipeline: Pipeline,
     a: Tensor,
     b: Tensor,
     n: int = 9,
@@ -144,12 +144,12 @@ def interpolate(
         raise ValueError(f"interpolate: n >= 2 and images of one shape, got {n}, {tuple(a.shape)}, {tuple(b.shape)}")
     if (y_a is None) != (y_b is None):
         raise ValueError("interpolate: give a condition for both ends or for none")
-    za, zb = (to_noise(model, x, y, sampler, guidance, iterations, batch_size) for x, y in ((a, y_a), (b, y_b)))
+    za, zb = (to_noise(pipeline, x, y, sampler, guidance, iterations, batch_size) for x, y in ((a, y_a), (b, y_b)))
     u = torch.linspace(0, 1, n).repeat(len(a))  # (B n,)
     za, zb = (z.repeat_interleave(n, 0) for z in (za, zb))
     towards = None if y_b is None or torch.equal(y_a, y_b) else (y_b.repeat_interleave(n, 0), u)
     y = None if y_a is None else y_a.repeat_interleave(n, 0)
-    made = from_noise(model, slerp(za, zb, u), y, sampler, guidance, batch_size, towards)
+    made = from_noise(pipeline, slerp(za, zb, u), y, sampler, guidance, batch_size, towards)
     return made.unflatten(0, (-1, n))
 
 
@@ -179,21 +179,21 @@ def between_guesses(a: Denoise, b: Denoise, u: Tensor) -> Denoise:
     return denoise
 
 
-def inverter(model: Diffusion, sampler: Sampler | None = None) -> DDIM:
+def inverter(pipeline: Pipeline, sampler: Sampler | None = None) -> DDIM:
     """The sampler if its way can be undone; by default the model's if it is such a one, else DDIM with 50 steps.
 
     Raises:
         ValueError: a sampler that is not DDIM with eta = 0.
     """
-    own = model.sampler
+    own = pipeline.sampler
     if sampler is None:
         known = isinstance(own, DDIM) and own.eta == 0
-        return own if known else DDIM(min(50, model.denoiser.schedule.T or 50), grid=own.grid)
+        return own if known else DDIM(min(50, pipeline.denoiser.schedule.T or 50), grid=own.grid)
     if not isinstance(sampler, DDIM) or sampler.eta > 0:
         raise ValueError(f"only the way of DDIM with eta = 0 can be undone, got {type(sampler).__name__}")
     return sampler
 
 
-def _reversible(model: Diffusion, y: Tensor | None, guidance: Guidance | None) -> Denoise:
+def _reversible(pipeline: Pipeline, y: Tensor | None, guidance: Guidance | None) -> Denoise:
     """A function of (x, t) alone, without a limit or a walk's memory."""
-    return model.steered(y, guidance=guidance or Plain(), walk=False)
+    return pipeline.steered(y, guidance=guidance or Plain(), walk=False)

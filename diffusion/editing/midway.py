@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from diffusion.editing.base import batches, steered, still
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers import Frame, Sampler
 from diffusion.samplers.base import Noise
-from diffusion.training.systems import Diffusion
 
 
 def img2img(
-    model: Diffusion,
+    pipeline: Pipeline,
     x0: Tensor,
     strength: float = 0.5,
     y: Tensor | None = None,
@@ -34,12 +34,12 @@ def img2img(
     Raises:
         ValueError: strength outside [0, 1].
     """
-    sampler, schedule, done = sampler or model.sampler, model.denoiser.schedule, []
+    sampler, schedule, done = sampler or pipeline.sampler, pipeline.denoiser.schedule, []
     start = beginning(sampler, schedule, strength)
-    with still(model):
-        for x, label, noise, _ in batches(model, x0, y, seed, batch_size):
+    with still(pipeline):
+        for x, label, noise, _ in batches(pipeline, x0, y, seed, batch_size):
             x = noised(x, sampler, schedule, start, noise)
-            for frame in sampler.iterate(steered(model, label, guidance), x, schedule, noise, start):
+            for frame in sampler.iterate(steered(pipeline, label, guidance), x, schedule, noise, start):
                 x = frame.x
             done.append(x.cpu())
     return torch.cat(done)
@@ -62,7 +62,7 @@ def noised(x0: Tensor, sampler: Sampler, schedule: Schedule, start: int, noise: 
 
 
 def stop(
-    model: Diffusion,
+    pipeline: Pipeline,
     at: list[float],
     n: int = 4,
     y: Tensor | None = None,
@@ -73,7 +73,7 @@ def stop(
     """n images caught on their way from noise, at the levels nearest to some times: the state, and its guess of x_0.
 
     The walk ends at the last of them. At t = 0 the guess is the image. Frames from noise to clean, each level once.
-    Unlike those of `Diffusion.frames`, x0 here is what the model makes of this x.
+    Unlike those of `Pipeline.frames`, x0 here is what the model makes of this x.
 
     Args:
         at: times in [0, 1]; 1 is noise.
@@ -83,10 +83,10 @@ def stop(
     """
     if not at or not all(0 <= t <= 1 for t in at):
         raise ValueError(f"stop: wanted times in [0, 1], got {at}")
-    levels = (sampler or model.sampler).levels(model.denoiser.schedule)
+    levels = (sampler or pipeline.sampler).levels(pipeline.denoiser.schedule)
     wanted = {nearest(levels, t) for t in at}
-    x, caught = model.start(n, seed)[0], []
-    for k, frame in enumerate(model.frames(n, y, seed, sampler, guidance)):
+    x, caught = pipeline.start(n, seed)[0], []
+    for k, frame in enumerate(pipeline.frames(n, y, seed, sampler, guidance)):
         if k in wanted:
             caught.append(Frame(levels[k], x, frame.x0))
         if k >= max(wanted):

@@ -13,24 +13,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
-from diffusion.denoiser import Condition, Denoise, Denoiser, predict
-from diffusion.guidance import Guidance, Wrapper
+from diffusion.data.recorded import open_data
+from diffusion.generation.counting import Counted
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.sheets import examples
+from diffusion.guidance import Guidance
 from diffusion.judging import nll
 from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator, eight_bits
-from diffusion.noise import Schedule
-from diffusion.options.common import load
 from diffusion.samplers import Sampler
 from diffusion.support import runs
 from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
-from diffusion.training.callbacks.pictures import examples
-from diffusion.training.run import recorded
-from diffusion.training.systems import Diffusion
 
 STEPS = None  # of the bound that bits are measured by: T, or 1000
 
@@ -41,7 +39,7 @@ class Opened(NamedTuple):
     path: Path
     hash: str
     step: int
-    model: Diffusion
+    model: Pipeline
     data: ImageData
     evaluator: Evaluator
 
@@ -50,14 +48,17 @@ class Opened(NamedTuple):
         return runs.directory(self.path) / "evaluation"
 
 
-def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Diffusion]]:
+def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Pipeline]]:
     """The checkpoint files and their models."""
     files = [runs.find_checkpoint(path) for path in paths]
-    return [(file, load(file, args).requires_grad_(False)) for file in files]
+    found = [(file, Pipeline.load(file, args.weights, args.device, args.precision, args.compile)) for file in files]
+    for _, model in found:
+        model.denoiser.requires_grad_(False)
+    return found
 
 
 def open_runs(
-    models: list[tuple[Path, Diffusion]], args: Namespace, data_options: list[str], processes: Processes = Processes()
+    models: list[tuple[Path, Pipeline]], args: Namespace, data_options: dict, processes: Processes = Processes()
 ) -> list[Opened]:
     """The checkpoints with the judges of their data; the same judge for the same data.
 
@@ -66,7 +67,7 @@ def open_runs(
     """
     opened, judges = [], {}
     for path, model in models:
-        data = recorded(path, data_options).datamodule
+        data = open_data(path, **data_options)
         key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
         if key not in judges:
             data.prepare_data()
@@ -192,41 +193,10 @@ def samples(
     return images, y, seconds, evaluations
 
 
-class Counted(Wrapper):
-    """Guidance that counts: `images` is how often an image was put to the network, a guided pair counting once."""
-
-    def __init__(self, guidance: Guidance, tell=lambda n: None) -> None:
-        super().__init__(guidance)
-        self.tell, self.images = tell, 0
-
-    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        denoise = self.guidance(denoiser, cond)
-
-        def counted(x, t):
-            self.images += len(x)
-            self.tell(len(x))
-            return denoise(x, t)
-
-        return counted
-
-
-def cost(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations of a walk, by walking one black pixel without a network; a guess for adaptive samplers."""
-    calls = 0
-
-    def denoise(x, t):
-        nonlocal calls
-        calls += 1
-        return predict(x, torch.zeros_like(x), t)
-
-    sampler.sample(denoise, torch.full((1, 1, 1, 1), schedule.prior_std), schedule)
-    return calls
-
-
 def bits(run: Opened, args: Namespace, split: str) -> Tensor:
     """Bits a dimension of the first 256 images of a split by the variational bound: (N,)."""
     images, y = (v[:256] for v in run.data.arrays(split))
-    learned = run.model.objective.vlb
+    learned = getattr(run.model.denoiser.net, "learn_variance", False)
     asked = Namespace(
         method="vlb", steps=STEPS, variance="learned" if learned else "large", seed=args.seed, unconditional=False,
         batch_size=args.batch_size,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from diffusion.generation.pipeline import Pipeline
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.noise.draws import ImageDraws
-from diffusion.training.systems import Diffusion
 
 
-def measure(args: Namespace, model: Diffusion, images: Tensor, y: Tensor) -> dict:
+def measure(args: Namespace, model: Pipeline, images: Tensor, y: Tensor) -> dict:
     """The table (steps + 1, N) of the bound, and the bits (N,) by the ODE."""
     schedule = model.denoiser.schedule
     steps = args.steps or schedule.T or 1000
@@ -34,7 +34,7 @@ def measure(args: Namespace, model: Diffusion, images: Tensor, y: Tensor) -> dic
     return found | {"seconds": time.perf_counter() - started}
 
 
-def batches_of(args: Namespace, model: Diffusion, images: Tensor, y: Tensor) -> Iterator[tuple]:
+def batches_of(args: Namespace, model: Pipeline, images: Tensor, y: Tensor) -> Iterator[tuple]:
     """(x0, condition, noise) of each batch, on the model's device; noise by image number."""
     for first in range(0, len(images), args.batch_size):
         mine = slice(first, first + args.batch_size)
@@ -44,7 +44,7 @@ def batches_of(args: Namespace, model: Diffusion, images: Tensor, y: Tensor) -> 
         yield x0, cond, ImageDraws(args.seed, numbers)
 
 
-def bounds(args: Namespace, model: Diffusion, images: Tensor, y: Tensor, steps: int, bar: tqdm) -> Iterator[list]:
+def bounds(args: Namespace, model: Pipeline, images: Tensor, y: Tensor, steps: int, bar: tqdm) -> Iterator[list]:
     """The terms L_0 .. L_T of each batch. A clamped x_0 is allowed: any reverse chain gives a bound."""
     for x0, cond, noise in batches_of(args, model, images, y):
         denoise = model.clamp(model.denoiser.bind(cond))
@@ -55,7 +55,7 @@ def bounds(args: Namespace, model: Diffusion, images: Tensor, y: Tensor, steps: 
         yield rows
 
 
-def flows(args: Namespace, model: Diffusion, images: Tensor, y: Tensor, bar: tqdm) -> Iterator[Tensor]:
+def flows(args: Namespace, model: Pipeline, images: Tensor, y: Tensor, bar: tqdm) -> Iterator[Tensor]:
     """Bits of each batch by the probability flow, of pixels spread over their bins."""
     for x0, cond, noise in batches_of(args, model, images, y):
         density = log_likelihood(

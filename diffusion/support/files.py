@@ -31,6 +31,23 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a file or folder can be made at `path`.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a file name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another process may have been here
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from error
+
+
 def _sync(folder: Path) -> None:
     """Make a rename survive a power cut; where folders cannot be synced, the file's own sync has to do."""
     try:

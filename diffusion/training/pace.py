@@ -96,12 +96,12 @@ def of(trainer: Any) -> torch.device:
 def loss_of(model: Diffusion, batch: int) -> Tensor:
     """The loss of a batch of noise, as a training step computes it."""
     draws = StepDraws(model.seed, 0, 0, model.device)
-    x0 = draws.normal(torch.empty(batch, *model.shape, device=model.device))
-    image = model.hint(x0, draws.normal) if model.hint else None
-    y = model.in_turn(batch)
-    if y is None and model.context_dim:
-        y = torch.zeros(batch, model.context_dim)
-    cond = model.condition(None if y is None else y.to(model.device), image)
+    x0 = draws.normal(torch.empty(batch, *model.pipeline.shape, device=model.device))
+    image = model.pipeline.hint(x0, draws.normal) if model.pipeline.hint else None
+    y = model.pipeline.in_turn(batch)
+    if y is None and model.pipeline.context_dim:
+        y = torch.zeros(batch, model.pipeline.context_dim)
+    cond = model.pipeline.condition(None if y is None else y.to(model.device), image)
     return model.objective(model.denoiser, x0, cond, draws.normal, draws.uniform).loss
 
 

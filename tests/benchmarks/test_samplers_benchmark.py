@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import report
-from benchmarks.samplers import Counted, cells, cost, main
+from benchmarks.samplers import Counted, cells, evaluations, main
 from diffusion import Diffusion, samplers
 from diffusion.denoiser.targets import V
 from diffusion.guidance import ClassifierFree
@@ -29,16 +29,16 @@ def test_every_sampler_is_in_and_the_reference_is_last():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "evaluations"), [(DDIM(4), 4), (Heun(4), 7), (AnnealedLangevin(3, inner=2), 7), (samplers.DPM2(3), 5)]
+    ("sampler", "expected"), [(DDIM(4), 4), (Heun(4), 7), (AnnealedLangevin(3, inner=2), 7), (samplers.DPM2(3), 5)]
 )
-def test_evaluations_are_those_made(sampler, evaluations):
+def test_evaluations_are_those_made(sampler, expected):
     """n, 2n - 1, n inner + 1, 2n - 1; a guided call on a doubled batch is one."""
-    model, calls = tiny(), []
+    model, calls = tiny().pipeline, []
     model.denoiser.net.register_forward_pre_hook(lambda net, args: calls.append(len(args[0])))
     guidance = Counted(ClassifierFree(2.0))
     model.sample(6, sampler=sampler, guidance=guidance, batch_size=4)
-    assert guidance.images == 6 * evaluations and sum(calls) == 12 * evaluations
-    assert cost(sampler, model.denoiser.schedule) == evaluations
+    assert guidance.images == 6 * expected and sum(calls) == 12 * expected
+    assert evaluations(sampler, model.denoiser.schedule) == expected
 
 
 def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):

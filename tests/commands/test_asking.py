@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import Diffusion
+from diffusion import Diffusion, Pipeline
 from diffusion.cli import main
 from diffusion.denoiser.targets import V
 from diffusion.nets import ResidualMLP
@@ -82,7 +82,7 @@ def test_the_vector_that_is_asked_for_is_the_one_that_is_sampled(contexts, tmp_p
     by_file = sample(contexts, tmp_path / "a.npz", "--context", tmp_path / "v.npy")
     by_name = sample(contexts, tmp_path / "b.npz", "--context", "hero=1,food=0.6", "--context", "side=0.25")
     assert np.array_equal(by_file["images"], by_name["images"]) and np.allclose(by_file["labels"], vectors)
-    x = Diffusion.load(contexts, "raw").sample(2, torch.tensor(vectors, dtype=torch.float32))
+    x = Pipeline.load(contexts, "raw").sample(2, torch.tensor(vectors, dtype=torch.float32))
     by_hand = ((x.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert np.abs(by_hand - by_file["images"].astype(float)).max() <= 1
     other = sample(contexts, tmp_path / "c.npz", "--context", "hero=1,food=0.5", "--n", 2)
@@ -95,7 +95,7 @@ def test_vectors_without_names(nameless, tmp_path):
     assert sample(nameless, tmp_path / "a.npz", "--context", tmp_path / "v.npy", "--n", 2)["labels"].shape == (2, 4)
     free = sample(nameless, tmp_path / "b.npz", "--n", 3)
     assert free["labels"].tolist() == [-1] * 3
-    x = Diffusion.load(nameless, "raw").sample(3)
+    x = Pipeline.load(nameless, "raw").sample(3)
     null = ((x.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert np.abs(null - free["images"].astype(float)).max() <= 1
 
@@ -117,9 +117,9 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--label", "1", "--labels", "1,2"], ["--label and --labels contradict"]),
-    (["--label", "1", "--context", "hero"], ["--label and --context contradict"]),
-    (["--label", "1", "--each"], ["--labels"]),
+    (["--label", "1", "--labels", "1,2"], ["label and labels contradict"]),
+    (["--label", "1", "--context", "hero"], ["label and context contradict"]),
+    (["--label", "1", "--each"], ["as labels"]),
     (["--label", "herp"], ["label herp", "did you mean 'hero'"]),
     (["--labels", "hero,4"], ["label 4: labels are 0 .. 3 (hero, side, food, spell)"]),
     (["--labels", "hero,,food"], ["label : labels are"]),
@@ -132,8 +132,8 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     (["--context", "nan.npy"], ["finite"]),
     (["--context", "text.npy"], ["wanted an array of numbers"]),
     (["--image", "test"], ["trained without a hint"]),
-    (["--image", "test", "--each"], ["--each is not for models that are shown an image"]),
-    (["--n", "0", "--each"], ["--n and --batch_size must be at least 1"]),
+    (["--image", "test", "--each"], ["each: not for models that take an image"]),
+    (["--n", "0", "--each"], ["n and batch_size must be at least 1"]),
 ])  # fmt: skip
 def test_it_refuses(options, words, contexts, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -146,13 +146,13 @@ def test_it_refuses(options, words, contexts, tmp_path, capsys, monkeypatch):
 
 
 def test_mixes_are_for_contexts(tiny, nameless, capsys):
-    refused(capsys, ["sample", tiny, "--context", "1=1"], "takes class labels, not mixes; use --label")
-    refused(capsys, ["sample", nameless, "--each"], "no classes", "--context FILE.npy")
+    refused(capsys, ["sample", tiny, "--context", "1=1"], "takes labels, not mixes; use label")
+    refused(capsys, ["sample", nameless, "--each"], "no classes", "context FILE.npy")
 
 
 def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
     """What is shown is the test images' hint; the grid has condition, result and truth side by side."""
-    masked = "Masked" in str(Diffusion.load(hinted).hint)
+    masked = "Masked" in str(Pipeline.load(hinted).hint)
     kept = sample(hinted, tmp_path / "a.npz", "--image", "test", "--n", 5)
     assert "to the truth: " in capsys.readouterr().out
     from diffusion.data import Digits
@@ -178,7 +178,7 @@ def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
 
 def test_a_picture_of_one_s_own(hinted, tmp_path, capsys):
     """A PNG (with transparency where it is to be filled in) and arrays mean what the hint says."""
-    masked = "Masked" in str(Diffusion.load(hinted).hint)
+    masked = "Masked" in str(Pipeline.load(hinted).hint)
     grey = np.random.RandomState(0).randint(0, 256, (2, 8, 8), np.uint8)
     alpha = np.full((8, 8), 255, np.uint8)
     alpha[2:5, 1:7] = 0

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion import Denoiser, Pipeline
 from diffusion.cli import main
 from diffusion.commands.describe import cost, parts
 from diffusion.nets import BlockUNet, DiT, UNet
-from diffusion.training.systems import Diffusion
+from diffusion.noise import Linear
 
 
 class Two(nn.Module):
@@ -22,7 +23,7 @@ class Two(nn.Module):
 
 
 def test_counts_by_hand():
-    model = Diffusion(Two(), shape=(2, 8, 6))
+    model = Pipeline(Denoiser(Two(), Linear()), shape=(2, 8, 6))
     flops, kept = cost(model.denoiser.net, model)
     assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two
     # Kept for the backward pass: the convolution's input (2 channels) and the exponential (2); the gain is a weight.
@@ -39,16 +40,16 @@ def test_counts_by_hand():
     lambda: DiT(1, 2, 16, 2, 2, context_dim=5),
 ])  # fmt: skip
 def test_the_parts_are_the_whole(net):
-    model = Diffusion(net(), shape=(1, 8, 8))
+    model = Pipeline(Denoiser(net(), Linear()), shape=(1, 8, 8))
     flops, kept = cost(model.denoiser.net, model)
     rows = list(parts(model.denoiser.net, flops))
-    assert sum(r[2] for r in rows) == sum(p.numel() for p in model.parameters())
+    assert sum(r[2] for r in rows) == sum(p.numel() for p in model.denoiser.parameters())
     assert sum(r[3] for r in rows) == flops[""] > 0 and kept > 8 * 8 * 4
 
 
 def test_dit_s_published_flops():
     """DiT-S/2 on 4x32x32: 6.06 G multiply-adds. Source: Peebles and Xie 2023, arXiv:2212.09748, tab. 1 and 4."""
-    model = Diffusion(DiT(4, 2, 384, 12, 6, num_classes=1000), shape=(4, 32, 32))
+    model = Pipeline(Denoiser(DiT(4, 2, 384, 12, 6, num_classes=1000), Linear()), shape=(4, 32, 32))
     assert cost(model.denoiser.net, model)[0][""] / 2e9 == pytest.approx(6.06, abs=0.006)
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import Diffusion, editing, pictures
+from diffusion import Pipeline, editing, pictures
 from diffusion.cli import main
 from diffusion.data import Digits
 from diffusion.editing import midway
+from diffusion.editing.inputs import given_mask
 from diffusion.guidance import ClassifierFree
-from diffusion.options.images import given_mask
 
 from .test_bad_input import refused
 
@@ -25,13 +25,13 @@ def edit(verb, run, out, *options):
 @pytest.fixture(scope="module")
 def given(tiny):
     images, y = (v[[4, 7, 9]] for v in Digits(limit=320).arrays("test"))
-    return Diffusion.load(str(tiny)), images.float() / 127.5 - 1, y
+    return Pipeline.load(str(tiny)), images.float() / 127.5 - 1, y
 
 
 def test_each_verb_writes_a_sheet(tiny, tmp_path, capsys):
     rows = {"inpaint": 3, "img2img": 3, "interpolate": 2, "vary": 4, "reconstruct": 2, "stop": 6}
     for verb in VERBS:
-        options = [] if verb == "stop" else ["--images", "4,7,9"]
+        options = [] if verb == "stop" else ["--numbers", "4,7,9"]
         height, width = edit(verb, tiny, tmp_path / f"{verb}.png", *options).shape
         columns = {"interpolate": 9, "stop": 6}.get(verb, 3)
         scale = round(640 / (9 * columns + 1))
@@ -44,7 +44,7 @@ def test_each_verb_writes_a_sheet(tiny, tmp_path, capsys):
 
 def test_inpainting_is_the_librarys(tiny, given, tmp_path):
     model, x0, y = given
-    options = ["--images", "4,7,9", "--mask", "top:0.25", "--jumps", "2", "--length", "2", "--n", "2", "--seed", "5"]
+    options = ["--numbers", "4,7,9", "--mask", "top:0.25", "--jumps", "2", "--length", "2", "--n", "2", "--seed", "5"]
     rows = edit("inpaint", tiny, tmp_path / "a.npz", *options, "--batch_size", "2")
     assert rows.files == ["input", "masked", "result, seed 5", "result, seed 6"]
     mask = torch.arange(8)[:, None].expand(8, 8) < 2
@@ -71,11 +71,11 @@ def test_the_others_are_the_librarys(tiny, given, tmp_path):
         ),
     }  # fmt: skip
     for (verb, *options), (row, made) in cases.items():
-        rows = edit(verb, tiny, tmp_path / f"{verb}.npz", "--images", "4,7,9", *options)
+        rows = edit(verb, tiny, tmp_path / f"{verb}.npz", "--numbers", "4,7,9", *options)
         assert np.abs(rows[row].astype(int) - pictures.to_uint8(made)).max() <= 1, verb
     rows = edit("stop", tiny, tmp_path / "stop.npz", "--at", "0.6,0", "--n", "1", "--label", "2")
     frames = midway.stop(model, [0.6, 0], 1, torch.tensor([2]))
-    assert np.array_equal(rows["picture 1: its guess of x_0"], pictures.to_uint8(torch.cat([f.x0 for f in frames])))
+    assert np.array_equal(rows["picture 1: predicted x_0"], pictures.to_uint8(torch.cat([f.x0 for f in frames])))
 
 
 def test_the_default_pictures_are_of_different_classes(tiny, tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_files_for_pictures_and_masks(tiny, given, tmp_path):
     hole[3:5, 2:7] = True
     Image.fromarray(hole).save(tmp_path / "hole.png")  # one bit
     Image.fromarray((hole * 255).astype(np.uint8)).convert("RGB").save(tmp_path / "rgb.png")
-    options = ["--image", *map(str, names), "--jumps", "1", "--mask"]
+    options = ["--input", *map(str, names), "--jumps", "1", "--mask"]
     rows, same = (
         edit("inpaint", tiny, tmp_path / "a.npz", *options, str(tmp_path / f)) for f in ("hole.png", "rgb.png")
     )
@@ -123,13 +123,13 @@ def test_named_masks():
     (["inpaint", "--mask", "left:0.01"], ["nothing is to be made anew"]),
     (["inpaint", "--mask", "no.png"], ["no.png"]),
     (["inpaint", "--mask", "big.png"], ["16x8 pixels", "8x8"]),
-    (["inpaint", "--image", "big.png"], ["16x8 pixels", "crop or scale it to 8x8"]),
-    (["inpaint", "--image", "colour.png"], ["3 channels", "8-bit greyscale"]),
-    (["inpaint", "--image", "text.png"], ["text.png"]),
-    (["inpaint", "--image", "big.png", "--images", "1"], ["give one of them"]),
-    (["inpaint", "--images", "360"], ["0 .. 359"]),
-    (["inpaint", "--images", "-1"], ["0 .. 359"]),
-    (["inpaint", "--images", "a"], ["between commas"]),
+    (["inpaint", "--input", "big.png"], ["16x8 pixels", "crop or scale it to 8x8"]),
+    (["inpaint", "--input", "colour.png"], ["3 channels", "8-bit greyscale"]),
+    (["inpaint", "--input", "text.png"], ["text.png"]),
+    (["inpaint", "--input", "big.png", "--numbers", "1"], ["give one of them"]),
+    (["inpaint", "--numbers", "360"], ["0 .. 359"]),
+    (["inpaint", "--numbers", "-1"], ["0 .. 359"]),
+    (["inpaint", "--numbers", "a"], ["between commas"]),
     (["inpaint", "--jumps", "-1"], ["jumps must be at least 0"]),
     (["inpaint", "--length", "0"], ["length at least 1"]),
     (["inpaint", "--n", "0"], ["at least 1"]),
@@ -139,7 +139,7 @@ def test_named_masks():
     (["inpaint", "--data.rooot", "x"], ["rooot"]),
     (["img2img", "--strength", "1.5"], ["[0, 1]"]),
     (["img2img", "--strength", "x"], ["invalid float"]),
-    (["interpolate", "--images", "1"], ["two pictures or more"]),
+    (["interpolate", "--numbers", "1"], ["two pictures or more"]),
     (["interpolate", "--n", "1"], ["n >= 2"]),
     (["interpolate", "--sampler", "Heun"], ["only the way of DDIM", "Heun"]),
     (["vary", "--amount", "-1"], ["[0, 1]"]),
@@ -147,7 +147,7 @@ def test_named_masks():
     (["reconstruct", "--iterations", "0"], ["iterations >= 1"]),
     (["stop", "--at", "0.5,2"], ["[0, 1]"]),
     (["stop", "--at", "now"], ["between commas"]),
-    (["stop", "--images", "1"], ["unknown option '--images'"]),
+    (["stop", "--numbers", "1"], ["unknown option '--numbers'"]),
 ])  # fmt: skip
 def test_bad_input(argv, words, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_without_the_runs_configuration_pictures_are_asked_for(tiny, tmp_path, c
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes((tiny / "checkpoints" / "last.ckpt").read_bytes())
     refused(
-        capsys, ["edit", "vary", alone, "--out", tmp_path / "a.png"], "configuration is missing", "--image FILE.png"
+        capsys, ["edit", "vary", alone, "--out", tmp_path / "a.png"], "configuration is missing", "--input FILE.png"
     )
     assert edit("stop", alone, tmp_path / "a.png", "--n", "1").size
 

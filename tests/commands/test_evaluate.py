@@ -70,7 +70,7 @@ def test_what_was_measured_is_not_measured_again(run, capsys, monkeypatch):
         raise AssertionError("sampled again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffusion.training.systems.Diffusion.frames", never)
+        patch.setattr("diffusion.generation.pipeline.Pipeline.frames", never)
         evaluate(*options, "--metrics", "frechet")  # known
         evaluate(*options, "--metrics", "frechet,consistency")  # from the kept samples
         second = json.loads(file.read_text())

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import sys
-from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion import Pipeline
 from diffusion.cli import main
+from diffusion.generation.choices import Choices
 from diffusion.guidance import APG, ClassifierFree, Interval, Plain, Steer
-from diffusion.options.guiding import choose_guidance, scaled
+from diffusion.samplers import DDIM
 from diffusion.support.specs import spec
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance, Diffusion
+from diffusion.training.systems import AutoGuidance, ClassifierGuidance
 
 from .conftest import TINY
 
@@ -54,8 +55,8 @@ def my(tmp_path, monkeypatch):
     sys.modules.pop("my", None)
 
 
-def asked(model, rest=(), **options):
-    return choose_guidance(model, Namespace(**options), list(rest))
+def chosen(model, arguments=None, **options):
+    return Choices(**options, arguments=arguments or {}).resolve(model)[1]
 
 
 def same(found, wanted):
@@ -64,7 +65,7 @@ def same(found, wanted):
 
 def test_what_the_options_mean(tiny, tmp_path):
     """The tiny run has ClassifierFree(1.1)."""
-    model = Diffusion.load(tiny)
+    model = Pipeline.load(tiny)
     for options, wanted in (
         ({}, ClassifierFree(1.1)),
         ({"scale": 3.0}, ClassifierFree(3)),
@@ -79,39 +80,34 @@ def test_what_the_options_mean(tiny, tmp_path):
         ({"guidance": "Plain"}, Plain()),
         ({"guide": str(tiny), "scale": 1.5}, AutoGuidance(str(tiny), 1.5)),
     ):
-        found, rest = asked(model, **options)
-        same(found, wanted)
-        assert rest == []
-    words = ["--parallel", "0.3", "--eta=0.5", "--threshold=2", "--grid", "leading"]
-    found, rest = asked(model, words, guidance="APG", scale=4.0)
-    same(found, APG(4, parallel=0.3, threshold=2))
-    assert rest == ["--eta", "0.5", "--grid", "leading"]  # the sampler's
-    same(scaled(model, 2.5), ClassifierFree(2.5))
-    assert scaled(model, None) is model.guidance
+        same(chosen(model, **options), wanted)
+    words = {"parallel": "0.3", "eta": "0.5", "threshold": 2, "grid": "leading"}
+    sampler, guidance = Choices(guidance="APG", scale=4.0, arguments=words).resolve(model)
+    same(guidance, APG(4, parallel=0.3, threshold=2))
+    same(sampler, DDIM(5, eta=0.5, grid="leading"))
+    assert Choices().resolve(model)[1] is model.guidance
 
 
 def test_a_run_with_an_interval_keeps_it(tiny):
-    model = Diffusion.load(tiny)
-    model.hparams["guidance"] = spec(Interval(ClassifierFree(2, rescale=0.5), 0.3, 4))
-    same(asked(model, scale=5.0)[0], Interval(ClassifierFree(5, rescale=0.5), 0.3, 4))
-    same(asked(model, interval="0,1")[0], Interval(ClassifierFree(2, rescale=0.5), 0, 1))
-    same(asked(model, guidance="APG")[0], APG())
+    model = Pipeline.load(tiny).using(guidance=Interval(ClassifierFree(2, rescale=0.5), 0.3, 4))
+    same(chosen(model, scale=5.0), Interval(ClassifierFree(5, rescale=0.5), 0.3, 4))
+    same(chosen(model, interval="0,1"), Interval(ClassifierFree(2, rescale=0.5), 0, 1))
+    same(chosen(model, guidance="APG"), APG())
 
 
 def test_a_run_without_guidance(tiny):
-    model = Diffusion.load(tiny)
-    model.hparams["guidance"] = spec(Plain())
-    same(asked(model, scale=2.0)[0], ClassifierFree(2))
-    with pytest.raises(ValueError, match="no guidance to limit; give --scale"):
-        asked(model, interval="0.1,2")
-    with pytest.raises(ValueError, match="Plain takes no such option"):
-        asked(model, rescale=0.5)
+    model = Pipeline.load(tiny).using(guidance=Plain())
+    same(chosen(model, scale=2.0), ClassifierFree(2))
+    with pytest.raises(ValueError, match="no guidance to limit; give a scale too"):
+        chosen(model, interval="0.1,2")
+    with pytest.raises(ValueError, match="Plain takes no such argument"):
+        chosen(model, rescale=0.5)
 
 
 def test_the_labels_of_an_unconditional_run(free, classifier, tmp_path, capsys):
     """Without a classifier there are none; with one --label works, and the file has them."""
     assert main(["sample", str(free), "--scale", "2"]) == 2
-    assert "trained without labels" in (said := capsys.readouterr().err) and "--classifier" in said
+    assert "trained without labels" in (said := capsys.readouterr().err) and "classifier" in said
     out = ["--n", "4", "--steps", "2", "--out", str(tmp_path / "a.npz")]
     assert main(["sample", str(free), *out]) == 0
     assert np.load(tmp_path / "a.npz")["labels"].tolist() == [-1] * 4
@@ -122,13 +118,14 @@ def test_the_labels_of_an_unconditional_run(free, classifier, tmp_path, capsys):
     seven = np.load(tmp_path / "a.npz")
     assert seven["labels"].tolist() == [7] * 4 and (seven["images"] != turn["images"]).any()
     assert main(["sample", str(free), "--classifier", str(classifier), "--label", "10", *out]) == 2
-    model = Diffusion.load(free)
-    assert asked(model, classifier=str(classifier), scale=3.0)[0] is model.guidance and model.num_classes == 10
+    model = Pipeline.load(free)
+    guided = Choices(classifier=str(classifier), scale=3.0).apply(model)
+    assert guided.num_classes == 10 and model.num_classes == 0  # the model itself is not changed
 
 
 def test_classifier_of_a_conditional_run_and_gif(tiny, classifier, tmp_path):
-    model = Diffusion.load(tiny)
-    found = asked(model, classifier=str(classifier), w=2.0, interval="0,9")[0]
+    model = Pipeline.load(tiny)
+    found = chosen(model, classifier=str(classifier), w=2.0, interval="0,9")
     same(found, Interval(ClassifierGuidance(str(classifier), 3), 0, 9))
     options = ["--n", "2", "--steps", "2", "--frames", "3", "--classifier", str(classifier), "--interval", "0.2,5"]
     assert main(["gif", str(tiny), "--out", str(tmp_path / "a.gif"), *options]) == 0
@@ -141,8 +138,8 @@ def test_a_cond_fn_of_ones_own(tiny, my):
         assert main(["sample", str(tiny), "--n", "8", "--steps", "4", "--out", "a.npz", *options]) == 0
         means.append(np.load("a.npz")["images"].mean())
     assert means[1] > means[0] + 5 and means[2] > means[1] + 5
-    model = Diffusion.load(tiny)
-    found = asked(model, ["--weight", "3", "--std", "0.7"], guidance="my.Bright", scale=2.0)[0]
+    model = Pipeline.load(tiny)
+    found = chosen(model, {"weight": "3", "std": 0.7}, guidance="my.Bright", scale=2.0)
     assert type(found) is Steer and found.fn.weight == 3 and found.std == 0.7 and found.scale == 2
     same(found.guidance, model.guidance)  # labels are guided as before
 
@@ -150,7 +147,7 @@ def test_a_cond_fn_of_ones_own(tiny, my):
 @pytest.mark.parametrize("options, words", [
     (["--scale", "2", "--w", "1"], ["scale = 1 + w, so give one of the two"]),
     (["--interval", "5,2"], ["0 <= low < high"]),
-    (["--interval", "2"], ["wanted LOW,HIGH"]),
+    (["--interval", "2"], ["wanted low,high"]),
     (["--rescale", "2"], ["rescale must lie in [0, 1]"]),
     (["--guide", "a", "--classifier", "b"], ["give one of the two"]),
     (["--guide", "nowhere"], ["nowhere: no such checkpoint"]),
@@ -159,9 +156,9 @@ def test_a_cond_fn_of_ones_own(tiny, my):
     (["--guidance", "my.Green"], ["cannot import 'my.Green'"]),
     (["--guidance", "my.Loss"], ["cannot be made", "log_p"]),
     (["--guidance", "my.Number"], ["is no Guidance", "diffusion.guidance.base.Guidance"]),
-    (["--guidance", "APG", "--threshold", "x"], ["--threshold: wanted float"]),
+    (["--guidance", "APG", "--threshold", "x"], ["threshold: wanted float"]),
     (["--guidance", "APG", "--threshold"], ["--threshold needs a value"]),
-    (["--guidance", "APG", "--scale", "2", "--rescale", "0.5", "--guide", "x"], ["--guide: APG takes no such option"]),
+    (["--guidance", "APG", "--scale", "2", "--rescale", "0.5", "--guide", "x"], ["guide: APG takes no such argument"]),
     (["--guidance", "Steer"], ["missing", "'fn'"]),
     (["--guidance", "my.Bright", "--through", "glass"], ["wanted one of guess, network"]),
     (["--parallel", "1"], ["unknown option '--parallel'"]),

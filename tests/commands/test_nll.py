@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from diffusion import Diffusion
+from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.data import Digits
 from diffusion.likelihood import vlb
@@ -20,7 +20,8 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
     assert main(["nll", str(tiny), *options]) == 0
     text = capsys.readouterr().out
     found = json.loads(out.read_text())
-    model = Diffusion.load(str(tiny)).requires_grad_(False)
+    model = Pipeline.load(str(tiny))
+    model.denoiser.requires_grad_(False)
     images, y = (v[:7] for v in Digits(limit=320).arrays("test"))
     x0, schedule = images.float() / 127.5 - 1, model.denoiser.schedule
     denoise = model.denoiser.bind(model.condition(y))

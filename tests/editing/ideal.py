@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from diffusion import Diffusion
+from diffusion import Denoiser, Pipeline
 from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser.targets import V
 from diffusion.guidance import Unbounded
@@ -32,7 +32,8 @@ class Net(nn.Module):
 
 
 def model(sampler=None):
-    return Diffusion(Net(), SCHEDULE, V(), sampler=sampler or DDIM(50), clamp=Unbounded(), shape=SHAPE).eval()
+    denoiser = Denoiser(Net(), SCHEDULE, V()).eval()
+    return Pipeline(denoiser, sampler or DDIM(50), clamp=Unbounded(), shape=SHAPE)
 
 
 def data(n, label=1, seed=0):

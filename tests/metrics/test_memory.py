@@ -27,10 +27,10 @@ def trained(images, y, steps, batch=32):
         index = torch.randint(len(images), (batch,))
         x0 = images[index].float() / 127.5 - 1
         optimizer.zero_grad()
-        model.objective(model.denoiser, x0, model.condition(y[index])).loss.backward()
+        model.objective(model.denoiser, x0, model.pipeline.condition(y[index])).loss.backward()
         optimizer.step()
         fall.step()
-    return model.eval()
+    return model.eval().pipeline
 
 
 @pytest.mark.slow

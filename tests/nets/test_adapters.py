@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from diffusion import Diffusion
+from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.nets.diffusers_unet import DiffusersUNet
 from diffusion.support.specs import build, spec
@@ -88,7 +88,7 @@ def test_a_network_by_its_import_path(name, net, folder, capsys):
     assert main(["fit", "-c", str(config), *RUN, "--out", str(folder / "runs")]) == 0
     run = str(folder / "runs" / name)
     assert main(["validate", run]) == 0
-    model = Diffusion.load(run, weights="raw")
+    model = Pipeline.load(run, weights="raw")
     assert (model.num_classes, model.denoiser.net.channels) == (10, 1)
     assert not torch.equal(model.sample(2, torch.tensor([0, 0]), seed=1), model.sample(2, torch.tensor([1, 2]), seed=1))
     assert main(["sample", run, "--n", "4", "--label", "3", "--scale", "2", "--out", str(folder / "x.npz")]) == 0

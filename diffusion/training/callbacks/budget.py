@@ -7,8 +7,9 @@ from itertools import islice
 
 import pytorch_lightning as pl
 
+from diffusion.generation.sheets import examples
 from diffusion.support.console import clock
-from diffusion.training.callbacks.pictures import Gif, Samples, examples
+from diffusion.training.callbacks.pictures import Gif, Samples
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LARGE = 0.25  # of the time; more for the pictures at its end is worth a word
@@ -100,10 +101,10 @@ class Budget(pl.Callback):
 def pictures(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[float]:
     """Seconds that the GIF and the grid at the end of training take each, by two steps of it."""
     for n in (c.n for c in trainer.callbacks if isinstance(c, (Gif, Samples))):
-        given = examples(pl_module, trainer.datamodule, n, pl_module.seed)
-        walk = pl_module.frames(n, given.y, pl_module.seed, image=given.image)
+        given = examples(pl_module.pipeline, trainer.datamodule, n, pl_module.seed)
+        walk = pl_module.pipeline.frames(n, given.y, pl_module.seed, image=given.image)
         next(walk)
         begun = time.perf_counter()
         taken = len(list(islice(walk, 2)))
-        yield (time.perf_counter() - begun) / max(1, taken) * pl_module.sampler.steps
+        yield (time.perf_counter() - begun) / max(1, taken) * pl_module.pipeline.sampler.steps
         walk.close()

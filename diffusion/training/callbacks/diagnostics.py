@@ -82,9 +82,9 @@ class Diagnostics(pl.Callback):
         self._spectrum = Spectrum(_plain(images[some]))
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
         kinds = getattr(trainer.datamodule, "num_classes", 0) or getattr(trainer.datamodule, "context_dim", 0)
-        takes = pl_module.num_classes or pl_module.context_dim
+        takes = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
         self._say(trainer, advice.labels_unused(kinds, takes, pl_module.objective.drop))
-        self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.sampler))
+        self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.pipeline.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
         if self.images:
             mine = _evenly(len(images), self.images)
@@ -98,7 +98,7 @@ class Diagnostics(pl.Callback):
             self._known = len(known)
             train = self._probes[0]
             same = None
-            if pl_module.condition(y).y is not None:  # the network is told the label, so the ideal denoiser is too
+            if pl_module.pipeline.condition(y).y is not None:  # then the ideal denoiser has the label too
                 label = y.unique(dim=0, return_inverse=True)[1]
                 same = label[mine, None] == label[known]
             self._floor = train.score(train.of(ideal(train.x, train.t, _plain(images[known]), same)))
@@ -175,7 +175,7 @@ class Diagnostics(pl.Callback):
         for group, score in (("val_error", unseen), ("gap", gap)):
             figures |= {f"{group}/{NAMES[k]}": float(v) for k, v in enumerate(score.value) if not v.isnan()}
         self._say(trainer, advice.overfitting(gap, self.best[0], step))
-        if pl_module.condition(val.y).y is not None and len(val.y.unique(dim=0)) > 1:
+        if pl_module.pipeline.condition(val.y).y is not None and len(val.y.unique(dim=0)) > 1:
             wrong = val.y[torch.randperm(len(val.y), generator=torch.Generator().manual_seed(0))]
             shuffled = self._ask(trainer, pl_module, val, wrong)
             gain = ratio(shuffled - self._val, self._val, val.k)
@@ -189,7 +189,7 @@ class Diagnostics(pl.Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                y, image = pl_module.condition(y).y, pl_module.shown(probe.x0, range(len(probe.x0)))
+                y, image = pl_module.pipeline.condition(y).y, pl_module.pipeline.shown(probe.x0, range(len(probe.x0)))
                 return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32), image)
         finally:
             pl_module.train(training)

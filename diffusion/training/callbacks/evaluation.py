@@ -8,10 +8,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from diffusion.generation.sheets import examples
 from diffusion.metrics.base import Figure, metric, mixed
 from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
 from diffusion.metrics.extractor import to_labels
-from diffusion.training.callbacks.pictures import averaged, examples
+from diffusion.training.callbacks.pictures import averaged
 
 
 class Evaluation(pl.Callback):
@@ -90,12 +91,13 @@ class Evaluation(pl.Callback):
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
         """Each process samples its share; the first one judges them all."""
         train = trainer.datamodule.arrays("train")[1]
-        y = repeated(train[mixed(to_labels(train))], self.n) if pl_module.num_classes or pl_module.context_dim else None
+        labelled = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
+        y = repeated(train[mixed(to_labels(train))], self.n) if labelled else None
         share = -(-self.n // trainer.world_size)
         first = trainer.global_rank * share
         image = None
-        if pl_module.hint:
-            y, image, _ = examples(pl_module, trainer.datamodule, self.n, pl_module.seed + 1)
+        if pl_module.pipeline.hint:
+            y, image, _ = examples(pl_module.pipeline, trainer.datamodule, self.n, pl_module.seed + 1)
         mine, hints = (v if v is None else repeated(v, first + share)[first:] for v in (y, image))
         frame = None
         with averaged(trainer, pl_module), torch.random.fork_rng(devices=[]):
@@ -103,7 +105,7 @@ class Evaluation(pl.Callback):
             for at in range(0, share, 500):
                 part, its = (v if v is None else v[at : at + 500] for v in (mine, hints))
                 n, number = min(500, share - at), first + at
-                for frame in pl_module.frames(n, part, pl_module.seed + 1, first=number, image=its):  # noqa: B007
+                for frame in pl_module.pipeline.frames(n, part, pl_module.seed + 1, first=number, image=its):  # noqa: B007
                     pass
                 parts.append(eight_bits(frame.x))
         images = torch.cat(parts)
@@ -128,11 +130,12 @@ class Evaluation(pl.Callback):
 
     def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, figures: list[Figure], seconds: float) -> None:
         """A line a figure, and its curve."""
-        sampler, extractor = pl_module.sampler, self.evaluator.extractor
+        sampler, extractor = pl_module.pipeline.sampler, self.evaluator.extractor
         said = {
             "step": trainer.global_step, "epoch": trainer.current_epoch, "weights": "ema", "n": self.n,
             "sampler": type(sampler).__name__, "steps": sampler.steps, "seed": pl_module.seed + 1,
-            "scale": getattr(pl_module.guidance, "scale", 1.0), "extractor": f"{extractor.name}-{extractor.hash}",
+            "scale": getattr(pl_module.pipeline.guidance, "scale", 1.0),
+            "extractor": f"{extractor.name}-{extractor.hash}",
             "reference": self.evaluator.reference.hash, "seconds": round(seconds, 2),
         }  # fmt: skip
         with open(Path(trainer.log_dir) / "metrics.jsonl", "a") as file:

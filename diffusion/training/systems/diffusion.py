@@ -1,8 +1,7 @@
 """The LightningModule that trains a denoiser and samples from it."""
 
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -10,22 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from tqdm.auto import tqdm
 
-from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.denoiser import Denoiser
 from diffusion.denoiser.hints import Hint
 from diffusion.denoiser.targets import Eps, Target
+from diffusion.generation.pipeline import HINTS, Pipeline, read_model
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
-from diffusion.noise.draws import FixedDraws, ImageDraws, StepDraws, seed_of, seed_streams
+from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.noise.level import Level
-from diffusion.samplers import DDIM, Frame, Sampler
-from diffusion.support.runs import find_checkpoint, read_checkpoint
-from diffusion.support.specs import build, spec, suggest
+from diffusion.samplers import DDIM, Sampler
+from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import due, rebuilt
-
-HINTS = 3  # names the stream of draws that hints come from
 
 
 class Diffusion(pl.LightningModule):
@@ -93,10 +89,11 @@ class Diffusion(pl.LightningModule):
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
-        self.objective, self.sampler = parts["objective"], parts["sampler"]
-        self.guidance, self.clamp, self.hint = parts["guidance"], parts["clamp"], parts["hint"]
+        names = ("sampler", "guidance", "clamp", "hint", "shape", "class_names", "seed")
+        self.pipeline = Pipeline(self.denoiser, *(parts[name] for name in names))  # how it samples
+        self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
-        self.seed, self.shape, self.class_names = seed, tuple(shape), tuple(class_names)
+        self.seed = seed
         self._seen = 0  # validation images of this pass so far
         self.grad_norm: Tensor | None = None  # of the optimizer step under way, once somebody has measured it
         self.last: tuple[Tensor, Level] | None = None  # error of x_0 and level of each image of the last training step
@@ -109,9 +106,10 @@ class Diffusion(pl.LightningModule):
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout: it knows no other
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         hint = None
-        if self.hint:
-            hint = self.hint(x0, StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device).normal)
-        terms = self.objective(self.denoiser, x0, self.condition(y, hint), draws.normal, draws.uniform)
+        if self.pipeline.hint:
+            key = seed_of(self.seed, HINTS)
+            hint = self.pipeline.hint(x0, StepDraws(key, step, self.global_rank, x0.device).normal)
+        terms = self.objective(self.denoiser, x0, self.pipeline.condition(y, hint), draws.normal, draws.uniform)
         self.last = terms.error, terms.t
         if due(self.trainer, batch_idx):
             self.log("train/loss", terms.loss, prog_bar=True)
@@ -142,7 +140,7 @@ class Diffusion(pl.LightningModule):
         draws = FixedDraws(self.seed, indices)
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
         objective = Objective(drop=0.0, guess=0.0)
-        cond = self.condition(y, self.shown(x0, indices.tolist()))
+        cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist()))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
         count = len(x0) * self.trainer.world_size
@@ -204,175 +202,17 @@ class Diffusion(pl.LightningModule):
             # Sharded again after each forward pass: so are then the weights that validation swaps for the averages.
             fully_shard(net, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
-    # --- conditions -------------------------------------------------------------------------------------
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
-        return getattr(self.denoiser.net, "num_classes", 0) or (0 if self.context_dim else self.guidance.num_classes)
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the context vectors that the network takes, 0 if it takes none."""
-        return getattr(self.denoiser.net, "context_dim", 0)
-
-    def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
-        """The condition of a batch; the labels of an unconditional model are left out."""
-        return Condition(y if self.num_classes or self.context_dim else None, image=image)
-
-    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
-        """The hint of images x0 (B, C, H, W), drawn by (seed, image number); None for a model without."""
-        if self.hint is None:
-            return None
-        return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
-
-    def number(self, label: int | str) -> int:
-        """The number of a class or context feature, given that or its name.
-
-        Raises:
-            ValueError: there is none such, or the model takes none.
-        """
-        kinds = self.num_classes or self.context_dim
-        if kinds and label in self.class_names:
-            return self.class_names.index(label)
-        if kinds and str(label).isdecimal() and int(label) < kinds:
-            return int(label)
-        if not kinds:
-            raise ValueError(f"label {label}: this model was trained without labels")
-        names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
-        near = "" if str(label).isdecimal() else suggest(str(label), list(self.class_names))
-        raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
-
-    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
-        """n labels or one-hot contexts: one asked for by number or name, or all classes in turn.
-
-        None, "no condition", if the model is unconditional, and by default if its contexts are vectors without names.
-
-        Raises:
-            ValueError: there is no such label, or the model takes none.
-        """
-        kinds = self.num_classes or self.context_dim
-        if label is None and (not kinds or self.context_dim and not self.class_names):
-            return None
-        y = torch.arange(n) % kinds if label is None else torch.full((n,), self.number(label))
-        return torch.eye(kinds)[y] if self.context_dim else y
-
-    # --- sampling ---------------------------------------------------------------------------------------
-
-    def start(self, n: int, seed: int = 0, first: int = 0) -> tuple[Tensor, ImageDraws]:
-        """The pure noise (n, C, H, W) that images first .. first + n - 1 of a seed start from, and their streams."""
-        noise = ImageDraws(seed, range(first, first + n))
-        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
-
-    def steered(
-        self,
-        y: Tensor | None,
-        image: Tensor | None = None,
-        guidance: Guidance | None = None,
-        walk: bool = True,
-    ) -> Denoise:
-        """What one walk of a sampler follows, before any limit on x_0.
-
-        Args:
-            y, image: the condition, see `frames`.
-            guidance: the model's by default.
-            walk: with the memory of a walk, where the network wants one; False is a function of (x, t) alone.
-        Raises:
-            ValueError: the guidance is for another schedule, shape or other classes.
-        """
-        guidance = guidance or self.guidance
-        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
-            raise ValueError(f"{type(guidance).__name__}: {reason}")
-        y, image = (v if v is None else v.to(self.device) for v in (y, image))
-        cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
-        return guidance(self.denoiser.walk() if walk else self.denoiser, cond)
-
-    @torch.no_grad()
-    def frames(
-        self,
-        n: int,
-        y: Tensor | None = None,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        first: int = 0,
-        image: Tensor | None = None,
-    ) -> Iterator[Frame]:
-        """Walk n images from noise to clean, yielding a frame after each step.
-
-        Args:
-            y: labels (n,) or contexts (n, D). By default all classes in turn; no label for a given image.
-            seed: image k is a function of (seed, k) and its condition alone.
-            first: the number k of the first image.
-            image: (n, K, h, w), what a network with image_channels is shown beside x; see `hint.read` and `shown`.
-        """
-        y = self.in_turn(n) if y is None and image is None else y
-        denoise = self.clamp(self.steered(y, image, guidance))
-        x, noise = self.start(n, seed, first)
-        training = [module for module in self.modules() if module.training]
-        if training:
-            self.eval()
-        try:
-            yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
-        finally:
-            for module in training:
-                module.training = True
-
-    def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
-        """n images (n, C, H, W) in [-1, 1] on the CPU; the options are those of `batches`."""
-        return torch.cat(list(self.batches(n, y, seed, **options)))
-
-    def batches(
-        self,
-        n: int = 16,
-        y: Tensor | None = None,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        batch_size: int = 256,
-        progress: bool = False,
-        first: int = 0,
-        image: Tensor | None = None,
-    ) -> Iterator[Tensor]:
-        """n images in [-1, 1] on the CPU, a batch (B, C, H, W) at a time; see `frames` for the arguments.
-
-        Args:
-            batch_size: images walked at a time; it does not change the pictures.
-            progress: show a bar with the rate and the time left.
-        Raises:
-            ValueError: n < 1 or batch_size < 1.
-        """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
-        y = self.in_turn(n) if y is None and image is None else y
-        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
-        every = 0.2 if sys.stderr.isatty() else 15  # seconds: a log is no place for a moving bar
-        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
-            for at in range(0, n, batch_size):
-                part = slice(at, min(at + batch_size, n))
-                mine, its = (v if v is None else v[part] for v in (y, image))
-                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
-                    x = frame.x
-                    bar.update()
-                yield x.cpu()
-
     # --- checkpoints ------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu") -> "Diffusion":
-        """The model of a checkpoint file or a run directory, ready to sample.
+        """The system of a checkpoint file or a run directory, for validation; `Pipeline.load` samples.
 
         Args:
             weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
         Raises:
             FileNotFoundError: no checkpoint there.
-            ValueError: not a sound checkpoint of this project.
+            ValueError: not a sound checkpoint of a diffusion model of this project.
         """
-        checkpoint = read_checkpoint(find_checkpoint(path))
-        if "target" not in checkpoint["hyper_parameters"]:
-            use = "sample RUN --classifier" if "schedule" in checkpoint["hyper_parameters"] else "evaluate --features"
-            raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
-        state = dict(checkpoint["state_dict"])
-        if weights == "ema":
-            state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
-        return rebuilt(cls, path, checkpoint["hyper_parameters"], state).to(device)
+        given, state = read_model(path, weights)
+        return rebuilt(cls, path, given, state).to(device)

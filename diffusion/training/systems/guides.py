@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Contrast, Guidance, differentiable, shifted, takes_labels
 from diffusion.guidance.contrast import Pair
 from diffusion.noise import Schedule
 from diffusion.support.runs import find_checkpoint
 from diffusion.support.specs import spec
-from diffusion.training.systems.diffusion import Diffusion
 from diffusion.training.systems.noisy_classifier import NoisyClassifier
 
 
@@ -52,7 +52,7 @@ class AutoGuidance(Contrast):
             self._guide, self._shape, self._names = guide, None, ()
             return  # and no self.guide: a spec of it would come back with other weights, so it is refused
         self.guide, self.hash = str(guide), same(guide, hash)
-        model = Diffusion.load(guide, weights)
+        model = Pipeline.load(guide, weights)
         self._guide, self._shape, self._names = model.denoiser.requires_grad_(False), model.shape, model.class_names
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
@@ -114,7 +114,7 @@ class ClassifierGuidance(Guidance):
         strength = self.scale - takes_labels(denoiser)
         base = self.off(denoiser, cond)
         if cond.y is None:
-            raise ValueError("ClassifierGuidance: no labels to steer to; give y, or set model.guidance to it")
+            raise ValueError("ClassifierGuidance: no labels to steer to; give y")
         if strength == 0:
             return base
 

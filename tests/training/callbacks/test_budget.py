@@ -85,8 +85,9 @@ def test_it_ends_in_time(tmp_path, monkeypatch, step, low, high):
 
 def test_the_pictures_at_the_end_are_in_it(tmp_path, monkeypatch, capsys):
     clock, diffusion = Clock(monkeypatch, lambda n: 1.0), model()
-    diffusion.sampler = Slow(40)
-    diffusion.sampler.clock = clock
+    sampler = Slow(40)
+    sampler.clock = clock
+    diffusion.pipeline = diffusion.pipeline.using(sampler)
     train(tmp_path, Budget(100, 1.0, 0.0), clock, diffusion, Samples(0, 4), Gif(4))
     assert 98 <= clock.now <= 102  # 40 seconds of it are theirs
     assert len(list(tmp_path.rglob("*.gif"))) == 1

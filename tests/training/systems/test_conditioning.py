@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from diffusion import Condition, Denoiser, Diffusion
+from diffusion import Condition, Denoiser, Diffusion, Pipeline
 from diffusion.data import Digits
 from diffusion.denoiser.hints import LowResolution, Masked
 from diffusion.denoiser.targets import X0, V
@@ -82,21 +82,21 @@ def test_null_is_a_learned_row_and_no_condition_of_zeros():
 def test_the_image_reaches_the_samples():
     model = tiny()
     image = torch.rand(4, 1, 4, 4) * 2 - 1
-    x = model.sample(4, image=image)
-    assert (model.sample(4, image=-image) - x).abs().max() > 0.05
-    assert torch.equal(model.sample(4, image=image), x)
-    torch.testing.assert_close(model.sample(4, image=image, batch_size=3), x)
-    assert (model.sample(4, image=image[[0, 1, 2, 0]])[:3] - x[:3]).abs().max() == 0  # each image its own
+    x = model.pipeline.sample(4, image=image)
+    assert (model.pipeline.sample(4, image=-image) - x).abs().max() > 0.05
+    assert torch.equal(model.pipeline.sample(4, image=image), x)
+    torch.testing.assert_close(model.pipeline.sample(4, image=image, batch_size=3), x)
+    assert (model.pipeline.sample(4, image=image[[0, 1, 2, 0]])[:3] - x[:3]).abs().max() == 0  # each image its own
 
 
 def test_what_does_not_fit_is_refused_in_words():
     with pytest.raises(ValueError, match="image of 1 channels beside x, and none was given; give one as image="):
-        tiny().sample(2)
+        tiny().pipeline.sample(2)
     with pytest.raises(ValueError, match="an image was given .* no image_channels"):
-        tiny(None, image_channels=0).sample(2, image=torch.zeros(2, 1, 4, 4))
+        tiny(None, image_channels=0).pipeline.sample(2, image=torch.zeros(2, 1, 4, 4))
     for wrong in (torch.zeros(2, 2, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(2, 8, 8)):
         with pytest.raises(ValueError, match=r"wanted an image \(2, 1, H, W\)"):
-            tiny().sample(2, image=wrong)
+            tiny().pipeline.sample(2, image=wrong)
     with pytest.raises(ValueError, match="make the network with image_channels 2, not 1"):
         tiny(Masked())
     with pytest.raises(ValueError, match="factor 3 does not divide"):
@@ -123,14 +123,14 @@ def test_masks_of_training_are_drawn_anew_and_apart_from_the_noise():
     """By step and by image number; neither is the noise of the same seed."""
     model = tiny(Masked(), 10, 2)
     x0 = torch.ones(8, 1, 8, 8)
-    masks = model.shown(x0, range(8))[:, 1]
-    assert torch.equal(masks, model.shown(x0, range(8))[:, 1])
-    assert torch.equal(masks[3:], model.shown(x0[3:], range(3, 8))[:, 1])
+    masks = model.pipeline.shown(x0, range(8))[:, 1]
+    assert torch.equal(masks, model.pipeline.shown(x0, range(8))[:, 1])
+    assert torch.equal(masks[3:], model.pipeline.shown(x0[3:], range(3, 8))[:, 1])
     assert len({m.numpy().tobytes() for m in masks}) > 4
-    assert not torch.equal(masks, model.shown(x0, range(8), seed=1)[:, 1])
+    assert not torch.equal(masks, model.pipeline.shown(x0, range(8), seed=1)[:, 1])
     from diffusion.noise.draws import ImageDraws
 
-    assert not torch.equal(masks, model.hint(x0, ImageDraws(model.seed, range(8)))[:, 1])
+    assert not torch.equal(masks, model.pipeline.hint(x0, ImageDraws(model.seed, range(8)))[:, 1])
 
 
 def test_a_run_with_a_hint_resumes_to_the_bit_and_rebuilds(tmp_path):
@@ -149,11 +149,11 @@ def test_a_run_with_a_hint_resumes_to_the_bit_and_rebuilds(tmp_path):
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     t.save_checkpoint(tmp_path / "two.ckpt")
-    again = Diffusion.load(tmp_path / "two.ckpt", "raw")
+    again = Pipeline.load(tmp_path / "two.ckpt", "raw")
     assert vars(again.hint) == {"low": 0.2, "high": 0.9, "holes": 2} and again.denoiser.image_channels == 2
     image = torch.zeros(2, 2, 8, 8)
     resumed.eval()
-    torch.testing.assert_close(again.sample(2, image=image), resumed.sample(2, image=image))
+    torch.testing.assert_close(again.sample(2, image=image), resumed.pipeline.sample(2, image=image))
 
 
 def test_a_network_learns_from_its_hint():

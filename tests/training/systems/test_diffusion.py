@@ -54,7 +54,8 @@ def test_hyper_parameters_are_plain_and_rebuild_the_model(run):
     assert json.loads(json.dumps(hparams))["net"]["init_args"]["widths"] == [8, 16]
     model = Diffusion.load(run, "raw")
     assert isinstance(model.denoiser.schedule, Cosine) and model.denoiser.schedule.T == 50
-    assert isinstance(model.denoiser.target, V) and model.sampler.steps == 5 and model.shape == (1, 8, 8)
+    assert isinstance(model.denoiser.target, V)
+    assert model.pipeline.sampler.steps == 5 and model.pipeline.shape == (1, 8, 8)
     for name, value in checkpoint["state_dict"].items():
         assert torch.equal(model.state_dict()[name], value), name
     assert isinstance(Diffusion.load_from_checkpoint(run / "checkpoints" / "last.ckpt"), Diffusion)  # Lightning's way
@@ -87,47 +88,48 @@ def test_a_resumed_run_is_the_same_run_to_the_bit(tmp_path, step):
 
 def test_pictures_do_not_depend_on_the_batch():
     model = tiny(sampler=DDPM(10))
-    whole = model.sample(10, seed=3)
+    whole = model.pipeline.sample(10, seed=3)
     for size in (1, 4, 7):
-        torch.testing.assert_close(model.sample(10, seed=3, batch_size=size), whole, rtol=0, atol=1e-4)
-    assert (model.sample(10, seed=4) - whole).abs().max() > 0.1
+        torch.testing.assert_close(model.pipeline.sample(10, seed=3, batch_size=size), whole, rtol=0, atol=1e-4)
+    assert (model.pipeline.sample(10, seed=4) - whole).abs().max() > 0.1
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
 
 def test_sampling_leaves_the_mode_as_it_was_and_ignores_dropout():
     model = tiny()
     model.train()
-    assert torch.equal(model.sample(2), model.sample(2)) and model.training
+    assert torch.equal(model.pipeline.sample(2), model.pipeline.sample(2)) and model.training
     model.eval()
-    model.sample(2)
+    model.pipeline.sample(2)
     assert not model.training
 
 
 def test_guidance_and_labels_reach_the_network():
     model = tiny()
-    three, four = (model.sample(2, torch.full((2,), k)) for k in (3, 4))
+    three, four = (model.pipeline.sample(2, torch.full((2,), k)) for k in (3, 4))
     assert (three - four).abs().max() > 1e-3
-    guided = model.sample(2, torch.full((2,), 3), guidance=ClassifierFree(4))
+    guided = model.pipeline.sample(2, torch.full((2,), 3), guidance=ClassifierFree(4))
     assert (guided - three).abs().max() > 1e-3
 
 
 def test_classes_in_turn():
-    assert tiny().in_turn(12).tolist() == [*range(10), 0, 1] and tiny().in_turn(3, 7).tolist() == [7] * 3
-    assert tiny(num_classes=0).in_turn(5) is None
+    assert tiny().pipeline.in_turn(12).tolist() == [*range(10), 0, 1] and tiny().pipeline.in_turn(3, 7).tolist() == [7] * 3
+    assert tiny(num_classes=0).pipeline.in_turn(5) is None
     net = AttentionUNet(3, (8, 16), attention=9, context_dim=5)
     context = Diffusion(net, Linear(), shape=(3, 8, 8), class_names=("hero", "side", "food", "spell", "3"))
-    assert torch.equal(context.in_turn(6), torch.eye(5)[[0, 1, 2, 3, 4, 0]])
+    assert torch.equal(context.pipeline.in_turn(6), torch.eye(5)[[0, 1, 2, 3, 4, 0]])
     for model, label in ((tiny(), 10), (tiny(), -1), (context, 5)):
         with pytest.raises(ValueError, match="labels are 0"):
-            model.in_turn(1, label)
-    assert context.in_turn(1, "food").tolist() == [[0, 0, 1, 0, 0]] == context.in_turn(1, 2).tolist()
-    assert context.in_turn(1, "3").argmax() == 4 and context.in_turn(1, 3).argmax() == 3  # a name goes before a number
+            model.pipeline.in_turn(1, label)
+    in_turn = context.pipeline.in_turn
+    assert in_turn(1, "food").tolist() == [[0, 0, 1, 0, 0]] == in_turn(1, 2).tolist()
+    assert in_turn(1, "3").argmax() == 4 and in_turn(1, 3).argmax() == 3  # a name goes before a number
     with pytest.raises(ValueError, match="label herp: labels are 0 .. 4 .*; did you mean 'hero'"):
-        context.in_turn(1, "herp")
+        context.pipeline.in_turn(1, "herp")
     nameless = Diffusion(net, Linear(), shape=(3, 8, 8))  # vectors, such as text embeddings: a one-hot means nothing
-    assert nameless.in_turn(4) is None and nameless.in_turn(1, 1).tolist() == [[0, 1, 0, 0, 0]]
+    assert nameless.pipeline.in_turn(4) is None and nameless.pipeline.in_turn(1, 1).tolist() == [[0, 1, 0, 0, 0]]
     with pytest.raises(ValueError, match="trained without labels"):
-        tiny(num_classes=0).in_turn(1, 0)
+        tiny(num_classes=0).pipeline.in_turn(1, 0)
 
 
 def test_validation_loss_is_the_same_every_time_and_for_every_batch_size(tmp_path):
@@ -145,11 +147,11 @@ def test_validation_loss_is_an_unbiased_estimate():
     model, (images, y) = tiny().eval(), Digits().arrays("test")
     x0 = images.float() / 127.5 - 1
     with torch.no_grad():
-        free = torch.stack([Objective(drop=0)(model.denoiser, x0, model.condition(y)).loss for _ in range(20)])
+        free = torch.stack([Objective(drop=0)(model.denoiser, x0, model.pipeline.condition(y)).loss for _ in range(20)])
         from diffusion.noise.draws import FixedDraws
 
         draws = FixedDraws(0, torch.arange(len(x0)))
-        fixed = Objective(drop=0)(model.denoiser, x0, model.condition(y), draws.normal, draws.uniform).loss
+        fixed = Objective(drop=0)(model.denoiser, x0, model.pipeline.condition(y), draws.normal, draws.uniform).loss
     assert float(fixed) == pytest.approx(float(free.mean()), abs=4 * float(free.std()))
 
 
@@ -182,7 +184,7 @@ def test_clipping_is_torch_s(tmp_path):
     loader = Batches(*Digits(limit=32).arrays("train"), 16, shuffle=True, drop_last=True)
     for step, (x0, y) in enumerate(loader):
         draws = StepDraws(0, step, 0)
-        theirs.objective(theirs.denoiser, x0, theirs.condition(y), draws.normal, draws.uniform).loss.backward()
+        theirs.objective(theirs.denoiser, x0, theirs.pipeline.condition(y), draws.normal, draws.uniform).loss.backward()
         assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.1  # so it is clipped
         optimizer.step()
         optimizer.zero_grad()
@@ -207,10 +209,10 @@ def test_learned_variance_and_self_conditioning_train_and_sample():
         net, Linear(50), objective=Objective(vlb=0.001), sampler=DDPM(8, "learned"), shape=(1, 8, 8),
         guidance=ClassifierFree(1.5),
     )  # fmt: skip
-    x = model.sample(4, seed=3, batch_size=4)
+    x = model.pipeline.sample(4, seed=3, batch_size=4)
     assert x.shape == (4, 1, 8, 8) and x.isfinite().all()
-    torch.testing.assert_close(model.sample(4, seed=3, batch_size=3), x, rtol=1e-4, atol=1e-4)
-    fixed = model.sample(4, seed=3, sampler=DDPM(8, "small"))
+    torch.testing.assert_close(model.pipeline.sample(4, seed=3, batch_size=3), x, rtol=1e-4, atol=1e-4)
+    fixed = model.pipeline.sample(4, seed=3, sampler=DDPM(8, "small"))
     assert not torch.allclose(fixed, x, atol=1e-3)
 
 

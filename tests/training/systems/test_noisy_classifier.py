@@ -5,6 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from diffusion import Pipeline
 from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser.targets import V
 from diffusion.guidance import Interval
@@ -138,7 +139,7 @@ def test_each_file_is_opened_as_what_it_is(files):
                                          ("shape", "images of 1x16x16, the model on 1x8x8"),
                                          ("classes", "knows the classes x, y, z, the model a, b, c")])  # fmt: skip
 def test_a_classifier_of_something_else_is_refused(files, name, words):
-    model = Diffusion.load(files["labelled"])
+    model = Pipeline.load(files["labelled"])
     for guidance in (ClassifierGuidance(files[name]), Interval(ClassifierGuidance(files[name]), 0.1, 5)):
         with pytest.raises(ValueError, match=words):
             model.sample(3, guidance=guidance)
@@ -146,14 +147,14 @@ def test_a_classifier_of_something_else_is_refused(files, name, words):
 
 def test_an_unconditional_model_is_given_classes(files):
     """Other labels, other pictures; it asks for all classes in turn once the guidance is its own."""
-    model = Diffusion.load(files["free"])
+    model = Pipeline.load(files["free"])
     assert model.num_classes == 0 and model.in_turn(4) is None
     guidance = ClassifierGuidance(files["classifier"], 500)  # an untrained classifier says little
     a, b = (model.sample(4, torch.full((4,), k), guidance=guidance) for k in (0, 1))
     assert float((a - b).abs().max()) > 1e-3
     with pytest.raises(ValueError, match="no labels to steer to"):
         model.sample(4, guidance=guidance)
-    model.guidance = guidance
+    model = model.using(guidance=guidance)
     assert model.num_classes == 3 and model.in_turn(4).tolist() == [0, 1, 2, 0]
     assert torch.equal(model.sample(4)[1], b[1])
 
@@ -162,7 +163,7 @@ def test_an_unconditional_model_is_given_classes(files):
                                   lambda f: AutoGuidance(f["free"], 1.5, rescale=0.2)])  # fmt: skip
 def test_guides_by_file_go_through_a_spec(files, make, tmp_path):
     """And a file that has changed since is refused."""
-    guidance, model = make(files), Diffusion.load(files["labelled"])
+    guidance, model = make(files), Pipeline.load(files["labelled"])
     plain = spec(Interval(guidance, 0.1, 9))
     again = build(plain)
     assert spec(again) == plain and len(plain["init_args"]["guidance"]["init_args"]["hash"]) == 12
@@ -177,5 +178,5 @@ def test_a_model_keeps_its_guide(files, tmp_path):
     """In its checkpoint, by path and hash."""
     model = Diffusion(UNet(1, width=8, mults=(1,), attention=(), blocks=1), Cosine(), V(), shape=(1, 8, 8),
                       guidance=ClassifierGuidance(files["classifier"], 4), class_names=NAMES)  # fmt: skip
-    again = Diffusion.load(saved(model, tmp_path / "a.ckpt"))
+    again = Pipeline.load(saved(model, tmp_path / "a.ckpt"))
     assert again.guidance.scale == 4 and again.num_classes == 3 and again.sample(2).shape == (2, 1, 8, 8)

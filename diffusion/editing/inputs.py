@@ -1,46 +1,65 @@
-"""Pictures that a command is given: numbers of a run's test set, PNG files, masks."""
+"""Pictures to edit: picture files, images of a run's test set, and masks."""
 
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.support import runs
+from diffusion.generation.pipeline import Pipeline
 from diffusion.support.specs import suggest
-from diffusion.training.run import quiet, recorded
-from diffusion.training.systems import Diffusion
+
+if TYPE_CHECKING:
+    from diffusion.data import ImageData  # needs Lightning
 
 MASKS = {"left": 0.5, "right": 0.5, "top": 0.5, "bottom": 0.5, "center": 0.5, "random": 0.5}  # and their fractions
 MODES = {1: "greyscale", 3: "RGB", 4: "RGBA"}
 
 
-def given_pictures(args: Namespace, data: list[str], model: Diffusion, most: int) -> tuple[Tensor, Tensor | None, str]:
-    """Images (B, C, H, W) in [-1, 1], their conditions if known, and where they come from, in words.
+class Inputs(NamedTuple):
+    """Pictures to edit.
+
+    Attributes:
+        images: (B, C, H, W) in [-1, 1].
+        y: their labels (B,) or contexts (B, D), if known.
+        source: where they come from, in words.
+    """
+
+    images: Tensor
+    y: Tensor | None
+    source: str
+
+
+def from_files(paths: Sequence[str | Path], shape: tuple[int, int, int]) -> Inputs:
+    """Picture files of the model's size and channels.
+
+    Raises:
+        ValueError: a file of another kind than the model's images.
+    """
+    return Inputs(torch.stack([read_image(Path(p), shape) for p in paths]), None, ", ".join(map(str, paths)))
+
+
+def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | None, most: int) -> Inputs:
+    """Images of the run's test set.
 
     Args:
-        args: `image`, files, or `images`, numbers in the test set; by default the first of each class, `most` of them.
-        data: options of the run's data set, as on the command line of `diffusion fit`.
+        numbers: which; None is the first of each class, `most` of them.
     Raises:
-        ValueError: a number that the test set has not, or a file of another kind than the model's images.
+        ValueError: a number that the test set does not have.
     """
-    if args.image:
-        if args.images or data:
-            raise ValueError("--image takes files, --images and --data numbers of the run's test set; give one of them")
-        x = torch.stack([read_image(path, model.shape) for path in args.image])
-        return x, None, ", ".join(str(p) for p in args.image)
-    quiet()
     try:
-        images, y = recorded(runs.find_checkpoint(args.run), data).datamodule.arrays("test")
+        images, y = data.arrays("test")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; or give pictures of your own: --image FILE.png") from error
-    numbers = args.images or first_of_each(y, most)
+        raise FileNotFoundError(f"{error}; or give pictures of your own: --input FILE.png") from error
+    numbers = list(numbers) if numbers else first_of_each(y, most)
+    words = ",".join(map(str, numbers))
     if not all(0 <= k < len(images) for k in numbers):
-        raise ValueError(f"--images {','.join(map(str, numbers))}: the test set has the numbers 0 .. {len(images) - 1}")
-    known = y[numbers] if model.num_classes or model.context_dim else None
-    return images[numbers].float() / 127.5 - 1, known, f"numbers {','.join(map(str, numbers))} of the test set"
+        raise ValueError(f"numbers {words}: the test set has the numbers 0 .. {len(images) - 1}")
+    known = y[numbers] if pipeline.num_classes or pipeline.context_dim else None
+    return Inputs(images[numbers].float() / 127.5 - 1, known, f"numbers {words} of the test set")
 
 
 def first_of_each(y: Tensor, most: int) -> list[int]:
@@ -89,11 +108,11 @@ def given_mask(text: str, shape: tuple[int, int, int], seed: int) -> tuple[Tenso
     H, W = shape[1:]
     if name not in MASKS:
         if not Path(text).suffix:
-            raise ValueError(f"--mask {text}: wanted {', '.join(MASKS)} or a picture file{suggest(name, list(MASKS))}")
+            raise ValueError(f"mask {text}: wanted {', '.join(MASKS)} or a picture file{suggest(name, list(MASKS))}")
         with Image.open(text) as picture:
             grey = torch.from_numpy(np.array(picture.convert("L")))
         if grey.shape != (H, W):
-            raise ValueError(f"--mask {text}: {grey.shape[1]}x{grey.shape[0]} pixels, but the images are {W}x{H}")
+            raise ValueError(f"mask {text}: {grey.shape[1]}x{grey.shape[0]} pixels, but the images are {W}x{H}")
         mask = grey[None] > 127
     else:
         try:
@@ -101,10 +120,10 @@ def given_mask(text: str, shape: tuple[int, int, int], seed: int) -> tuple[Tenso
         except ValueError:
             part = 0.0
         if not 0 < part <= 1:
-            raise ValueError(f"--mask {text}: wanted a fraction in (0, 1] after the colon, as in {name}:0.5")
+            raise ValueError(f"mask {text}: wanted a fraction in (0, 1] after the colon, as in {name}:0.5")
         mask = named_mask(name, part, H, W, seed)
     if not mask.any():
-        raise ValueError(f"--mask {text}: nothing is to be made anew; mark it white, or take a larger fraction")
+        raise ValueError(f"mask {text}: nothing is to be made anew; mark it white, or take a larger fraction")
     return mask, f"mask {text}, {float(mask.float().mean()):.0%} of the pixels made anew"
 
 

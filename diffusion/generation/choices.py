@@ -1,0 +1,180 @@
+"""How to sample, chosen by name and value: the run's sampler and guidance, changed or replaced."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from diffusion.generation.arguments import UnknownArgument, annotations, converted, taken
+from diffusion.generation.pipeline import Pipeline
+from diffusion.guidance import ClassifierFree, Guidance, Interval, Plain, Steer, takes_labels
+from diffusion.samplers import Sampler
+from diffusion.support.specs import build, named, spec
+from diffusion.training.systems.guides import AutoGuidance, ClassifierGuidance
+
+BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these choices mean by themselves
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A sampler and a guidance, by what of the run's own they change.
+
+    Attributes:
+        sampler: object, class name or import path; None is the run's.
+        steps: sampling steps; None is the run's.
+        guidance: object, class name or import path, of a `CondFn` too; None is the run's.
+        scale: of the guidance; 1 is off, 0 ignores the label.
+        w: the same as papers count it, scale = 1 + w.
+        rescale: share, in [0, 1], of the contrast that is taken back.
+        interval: guide only where low < sigma / alpha <= high; numbers or "low,high".
+        guide: run or checkpoint of a worse model, for autoguidance.
+        classifier: run or checkpoint of a classifier of noisy images, for classifier guidance.
+        arguments: further arguments of the sampler and the guidance by name; text is converted to their types.
+    """
+
+    sampler: str | Sampler | None = None
+    steps: int | None = None
+    guidance: str | Guidance | None = None
+    scale: float | None = None
+    w: float | None = None
+    rescale: float | None = None
+    interval: str | tuple[float, float] | None = None
+    guide: str | None = None
+    classifier: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline with the chosen sampler and guidance; see `resolve`."""
+        return pipeline.using(*self.resolve(pipeline))
+
+    def resolve(self, pipeline: Pipeline) -> tuple[Sampler, Guidance]:
+        """The sampler and the guidance for a model, which is not changed.
+
+        Raises:
+            UnknownArgument: neither takes an argument of that name.
+            ValueError: choices that contradict each other, or that this model or this guidance cannot follow.
+        """
+        guidance, rest = self._guidance(pipeline)
+        return self._sampler(pipeline, rest), guidance
+
+    # --- sampler ----------------------------------------------------------------------------------------
+
+    def _sampler(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> Sampler:
+        """The run's sampler or another, with its arguments changed."""
+        wanted = {} if self.steps is None else {"steps": self.steps}
+        if isinstance(self.sampler, Sampler):
+            known = spec(self.sampler)
+        elif self.sampler:
+            kind = named(self.sampler, Sampler, "diffusion.samplers")
+            known = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {}}
+        else:
+            known = spec(pipeline.sampler)
+        kind = type(self.sampler or pipeline.sampler) if not isinstance(self.sampler, str) else kind
+        parameters = annotations(kind)
+        own, unknown = taken(arguments, parameters)
+        if unknown:
+            raise UnknownArgument(next(iter(unknown)), f"sampler {kind.__name__}", list(parameters))
+        return build(known | {"init_args": known["init_args"] | wanted | own})
+
+    # --- guidance ---------------------------------------------------------------------------------------
+
+    def _guidance(self, pipeline: Pipeline) -> tuple[Guidance, Mapping[str, Any]]:
+        """The run's guidance or another, with its arguments changed; and the arguments that are not its own."""
+        if isinstance(self.guidance, Guidance):
+            return self.guidance, self.arguments
+        names = ("scale", "w", "rescale", "guide", "classifier")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        limits = ends(self.interval) if self.interval else {}
+        run, within = spec(pipeline.guidance), {}
+        if run["class_path"].endswith(".Interval") and not (self.guidance or BY.keys() & given.keys()):
+            within = {name: value for name, value in run["init_args"].items() if name != "guidance"}
+            run = run["init_args"]["guidance"]
+        kind, init = self._guidance_kind(given, run)
+        own, rest = taken(self.arguments, parameters(kind))
+        given |= own
+        if not (given or limits or self.guidance):
+            return pipeline.guidance, rest
+        guidance = made(kind, init, given, pipeline)
+        if limits and kind is Plain:
+            raise ValueError("interval: there is no guidance to limit; give a scale too")
+        if limits or within:
+            guidance = Interval(guidance, **(limits or within))
+        if reason := guidance.refuse(pipeline.denoiser.schedule, pipeline.shape, pipeline.class_names):
+            option = next((f"{name} {given[name]}" for name in BY if name in given), "guidance")
+            raise ValueError(f"{option}: {reason}")
+        return guidance, rest
+
+    def _guidance_kind(self, given: Mapping[str, Any], run: dict) -> tuple[type, dict]:
+        """The class of guidance, and the arguments that the run has for it."""
+        if "guide" in given and "classifier" in given:
+            raise ValueError("guide and classifier: give one of the two")
+        if self.guidance:
+            return find(self.guidance), {}
+        for name, kind in BY.items():
+            if name in given:
+                return kind, {}
+        kind = type(build(run))
+        return (ClassifierFree, {}) if kind is Plain and {"scale", "w"} & given.keys() else (kind, run["init_args"])
+
+
+def find(name: str) -> type:
+    """A Guidance by short name or import path, or a CondFn by import path.
+
+    Raises:
+        ValueError: there is no such class, or it is abstract.
+    """
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), last) if module else None
+    except (ImportError, AttributeError):
+        found = None  # `named` says so
+    if inspect.isclass(found) and not issubclass(found, Guidance) and "__call__" in dir(found):
+        if inspect.isabstract(found):
+            raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+        return found
+    return named(name, Guidance, "diffusion.guidance")
+
+
+def parameters(kind: type) -> dict[str, Any]:
+    """What can be chosen of a guidance by name: its arguments; for a CondFn its own and those of Steer."""
+    known = annotations(kind)
+    if not issubclass(kind, Guidance):
+        known = {name: a for name, a in annotations(Steer).items() if name != "fn"} | known
+    return {name: a for name, a in known.items() if name not in ("guidance", "hash")}
+
+
+def made(kind: type, init: dict, given: Mapping[str, Any], pipeline: Pipeline) -> Guidance:
+    """An object of the class, with the run's arguments `init` changed by the given ones."""
+    known = parameters(kind)
+    if "scale" in given and "w" in given:
+        raise ValueError(f"scale and w: scale = 1 + w, so give one of the two; got {given['scale']} and {given['w']}")
+    if "w" in given and "scale" in known:
+        given = {name: value for name, value in given.items() if name != "w"} | {"scale": 1 + given["w"]}
+    if unknown := [name for name in given if name not in known]:
+        has = ", ".join(known) or "none"
+        raise ValueError(f"{unknown[0]}: {kind.__name__} takes no such argument; it takes: {has}")
+    if issubclass(kind, ClassifierFree) and not takes_labels(pipeline.denoiser):
+        raise ValueError(
+            "scale: this model was trained without labels, so there is nothing to guide by; use a classifier"
+        )
+    own = annotations(kind)
+    around = {"guidance": pipeline.guidance}  # for a guidance of another one
+    try:
+        if issubclass(kind, Guidance):
+            guidance = kind(**((around if "guidance" in own else {}) | build(init) | given))
+        else:
+            fn = kind(**{name: value for name, value in given.items() if name in own})
+            guidance = Steer(fn, **around, **{name: value for name, value in given.items() if name not in own})
+    except TypeError as error:
+        raise ValueError(f"guidance {kind.__name__}: {error}") from error
+    return Plain() if type(guidance) is ClassifierFree and guidance.scale == 1 else guidance
+
+
+def ends(interval: str | tuple[float, float]) -> dict[str, float]:
+    """The ends of an interval, numbers or text such as "0.2,5"."""
+    try:
+        low, high = interval.split(",") if isinstance(interval, str) else interval
+        return {"low": converted("low", low, float), "high": converted("high", high, float)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"interval: wanted low,high in sigma / alpha, e.g. 0.2,5; got {interval!r}") from error

@@ -1,0 +1,206 @@
+"""What pictures are asked for by: classes, mixes of them, vectors, and images to start from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.sheets import Given, columns_of, examples
+
+EACH = 8  # pictures per row of `each`, unless a number is given
+FEW = 16  # pictures of a model with a hint, unless a number is given
+Mix = str | Mapping[str, float] | Sequence[float] | Tensor
+
+
+class Wanted(NamedTuple):
+    """n pictures, what each is asked for by, and the columns of a grid of them; None is a square."""
+
+    n: int
+    given: Given
+    columns: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Conditions by name and value.
+
+    Attributes:
+        label: class of all pictures, by number or name.
+        labels: several classes, in turn; "0,1,2" or a sequence.
+        context: several mixes, in turn: "hero=1,food=0.6", a mapping, a vector, or the name of a .npy file of vectors.
+        each: n pictures for each class, label or mix.
+        image: what the model receives beside the noise: a .png, .npy or .npz file, or "test" for test images.
+    """
+
+    label: int | str | None = None
+    labels: str | Sequence[int | str] | None = None
+    context: Mix | Sequence[Mix] = ()
+    each: bool = False
+    image: str | None = None
+
+    def resolve(self, pipeline: Pipeline, n: int | None, default: int, seed: int = 0, data: object = None) -> Wanted:
+        """The pictures that are asked for.
+
+        Args:
+            n: pictures; with `each`, per row. None: as many as there are labels or mixes, else `default`.
+            seed: of hints.
+            data: an `ImageData`, for the image "test".
+        Raises:
+            ValueError: conditions that contradict each other, or that the model does not take.
+        """
+        if self.each and (self.image or pipeline.hint):
+            raise ValueError("each: not for models that take an image; give labels and n")
+        if self.each and self.label is not None:
+            raise ValueError("each makes a row for each of several; give them as labels, or leave label out")
+        rows = self.rows(pipeline)
+        if self.each:
+            if rows is None:
+                rows = pipeline.in_turn(pipeline.num_classes or pipeline.context_dim or 1)
+            if rows is None:
+                raise ValueError("each: this model has no classes; give contexts, e.g. context FILE.npy")
+            each = n or EACH
+            return Wanted(each * len(rows), Given(rows.repeat_interleave(each, dim=0)), each)
+        hinted = bool(pipeline.hint or self.image)
+        several = rows is not None and len(rows) > 1
+        n = n or (len(rows) if several else min(default, FEW) if hinted else default)
+        y = None if rows is None else repeated(rows, n)
+        if hinted:
+            given = hints(pipeline, self.image, n, seed, data)
+            columns = columns_of(pipeline, 3 if self.image == "test" else 2)
+            return Wanted(n, given if y is None else given._replace(y=y), columns)
+        kinds = len(rows) if rows is not None else columns_of(pipeline)
+        columns = kinds if kinds and 2 <= kinds <= 20 else None
+        return Wanted(n, Given(pipeline.in_turn(n) if y is None else y), columns)
+
+    def rows(self, pipeline: Pipeline) -> Tensor | None:
+        """The distinct labels (R,) or contexts (R, D) that are asked for, in order; None if none are.
+
+        Raises:
+            ValueError: conditions that contradict each other, or that the model does not take.
+        """
+        mixes = [self.context] if isinstance(self.context, (str, Mapping)) else list(self.context)
+        given = {"label": self.label is not None, "labels": self.labels is not None, "context": len(mixes) > 0}
+        names = [name for name, there in given.items() if there]
+        if len(names) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} contradict each other; give one of them")
+        if mixes:
+            if not pipeline.context_dim:
+                takes = "takes labels, not mixes; use label" if pipeline.num_classes else "was trained without labels"
+                raise ValueError(f"context: this model {takes}")
+            return torch.cat([contexts(pipeline, mix) for mix in mixes])
+        labels = self.labels.split(",") if isinstance(self.labels, str) else self.labels or ()
+        labels = [self.label] if self.label is not None else labels
+        labels = [label.strip() if isinstance(label, str) else label for label in labels]
+        return torch.cat([pipeline.in_turn(1, label) for label in labels]) if labels else None
+
+
+def repeated(rows: Tensor, n: int) -> Tensor:
+    """The first n of rows (R, ...), from the start again where there are fewer."""
+    return rows[torch.arange(n) % len(rows)]
+
+
+def contexts(pipeline: Pipeline, mix: Mix) -> Tensor:
+    """Context vectors (N, D): of a mix such as "hero=1,food=0.6", of a mapping, a vector, or a .npy file.
+
+    Raises:
+        ValueError: not numbers, of another width, or a name that the model does not know.
+    """
+    if isinstance(mix, str) and mix.endswith(".npy"):
+        return vectors(mix, array(mix), pipeline.context_dim)
+    if not isinstance(mix, (str, Mapping)):
+        return vectors(str(mix), np.asarray(mix), pipeline.context_dim)
+    parts = [part.partition("=") for part in mix.split(",")] if isinstance(mix, str) else []
+    amounts = mix.items() if isinstance(mix, Mapping) else [(name.strip(), value or 1) for name, _, value in parts]
+    vector, seen = torch.zeros(1, pipeline.context_dim), set()
+    for name, value in amounts:
+        k = pipeline.number(name)
+        try:
+            vector[0, k] = amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not math.isfinite(amount):
+            raise ValueError(f"context {mix}: wanted a number after {name}=, got {value!r}")
+        if k in seen:
+            raise ValueError(f"context {mix}: {name} is there twice")
+        seen.add(k)
+    return vector
+
+
+def vectors(name: str, found: np.ndarray, width: int) -> Tensor:
+    """An array as context vectors (N, D) float32.
+
+    Raises:
+        ValueError: not finite numbers (N, D) or (D,).
+    """
+    found = np.atleast_2d(found)
+    if found.dtype.kind not in "buif" or found.ndim != 2 or found.shape[1] != width:
+        raise ValueError(f"context {name}: wanted numbers (N, {width}), got {found.dtype} {found.shape}")
+    if not len(found) or not np.isfinite(found).all():
+        raise ValueError(f"context {name}: wanted one finite vector or more")
+    return torch.from_numpy(found.astype(np.float32))
+
+
+def array(file: str) -> np.ndarray:
+    """The array of a .npy file; of a .npz file the one named `images`, or its only one.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file.
+    """
+    try:
+        read = np.load(file, allow_pickle=False)
+        return read if isinstance(read, np.ndarray) else read["images" if "images" in read else read.files[0]]
+    except (ValueError, EOFError, IndexError) as error:
+        raise ValueError(f"{file}: wanted an array of numbers: {error}") from error
+
+
+def hints(pipeline: Pipeline, image: str | None, n: int, seed: int, data: object) -> Given:
+    """Hints for n pictures: of test images with their labels, or of a file's pictures in turn.
+
+    Raises:
+        ValueError: none was given and the model needs one, or the model takes none, or the file's do not fit.
+    """
+    if pipeline.hint is None:
+        raise ValueError("image: this model was trained without a hint, so it takes no image")
+    kind, (C, H, W) = type(pipeline.hint).__name__, pipeline.shape
+    if not image:
+        raise ValueError(
+            f"this model makes {H}x{W} pictures of another image ({kind}): give one with --image FILE, "
+            "or --image test for the run's test images"
+        )
+    if image == "test":
+        return examples(pipeline, data, n, seed)
+    try:
+        hint = pipeline.hint.read(read_pictures(image, C), pipeline.shape)
+    except ValueError as error:
+        raise ValueError(f"image {image}: {error}") from error
+    return Given(image=repeated(hint, n))
+
+
+def read_pictures(file: str, channels: int) -> Tensor:
+    """Pictures (N, C or C + 1, H, W) in [-1, 1] of a file; the alpha channel of a PNG comes last.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    if Path(file).suffix == ".png":
+        with Image.open(file) as picture:
+            alpha = "A" if picture.has_transparency_data else ""
+            images = np.asarray(picture.convert(("L" if channels == 1 else "RGB") + alpha))[None]
+        images = images.reshape(*images.shape[:3], -1)
+    elif Path(file).suffix in (".npy", ".npz"):
+        images = array(file)
+        images = images[None] if images.ndim == 3 else images
+    else:
+        raise ValueError("wanted a .png, a .npy or a .npz file, or the word test")
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(f"wanted uint8 (N, H, W, C), got {images.dtype} {images.shape}")
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,66 @@
+"""A film of the way from noise to pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion import pictures
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.request import NAMES, Opened, Request
+from diffusion.generation.sheets import denoising
+from diffusion.support.files import check_writable
+
+PICTURES = 9  # unless a number is given
+
+
+def film(
+    run: str | Path | Pipeline,
+    out: str | Path = "denoising.gif",
+    n: int | None = None,
+    *,
+    frames: int = 40,
+    fps: float = 15.0,
+    hold: float = 2.0,
+    size: int = 0,
+    **how: Any,
+) -> Path:
+    """Film the denoising of a few pictures; returns the file.
+
+    Args:
+        run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
+        out: file to write; its suffix chooses the format.
+        n: pictures, 9 by default.
+        frames: at most this many from noise to picture, >= 2.
+        fps: frames per second.
+        hold: seconds that the last frame stays.
+        size: pixels of one picture, rounded to a whole enlargement; 0 makes the film about 320 pixels wide.
+        how: what the pictures are of and how they are sampled: the keywords of `sample`.
+    """
+    names = {name: how.pop(name) for name in list(how) if name in NAMES}
+    write(Request.of(run, how, n=n, **names), Path(out), frames, fps, hold, size)
+    return Path(out)
+
+
+def write(
+    request: Request, out: Path, frames: int = 40, fps: float = 15.0, hold: float = 2.0, size: int = 0
+) -> tuple[Opened, list[np.ndarray]]:
+    """Sample and write the film, whole or not at all; the request with its model, and the frames.
+
+    Raises:
+        ValueError: another suffix than a film's, or a number out of range.
+    """
+    if out.suffix != ".gif":
+        raise ValueError(f"--out {out}: wanted a .gif")
+    if frames < 2 or size < 0:
+        raise ValueError(f"frames must be at least 2 and size at least 0, got {frames} and {size}")
+    pictures.check_timing(fps, hold)
+    check_writable(out)
+    opened = request.open(PICTURES)
+    scale = max(1, round(size / opened.pipeline.shape[2])) if size else None
+    columns = opened.columns if request.asked.each else None
+    made = denoising(
+        opened.pipeline, opened.n, None, frames, request.seed, scale, columns, opened.given
+    )
+    pictures.save_gif(made, out, fps, hold)
+    return opened, made

@@ -1,0 +1,275 @@
+"""Pipeline: a trained denoiser with everything that sampling needs, and nothing that training does."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.denoiser.hints import Hint
+from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.nets.speed import compiled
+from diffusion.noise.draws import ImageDraws, seed_of
+from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.support.processes import device_of
+from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.specs import build, suggest
+
+HINTS = 3  # key of the random stream that hints are drawn from
+PARTS = ("net", "schedule", "target", "sampler", "guidance", "clamp", "hint")  # what sampling needs of a checkpoint
+CLASSIFIER = {False: "evaluate --features", True: "sample RUN --classifier"}  # what a classifier's checkpoint is for
+
+
+class Pipeline:
+    """A denoiser, how it is sampled, and what its images are.
+
+    Args:
+        denoiser: network, schedule and target.
+        sampler: takes the steps from noise to image.
+        guidance: how a condition steers sampling.
+        clamp: limit on the predicted x_0.
+        hint: turns an image into the picture that the network receives beside x; None for a model without.
+        shape: (C, H, W) of an image.
+        class_names: names of the classes or context features, if they have any.
+        seed: of hints, where a call gives none.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler = DDIM(),
+        guidance: Guidance = Plain(),
+        clamp: Bound = Clamp(),
+        hint: Hint | None = None,
+        shape: Sequence[int] = (1, 32, 32),
+        class_names: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.denoiser, self.sampler, self.guidance, self.clamp, self.hint = denoiser, sampler, guidance, clamp, hint
+        self.shape, self.class_names, self.seed = tuple(shape), tuple(class_names), seed
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        parts = [type(p).__name__ for p in (self.denoiser.net, self.denoiser.schedule, self.denoiser.target)]
+        return f"Pipeline({', '.join(parts)}, {type(self.sampler).__name__}, {type(self.guidance).__name__}, {shape})"
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        weights: Literal["ema", "raw"] = "ema",
+        device: torch.device | str = "cpu",
+        precision: Literal["32", "bf16"] = "32",
+        compile: str = "",
+    ) -> "Pipeline":
+        """The model of a run directory, an experiment folder (its newest run) or a checkpoint file.
+
+        Args:
+            weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
+            device: where the network computes; "auto" is a GPU where there is one.
+            precision: of the network's matrix products.
+            compile: mode of `torch.compile`; "" does not compile.
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: not a sound checkpoint of a diffusion model of this project.
+        """
+        given, state = read_model(run, weights)
+        net, schedule, target, *rest = (build(given.get(name)) for name in PARTS)
+        net.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+        denoiser = Denoiser(net, schedule, target)
+        try:
+            denoiser.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
+        except RuntimeError as error:
+            raise ValueError(f"{run}: the weights do not fit the model that the file describes: {error}") from error
+        denoiser.precision = torch.bfloat16 if precision == "bf16" else None
+        if compile:
+            compiled(net, compile)
+        names = given.get("class_names", ())
+        return cls(denoiser.eval().to(device_of(device)), *rest, given["shape"], names, given.get("seed", 0))
+
+    def using(self, sampler: Sampler | None = None, guidance: Guidance | None = None) -> "Pipeline":
+        """The same model with another sampler or guidance; the network is shared."""
+        rest = self.clamp, self.hint, self.shape, self.class_names, self.seed
+        return Pipeline(self.denoiser, sampler or self.sampler, guidance or self.guidance, *rest)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+
+    # --- conditions -------------------------------------------------------------------------------------
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
+        own = getattr(self.denoiser.net, "num_classes", 0)
+        return own or (0 if self.context_dim else self.guidance.num_classes)
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the context vectors that the network takes, 0 for none."""
+        return getattr(self.denoiser.net, "context_dim", 0)
+
+    def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
+        """The condition of a batch; an unconditional model's labels are left out."""
+        return Condition(y if self.num_classes or self.context_dim else None, image=image)
+
+    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
+        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None for a model without."""
+        if self.hint is None:
+            return None
+        return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
+
+    def number(self, label: int | str) -> int:
+        """The number of a class or context feature, by number or name.
+
+        Raises:
+            ValueError: there is no such class, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if kinds and label in self.class_names:
+            return self.class_names.index(label)
+        if kinds and str(label).isdecimal() and int(label) < kinds:
+            return int(label)
+        if not kinds:
+            raise ValueError(f"label {label}: this model was trained without labels")
+        names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
+        near = "" if str(label).isdecimal() else suggest(str(label), list(self.class_names))
+        raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
+
+    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
+        """n labels or one-hot contexts: of one class, by number or name, or of all classes in turn.
+
+        None, "no condition", if the model is unconditional, and by default if its contexts are vectors without names.
+
+        Raises:
+            ValueError: there is no such label, or the model takes none.
+        """
+        kinds = self.num_classes or self.context_dim
+        if label is None and (not kinds or self.context_dim and not self.class_names):
+            return None
+        y = torch.arange(n) % kinds if label is None else torch.full((n,), self.number(label))
+        return torch.eye(kinds)[y] if self.context_dim else y
+
+    # --- sampling ---------------------------------------------------------------------------------------
+
+    def start(self, n: int, seed: int = 0, first: int = 0) -> tuple[Tensor, ImageDraws]:
+        """The noise (n, C, H, W) that images first .. first + n - 1 of a seed start from, and their random streams."""
+        noise = ImageDraws(seed, range(first, first + n))
+        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
+
+    def steered(
+        self,
+        y: Tensor | None,
+        image: Tensor | None = None,
+        guidance: Guidance | None = None,
+        walk: bool = True,
+    ) -> Denoise:
+        """The prediction that one run of a sampler follows, before any limit on x_0.
+
+        Args:
+            y, image: the condition, see `frames`.
+            guidance: the pipeline's by default.
+            walk: with the memory of one run, where the network is self-conditioned; False is a function of (x, t).
+        Raises:
+            ValueError: the guidance is for another schedule, shape or other classes.
+        """
+        guidance = guidance or self.guidance
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+            raise ValueError(f"{type(guidance).__name__}: {reason}")
+        y, image = (v if v is None else v.to(self.device) for v in (y, image))
+        cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
+        return guidance(self.denoiser.walk() if walk else self.denoiser, cond)
+
+    @torch.no_grad()
+    def frames(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Frame]:
+        """Walk n images from noise to clean, yielding a frame after each step.
+
+        Args:
+            y: labels (n,) or contexts (n, D). By default all classes in turn; no label for a given image.
+            seed: image k is a function of (seed, k) and its condition alone.
+            sampler, guidance: the pipeline's by default.
+            first: the number k of the first image.
+            image: (n, K, h, w), what a network with image_channels receives beside x; see `hint.read` and `shown`.
+        """
+        y = self.in_turn(n) if y is None and image is None else y
+        denoise = self.clamp(self.steered(y, image, guidance))
+        x, noise = self.start(n, seed, first)
+        training = [module for module in self.denoiser.modules() if module.training]
+        if training:
+            self.denoiser.eval()
+        try:
+            yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
+        finally:
+            for module in training:
+                module.training = True
+
+    def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
+        """n images (n, C, H, W) in [-1, 1] on the CPU; the options are those of `batches`."""
+        return torch.cat(list(self.batches(n, y, seed, **options)))
+
+    def batches(
+        self,
+        n: int = 16,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """n images in [-1, 1] on the CPU, a batch (B, C, H, W) at a time; see `frames` for the arguments.
+
+        Args:
+            batch_size: images per batch; it does not change the images.
+            progress: show a bar with the rate and the time left.
+        Raises:
+            ValueError: n < 1 or batch_size < 1.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
+        y = self.in_turn(n) if y is None and image is None else y
+        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
+        every = 0.2 if sys.stderr.isatty() else 15  # seconds between two updates: a log is no place for a moving bar
+        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
+            for at in range(0, n, batch_size):
+                part = slice(at, min(at + batch_size, n))
+                mine, its = (v if v is None else v[part] for v in (y, image))
+                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
+                    x = frame.x
+                    bar.update()
+                yield x.cpu()
+
+
+def read_model(run: str | Path, weights: Literal["ema", "raw"] = "ema") -> tuple[dict, dict[str, Tensor]]:
+    """The hyper-parameters, as plain specs, and the weights of a run's diffusion model.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: not a sound checkpoint of a diffusion model of this project.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(run))
+    given = checkpoint["hyper_parameters"]
+    if "target" not in given:
+        use = CLASSIFIER["schedule" in given]
+        raise ValueError(f"{run}: a classifier, not a diffusion model; it is for: diffusion {use}")
+    state = dict(checkpoint["state_dict"])
+    if weights == "ema":
+        state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
+    return given, state

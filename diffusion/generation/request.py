@@ -1,0 +1,96 @@
+"""What is asked of a run, in one frozen value: how many pictures, of what, sampled and computed how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from diffusion.generation.arguments import taken
+from diffusion.generation.choices import Choices
+from diffusion.generation.conditions import Asked
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.sheets import Given
+
+
+class Opened(NamedTuple):
+    """A request with its model: n pictures, what each is asked for by, and the columns of a grid (None: a square)."""
+
+    pipeline: Pipeline
+    n: int
+    given: Given
+    columns: int | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures of a run.
+
+    Attributes:
+        run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
+        n: pictures; None leaves the number to what is asked for.
+        asked: what the pictures are of.
+        choices: how they are sampled.
+        seed: picture k is a function of (seed, k) and its condition alone.
+        weights: averaged or raw.
+        batch_size: pictures at a time; it does not change them.
+        device, precision, compile: see `Pipeline.load`.
+        data: arguments of the run's data set that differ here, for the image "test".
+    """
+
+    run: str | Path | Pipeline
+    n: int | None = None
+    asked: Asked = Asked()
+    choices: Choices = Choices()
+    seed: int = 0
+    weights: Literal["ema", "raw"] = "ema"
+    batch_size: int = 256
+    device: str = "auto"
+    precision: Literal["32", "bf16"] = "32"
+    compile: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: str | Path | Pipeline, arguments: Mapping[str, Any] | None = None, **words: Any) -> "Request":
+        """A request by the flat names of its parts' fields.
+
+        Args:
+            arguments: of the sampler and the guidance.
+        """
+        asked = {f.name: words.pop(f.name) for f in fields(Asked) if f.name in words}
+        how = {f.name: words.pop(f.name) for f in fields(Choices) if f.name in words}
+        return cls(run, asked=Asked(**asked), choices=Choices(**how, arguments=dict(arguments or {})), **words)
+
+    def load(self) -> Pipeline:
+        """The model, computed as the request says, with the run's own sampler and guidance."""
+        if isinstance(self.run, Pipeline):
+            return self.run
+        return Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile)
+
+    def open(self, default: int) -> Opened:
+        """The model with the chosen sampler and guidance, and the pictures that are asked for.
+
+        Args:
+            default: pictures where the request does not say.
+        Raises:
+            ValueError: a number below 1, or choices and conditions that the model cannot follow.
+        """
+        if self.n is not None and self.n < 1 or self.batch_size < 1:
+            raise ValueError(f"n and batch_size must be at least 1, got {self.n} and {self.batch_size}")
+        pipeline = self.choices.apply(self.load())
+        data = self.open_data() if self.asked.image == "test" and pipeline.hint else None
+        return Opened(pipeline, *self.asked.resolve(pipeline, self.n, default, self.seed, data))
+
+    def open_data(self) -> Any:
+        """The data set that the run was trained on.
+
+        Raises:
+            FileNotFoundError: the run's configuration, or the data, are missing.
+        """
+        from diffusion.data.recorded import constructor, kind_of, open_data  # needs Lightning
+
+        known = {name: p.annotation for name, p in constructor(kind_of(self.run)).items()}
+        own, other = taken(self.data, known)
+        return open_data(self.run, **own, **other)
+
+
+NAMES = {f.name for part in (Asked, Choices, Request) for f in fields(part)} - {"asked", "choices", "arguments", "run"}

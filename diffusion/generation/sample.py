@@ -1,0 +1,184 @@
+"""Pictures of a trained model: as a tensor, as a grid, as an array file, or as a folder of PNGs."""
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion import pictures
+from diffusion.generation.pipeline import Pipeline
+from diffusion.generation.request import Opened, Request
+from diffusion.generation.sheets import beside
+from diffusion.guidance import Guidance
+from diffusion.samplers import Sampler
+from diffusion.support.files import atomic, check_writable
+from diffusion.support.processes import Processes, together
+
+PICTURES = 64  # unless a number is given
+
+
+def sample(
+    run: str | Path | Pipeline,
+    n: int | None = None,
+    *,
+    label: int | str | None = None,
+    labels: Any = None,
+    context: Any = (),
+    each: bool = False,
+    image: str | None = None,
+    sampler: str | Sampler | None = None,
+    steps: int | None = None,
+    guidance: str | Guidance | None = None,
+    scale: float | None = None,
+    w: float | None = None,
+    rescale: float | None = None,
+    interval: str | tuple[float, float] | None = None,
+    guide: str | None = None,
+    classifier: str | None = None,
+    seed: int = 0,
+    weights: Literal["ema", "raw"] = "ema",
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: Literal["32", "bf16"] = "32",
+    compile: str = "",
+    data: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    **arguments: Any,
+) -> Tensor:
+    """Pictures (n, C, H, W) in [-1, 1] of a trained model, on the CPU: what `diffusion sample` writes.
+
+    Args:
+        run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
+        n: pictures, 64 by default; as many as there are labels or mixes, where several are given.
+        label, labels, context, each, image: what the pictures are of, see `conditions.Asked`.
+        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: how they are sampled, see
+            `choices.Choices`; the run's own by default.
+        seed: picture k is a function of (seed, k) and its condition alone.
+        weights: averaged or raw.
+        batch_size: pictures at a time; it does not change them.
+        device, precision, compile: see `Pipeline.load`.
+        data: arguments of the run's data set that differ here, for image="test".
+        progress: show a bar.
+        arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: choices and conditions that contradict each other, or that the model cannot follow.
+    """
+    request = Request.of(
+        run, arguments, n=n, label=label, labels=labels, context=context, each=each, image=image, sampler=sampler,
+        steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale, interval=interval, guide=guide,
+        classifier=classifier, seed=seed, weights=weights, batch_size=batch_size, device=device, precision=precision,
+        compile=compile, data=data or {},
+    )  # fmt: skip
+    pipeline, n, given, _ = request.open(PICTURES)
+    return pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)
+
+
+class Written(NamedTuple):
+    """What `write` has done.
+
+    Attributes:
+        opened: the request with its model.
+        seconds: of sampling.
+        processes: how many have shared the work.
+        psnr: of the pictures and of their hints to the truth, in dB, where the truth is known.
+    """
+
+    opened: Opened
+    seconds: float
+    processes: int
+    psnr: tuple[float, float] | None
+
+
+def write(request: Request, out: Path, columns: int = 0) -> Written | None:
+    """Sample, and write a .png grid, a .npz, or a folder of PNGs, whole or not at all.
+
+    The processes of a torchrun share the work; all but the first return None.
+
+    Args:
+        columns: pictures per row of a grid; 0 is one column per class, else a square.
+    Raises:
+        ValueError: another suffix, or a folder that is not empty.
+    """
+    if out.suffix not in (".png", ".npz", ""):
+        raise ValueError(f"--out {out}: wanted a .png, a .npz, or a folder name without a dot")
+    if not out.suffix and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out}: this folder is not empty; give a new one")
+    check_writable(out if out.suffix else out / "x")
+    opened = request.open(PICTURES)
+    pipeline, n, (y, image, truth), _ = opened
+    with together() as processes:
+        started = time.perf_counter()
+        part = processes.part(n)
+        mine, its = (v if v is None else v[part] for v in (y, image))
+        batches = pipeline.batches(
+            part.stop - part.start, mine, request.seed, batch_size=request.batch_size, progress=processes.first,
+            first=part.start, image=its,
+        )  # fmt: skip
+        if out.suffix:
+            images = np.concatenate([pictures.to_uint8(x) for x in batches])
+        else:
+            images = stream(batches, out, part.start, processes, keep=truth is not None)
+        images = processes.gather(torch.from_numpy(images)).numpy()
+        seconds = time.perf_counter() - started
+        if not processes.first:
+            return None
+        save(opened, images, out, columns)
+        found = None
+        if truth is not None:
+            target, hint = (pictures.to_uint8(v) for v in (truth, pipeline.hint.show(image, pipeline.shape)))
+            found = psnr(images, target), psnr(hint, target)
+        return Written(opened, seconds, processes.size, found)
+
+
+def save(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
+    """A grid or an array file, by the suffix; a folder is there already."""
+    pipeline, n, given, across = opened
+    if out.suffix == ".png":
+        shown, each = beside(pipeline, images, given)
+        pictures.save_png(pictures.grid(shown, columns * each or across), out)
+    elif out.suffix == ".npz":
+        labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
+        kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
+        more = (("condition", given.image), ("truth", given.truth))
+        kept |= {name: v.numpy() for name, v in more if v is not None}
+        with atomic(out) as temporary:
+            np.savez_compressed(temporary, images=images, **kept)
+
+
+def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool) -> np.ndarray:
+    """Write 00000.png, 00001.png, ... as they are made, from number `first` on: all of them or none.
+
+    Returns:
+        The images (n, H, W, C) uint8 if they are to be kept in memory; else none of them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.tmp-") if processes.first else None
+    temporary, kept = Path(processes.agreed(made)), []
+    try:
+        for x in batches:
+            images = pictures.to_uint8(x)
+            for image in images:
+                pictures.pillow(image).save(temporary / f"{first:05d}.png")
+                first += 1
+            kept.append(images if keep else images[:0])
+        processes.gather(torch.zeros(0))  # all have written theirs
+        if processes.first:
+            temporary.chmod(0o755)
+            temporary.replace(folder)
+    finally:
+        if processes.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return np.concatenate(kept)
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit images: 10 log10(255^2 / mean squared error)."""
+    return 10 * math.log10(255**2 / max(np.square(images.astype(float) - truth).mean(), 1e-10))

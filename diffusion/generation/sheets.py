@@ -1,0 +1,96 @@
+"""What a model's pictures are asked for by, and how they are laid out: grids, films, pictures beside their hints."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, arange
+
+from diffusion import pictures
+from diffusion.generation.pipeline import Pipeline
+
+
+class Given(NamedTuple):
+    """What n pictures are asked for by.
+
+    Attributes:
+        y: labels (n,) or contexts (n, D).
+        image: hints (n, K, h, w).
+        truth: the images (n, C, H, W) that the hints were made of.
+    """
+
+    y: Tensor | None = None
+    image: Tensor | None = None
+    truth: Tensor | None = None
+
+
+def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
+    """All classes in turn; for a model with a hint or with unnamed context vectors, those of the first n test images.
+
+    Args:
+        data: an `ImageData`, or None.
+    Raises:
+        ValueError: a model with a hint, and data without `arrays`.
+    """
+    named = not pipeline.context_dim or pipeline.class_names
+    arrays = getattr(data, "arrays", None)
+    if pipeline.hint is None and (named or arrays is None):
+        return Given(pipeline.in_turn(n))
+    if arrays is None:
+        raise ValueError(f"{type(pipeline.hint).__name__}: no images to make hints of; the data have no `arrays`")
+    images, y = (v.cpu() for v in arrays("test"))
+    first = arange(n) % len(images)
+    truth = images[first].float() / 127.5 - 1
+    shown = pipeline.shown(truth, range(n), seed)
+    return Given(pipeline.condition(y[first]).y, shown, None if shown is None else truth)
+
+
+def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.ndarray, int]:
+    """Each result (n, H, W, C) uint8 between its hint and its truth, where there are any; and pictures per result."""
+    kinds = [results]
+    if given.image is not None:
+        kinds.insert(0, pictures.to_uint8(pipeline.hint.show(given.image, pipeline.shape)))
+    if given.truth is not None:
+        kinds.append(pictures.to_uint8(given.truth))
+    return np.stack(kinds, axis=1).reshape(-1, *results.shape[1:]), len(kinds)
+
+
+def columns_of(pipeline: Pipeline, each: int = 1) -> int | None:
+    """Columns of a grid: one per class for 2 to 20 classes, 4 results with their `each` pictures; None is a square."""
+    if each > 1:
+        return 4 * each
+    kinds = pipeline.num_classes or (pipeline.context_dim if pipeline.class_names else 0)
+    return kinds if 2 <= kinds <= 20 else None
+
+
+def denoising(
+    pipeline: Pipeline,
+    n: int,
+    y: Tensor | None = None,
+    frames: int = 40,
+    seed: int = 0,
+    scale: int | None = None,
+    columns: int | None = None,
+    given: Given | None = None,
+    **options: Any,
+) -> list[np.ndarray]:
+    """The frames of n images from noise to clean, as grids (H', W', C) uint8.
+
+    Args:
+        y: labels (n,) or contexts (n, D); all classes in turn by default.
+        frames: at most this many, spread evenly over the sampler's steps; noise first, the result last.
+        scale: whole factor of enlargement; about 320 pixels wide by default.
+        columns: pictures per row; a square by default.
+        given: y with hints and truths, which are then shown beside each image.
+        options: sampler and guidance of `Pipeline.frames`.
+    """
+    given = given or Given(y)
+    x, _ = pipeline.start(n, seed)
+    states = [pictures.to_uint8(x / pipeline.denoiser.schedule.prior_std)]
+    for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
+        # At unit variance: a process that does not preserve it would be all black and white.
+        states.append(pictures.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
+    chosen = [beside(pipeline, states[k], given) for k in pictures.spread(len(states), frames)]
+    each = chosen[0][1]
+    columns = columns or (columns_of(pipeline, each) if each > 1 else None)
+    # Noise hardly compresses: half the width of a grid keeps the file small.
+    return [pictures.grid(state, columns, scale=scale, width=320) for state, _ in chosen]

@@ -1,0 +1,190 @@
+"""The parser of every command but `fit`, and each option that several commands share, once."""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from diffusion.generation.arguments import UnknownArgument
+from diffusion.nets.speed import MODES
+from diffusion.support.specs import suggest
+
+FURTHER = "Any argument of the sampler and of the guidance is an option too: --eta 0.5, --variance large."
+DATA = "Options of the run's data set can be given too: --data.root DIR."
+
+
+class Words(Namespace):
+    """Parsed options; `arguments` holds those of the sampler and the guidance, `data` those of the data set."""
+
+    arguments: dict[str, str]
+    data: dict[str, str]
+
+
+class Parser(ArgumentParser):
+    """argparse whose errors are exceptions, and which collects the options of parts that a run chooses.
+
+    Args:
+        command: name of the command.
+        description: what it does.
+        further: options that are arguments of the run's sampler and guidance are collected.
+        data: options --data.NAME are collected.
+    """
+
+    def __init__(self, command: str, description: str, further: bool = False, data: bool = False) -> None:
+        epilog = " ".join(text for text, there in ((FURTHER, further), (DATA, data)) if there)
+        super().__init__(prog=f"diffusion {command}", description=description, epilog=epilog, allow_abbrev=False)
+        self.further, self.data = further, data
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see: {self.prog} --help")
+
+    @property
+    def known(self) -> list[str]:
+        """Every option of this parser."""
+        return list(self._option_string_actions)
+
+    def read(self, argv: list[str]) -> Words:
+        """The options of a command line, given in any order.
+
+        Raises:
+            ValueError: an unknown option, or a wrong or missing value.
+        """
+        words, found = iter(argv), Words(arguments={}, data={})
+        mine = []
+        for word in words:
+            option, equals, value = word.partition("=")
+            if not option.startswith("--") or option == "--" or option in self._option_string_actions:
+                mine.append(word)
+                continue
+            into, name = self._place(option, found)
+            if not equals:
+                value = next(words, None)
+                if value is None or value.startswith("--"):
+                    self.error(f"{option} needs a value")
+            into[name] = value
+        return self.parse_args(mine, found)
+
+    def _place(self, option: str, found: Words) -> tuple[dict[str, str], str]:
+        """Where an option that is not this parser's own belongs, and its name there."""
+        name = option[2:]
+        if self.data and name.startswith("data."):
+            return found.data, name.removeprefix("data.")
+        if not self.further or "." in name:
+            self.error(f"unknown option {option!r}{suggest(option, self.known)}")
+        return found.arguments, name
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Inside, an argument that neither sampler nor guidance takes becomes an unknown option of this command."""
+        try:
+            yield
+        except UnknownArgument as error:
+            option, known = f"--{error.name}", [*self.known, *(f"--{name}" for name in error.known)]
+            self.error(f"unknown option {option!r} ({error.kinds}){suggest(option, known)}")
+
+
+def add_run(parser: Parser, weights: bool = True) -> None:
+    """RUN, and which of its weights."""
+    parser.add_argument("run", help="run directory, experiment folder (its newest run), or checkpoint file")
+    if weights:
+        add_weights(parser)
+
+
+def add_weights(parser: Parser) -> None:
+    """--weights."""
+    parser.add_argument(
+        "--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)"
+    )
+
+
+def add_sampling(parser: Parser, usual: str = "the run's") -> None:
+    """How pictures are sampled: the fields of `generation.choices.Choices`.
+
+    Args:
+        usual: the guidance without these options, in words.
+    """
+    add = parser.add_argument
+    add("--sampler", help="class name or import path (default: the run's)")
+    add("--steps", type=int, help="sampling steps (default: the run's)")
+    add("--guidance", help=f"class name or import path (default: {usual})")
+    add("--scale", type=float, help=f"of the guidance; 1 is off, 0 ignores the label (default: {usual})")
+    add("--w", type=float, help="guidance as papers count it, 0 is off: scale = 1 + w")
+    add("--interval", metavar="LOW,HIGH", help="guide only where LOW < sigma / alpha <= HIGH, e.g. 0.2,5")
+    add("--rescale", type=float, help="share of the contrast that is taken back, 0 .. 1, e.g. 0.7")
+    add("--guide", metavar="RUN", help="autoguidance by a worse model: run directory or checkpoint")
+    add("--classifier", metavar="RUN", help="classifier guidance: a NoisyClassifier's run directory or checkpoint")
+
+
+def add_conditions(parser: Parser, usual: str = "all classes in turn") -> None:
+    """What pictures are of: label, labels, context of `generation.conditions.Asked`.
+
+    Args:
+        usual: the condition without these options, in words.
+    """
+    add = parser.add_argument
+    add("--label", help=f"class of all pictures, by number or name (default: {usual})")
+    add("--labels", help="several classes, one picture each or, with --n, in turn: 0,1,2 or hero,food")
+    add(
+        "--context", action="append", default=[], metavar="MIX",
+        help="hero=1,food=0.6: a mix of classes; or a .npy file of vectors (N, D). Can be repeated, as --labels",
+    )  # fmt: skip
+
+
+def add_asked(parser: Parser) -> None:
+    """All of `generation.conditions.Asked`."""
+    add_conditions(parser)
+    add = parser.add_argument
+    add("--each", action="store_true", help="one row of --n pictures (default 8) for each class, label or mix")
+    add(
+        "--image",
+        help="what the model receives beside the noise: a .png, a .npy or .npz of uint8 (N, H, W, C), or 'test' for "
+        "the run's test images",
+    )
+
+
+def add_machine(parser: Parser, batch_size: int) -> None:
+    """How the network is computed."""
+    add = parser.add_argument
+    add(
+        "--batch_size", type=int, default=batch_size,
+        help=f"pictures at a time; it does not change them (default {batch_size})",
+    )  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    add("--precision", choices=["32", "bf16"], default="32", help="of the network (default 32)")
+    add("--compile", default="", metavar="MODE", help=f"torch.compile the network: {', '.join(MODES)}")
+
+
+def add_request(parser: Parser, n: str, out: str) -> None:
+    """RUN, --n, --out and every other field of `generation.request.Request`.
+
+    Args:
+        n: the default of --n in words.
+        out: the default of --out.
+    """
+    add_run(parser, weights=False)
+    add = parser.add_argument
+    add("--n", type=int, help=f"pictures (default {n}); with --each, pictures per row")
+    add("--out", type=Path, default=Path(out), help=f"default {out}")
+    add_asked(parser)
+    add_sampling(parser)
+    add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
+    add_weights(parser)
+    add_machine(parser, 256)
+
+
+def fields_of(words: Words, *without: str) -> dict[str, Any]:
+    """The options by name, but for some."""
+    return {name: value for name, value in vars(words).items() if name not in without}
+
+
+def numbers(kind: type) -> Callable[[str], list]:
+    """A type of option: numbers between commas."""
+
+    def convert(text: str) -> list:
+        try:
+            return [kind(word) for word in text.split(",")]
+        except ValueError:
+            raise ArgumentTypeError(f"wanted numbers between commas, e.g. 0,1; got {text!r}") from None
+
+    return convert
