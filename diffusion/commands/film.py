@@ -1,4 +1,4 @@
-"""`diffusion gif`: a film of the way from noise to pictures."""
+"""`diffusion film`: a film of the way from noise to pictures."""
 
 from diffusion import pictures
 from diffusion.options.common import check_writable, open_run, sampling_parser
@@ -6,24 +6,22 @@ from diffusion.training.callbacks.pictures import denoising
 
 
 def main(argv: list[str]) -> int:
-    parser = sampling_parser("gif", "Film the denoising of a few pictures.", 9, "denoising.gif")
+    parser = sampling_parser("film", "Film the denoising of a few pictures.", 9, "denoising.gif")
     parser.add_argument("--frames", type=int, default=40, help="frames from noise to picture (default 40)")
     parser.add_argument("--hold", type=float, default=2.0, help="seconds that the last frame stays (default 2)")
-    parser.add_argument("--fps", type=float, default=15.0, help="frames a second, at most 50 (default 15)")
+    parser.add_argument("--fps", type=float, default=15.0, help="frames per second (default 15; a GIF at most 50)")
     parser.add_argument("--size", type=int, default=0, help="pixels of one picture, rounded to a whole enlargement")
     args, model, sampler, guidance = open_run(parser, argv)
-    if args.out.suffix != ".gif":
-        raise ValueError(f"--out {args.out}: wanted a .gif")
     if args.frames < 2 or args.size < 0:
         raise ValueError(f"--frames must be at least 2 and --size at least 0, got {args.frames} and {args.size}")
-    pictures.check_timing(args.fps, args.hold)
+    pictures.check_film(args.out, args.fps, args.hold)
     check_writable(args.out)
     scale = max(1, round(args.size / model.shape[2])) if args.size else None
     columns = args.across if args.each else None
     frames = denoising(
         model, args.n, None, args.frames, args.seed, scale, columns, args.given, sampler=sampler, guidance=guidance
     )
-    pictures.save_gif(frames, args.out, args.fps, args.hold)
+    pictures.save_film(frames, args.out, args.fps, args.hold)
     height, width = frames[0].shape[:2]
     print(
         f"{args.out}: {len(frames)} frames of {width}x{height} pixels, {args.out.stat().st_size / 1024:,.0f} KB, "
