@@ -36,8 +36,10 @@ def save_film(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, h
     path = Path(path)
     check_film(path, fps, hold)
     frames = [np.asarray(pillow(f)) for f in frames]
-    if len({f.shape for f in frames}) != 1:
-        raise ValueError(f"film: frames must have one shape, got {', '.join(map(str, {f.shape for f in frames})) or 0}")
+    if not frames:
+        raise ValueError("film: there are no frames")
+    if others := [f.shape for f in frames if f.shape != frames[0].shape]:
+        raise ValueError(f"film: frames must have one shape, got {frames[0].shape} and {others[0]}")
     with atomic(path) as temporary:
         FORMATS[path.suffix.lower()].write(temporary, frames, fps, hold)
     return path
@@ -110,7 +112,7 @@ def write_gif(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> 
     kept, times = merged(indices, durations(len(frames), fps, hold, 10))
     if max(times) > 1000 * FORMATS[".gif"].frame:
         raise ValueError(f".gif: equal frames in succession last {max(times) / 1000:g} s, and a GIF's at most 655 s")
-    write_images(path, kept, duration=times if len(times) > 1 else times[0], palette=palette)
+    write_images(path, kept, duration=times if len(times) > 1 else times[0], palette=palette, optimize=True)
 
 
 def write_webp(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
@@ -131,10 +133,14 @@ def write_apng(path: Path, frames: list[np.ndarray], fps: float, hold: float) ->
 
 
 def write_images(path: Path, frames: list[np.ndarray], **options) -> None:
-    """An endless animation by Pillow, which takes the options."""
+    """An endless animation by Pillow, which takes the options.
+
+    Made in memory: imageio would try to write a file a second time after an error.
+    """
     import imageio.v3 as iio
 
-    iio.imwrite(path, frames, plugin="pillow", extension=path.suffix.lower(), loop=0, **options)
+    made = iio.imwrite("<bytes>", frames, plugin="pillow", extension=path.suffix.lower(), loop=0, **options)
+    path.write_bytes(made)
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
