@@ -175,7 +175,7 @@ def test_durations_by_hand():
     assert sum(film.durations(1000, 15, 0, 10)) == 66670
 
 
-EQUAL = [0, 0, 0, 1, 2, 2, 1, 1, 2, 2, 2, 2]  # first, middle and last frame hold all colours, as the palette of a GIF wants
+EQUAL = [0, 0, 0, 1, 2, 2, 1, 1, 2, 2, 2, 2]  # first, middle and last have all colours, or a GIF changes some
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
