@@ -108,4 +108,4 @@ def test_film_in_the_format_of_its_suffix(suffix, tiny, tmp_path):
     exact, other = (x if x.ndim == 4 else x[..., None] for x in seen)
     assert len(exact) == 4 and len(other) == (4 if suffix == ".webp" else 14)
     error = np.abs(exact[-1, :, :, :1].astype(float) - other[-1, : exact.shape[1], : exact.shape[2], :3]).mean()
-    assert error < (0.01 if suffix == ".webp" else 15)  # of noise, which an untrained network leaves, video loses much
+    assert error < (0.01 if suffix == ".webp" else 15)  # video loses much of noise
