@@ -116,8 +116,8 @@ def write_gif(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> 
 
 
 def write_webp(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """libwebp merges equal frames and adds their times."""
-    write_images(path, frames, duration=durations(len(frames), fps, hold, 1), lossless=True, method=4)
+    """libwebp merges equal frames and adds their times; methods above 1 take longer and are no smaller here."""
+    write_images(path, frames, duration=durations(len(frames), fps, hold, 1), lossless=True, method=1)
 
 
 def write_apng(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
