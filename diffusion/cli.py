@@ -13,12 +13,13 @@ COMMANDS = {
     "nll": "likelihood in bits/dim:    diffusion nll RUN",
     "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
     "edit": "work on pictures:         diffusion edit inpaint RUN --mask left --out edit.png",
-    "gif": "film the denoising:        diffusion gif RUN --n 9 --out denoising.gif",
+    "film": "film the denoising:       diffusion film RUN --n 9 --out denoising.gif",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "all of it on real digits:  diffusion demo",
     "check": "measure the mathematics:   diffusion check --sampler my_module.MySampler",
     "doctor": "what this machine has:     diffusion doctor",
 }
+ALIASES = {"gif": "film"}
 
 HELP = f"""diffusion {__version__}: train, resume, sample and export diffusion models.
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    name = argv[0]
+    name = ALIASES.get(argv[0], argv[0])
     if name not in COMMANDS:
         from diffusion.support.specs import suggest
 

@@ -147,7 +147,7 @@ def test_a_new_law_of_times(folder):
 
 
 def test_gif(folder):
-    assert main([*COMMANDS["gif"], "--n", "4", "--steps", "6"]) == 0
+    assert main([*COMMANDS["film"], "--n", "4", "--steps", "6"]) == 0
     assert Image.open(folder / "mine.gif").n_frames == 7  # the noise, and six steps
 
 

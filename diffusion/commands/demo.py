@@ -55,7 +55,7 @@ def report(model: Pipeline, data: ImageData, run: Path, n: int) -> None:
     sheet = pictures.grid(pictures.to_uint8(by_class), columns=len(x[:100]) // 10, scale=6)
     pictures.save_png(sheet, run / "samples" / "grid.png")
     frames = denoising(model, 20, seed=1, columns=10, scale=6)  # a column a class
-    pictures.save_gif(frames, run / "samples" / "denoising.gif")
+    pictures.save_film(frames, run / "samples" / "denoising.gif")
 
     judge = Judge(*(Labelled.of(*data.arrays(split)) for split in ("train", "test")))
     agree, distance, spread = judge.agrees(x, y).float(), judge.distance(judge.net.features(x)), judge.spread(x, y)
@@ -89,6 +89,6 @@ files in {path}/
 
 next:
   {diffusion} sample {path} --label 3 --n 64 --out threes.png
-  {diffusion} gif {path} --n 9 --out denoising.gif
+  {diffusion} film {path} --n 9 --out denoising.gif
   {diffusion} fit -c {path}/config.yaml --resume {path} --trainer.max_epochs 180
   {board(path)}""")

@@ -12,7 +12,9 @@ from pathlib import Path
 from diffusion import __version__
 from diffusion.support.paths import data_root, home, kept, run_root
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow")
+PACKAGES = (
+    "torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow", "imageio",
+)  # fmt: skip
 FILES = {
     "MNIST": "MNIST/raw/train-images-idx3-ubyte*",
     "FashionMNIST": "FashionMNIST/raw/train-images-idx3-ubyte*",

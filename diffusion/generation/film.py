@@ -50,11 +50,9 @@ def write(
     Raises:
         ValueError: another suffix than a film's, or a number out of range.
     """
-    if out.suffix != ".gif":
-        raise ValueError(f"--out {out}: wanted a .gif")
     if frames < 2 or size < 0:
         raise ValueError(f"frames must be at least 2 and size at least 0, got {frames} and {size}")
-    pictures.check_timing(fps, hold)
+    pictures.check_film(out, fps, hold)
     check_writable(out)
     opened = request.open(PICTURES)
     scale = max(1, round(size / opened.pipeline.shape[2])) if size else None
@@ -62,5 +60,5 @@ def write(
     made = denoising(
         opened.pipeline, opened.n, None, frames, request.seed, scale, columns, opened.given
     )
-    pictures.save_gif(made, out, fps, hold)
+    pictures.save_film(made, out, fps, hold)
     return opened, made

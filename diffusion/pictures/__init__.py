@@ -1,10 +1,11 @@
 """Pictures: 8-bit images, grids, PNG files, films, and figures of sweeps."""
 
-from diffusion.pictures.film import abreast, check_timing, save_gif, spread
+from diffusion.pictures.film import check_film, save_film
+from diffusion.pictures.frames import abreast, spread
 from diffusion.pictures.grid import enlarge, grid, pillow, save_png, to_uint8
 from diffusion.pictures.sweeps import blank, quality_plot, sampled, scale_plot
 
 __all__ = [
-    "abreast", "blank", "check_timing", "enlarge", "grid", "pillow", "quality_plot", "sampled", "save_gif", "save_png",
+    "abreast", "blank", "check_film", "enlarge", "grid", "pillow", "quality_plot", "sampled", "save_film", "save_png",
     "scale_plot", "spread", "to_uint8",
 ]  # fmt: skip

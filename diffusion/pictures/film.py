@@ -1,7 +1,13 @@
-"""Films: frames chosen from a walk, put side by side, and written as a GIF."""
+"""Films: frames written as GIF, WebP, APNG, MP4 or WebM through imageio, which is imported when one is written.
 
-from collections.abc import Iterable, Sequence
+Writers of animated images store equal frames in succession once. Here they keep their time in every format, and
+their number too in APNG, MP4 and WebM.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -9,46 +15,164 @@ from PIL import Image
 from diffusion.pictures.grid import pillow
 from diffusion.support.files import atomic
 
-
-def abreast(films: Sequence[Sequence[np.ndarray]], pad: int = 8) -> list[np.ndarray]:
-    """Films of one height side by side, the shorter ones slowed down to the longest: frames (H, W, C) uint8."""
-    n, frames = max(map(len, films)), []
-    gap = np.full((films[0][0].shape[0], pad, films[0][0].shape[2]), 255, np.uint8)
-    for k in range(n):
-        now = [film[round(k * (len(film) - 1) / max(n - 1, 1))] for film in films]
-        frames.append(np.concatenate([part for frame in now for part in (gap, frame)][1:], axis=1))
-    return frames
+CODECS = {".mp4": "h264", ".webm": "vp9"}
 
 
-def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, hold: float = 2.0) -> Path:
-    """Write frames (H, W, C) uint8 as an endless GIF with one palette, whole or not at all.
+def save_film(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, hold: float = 2.0) -> Path:
+    """Write frames as a film in the format of the path's suffix, whole or not at all.
+
+    `.gif`, `.webp` and `.png` (APNG) repeat endlessly. WebP and APNG are lossless. A GIF has one palette of 256
+    colours for all frames, and grey values are exact. `.mp4` (H.264) and `.webm` (VP9) are yuv420p; an odd width or
+    height grows by one pixel, a copy of the edge. GIF and video drop an alpha channel.
 
     Args:
-        fps: frames a second, in (0, 50]; GIF players slow anything faster down.
-        hold: seconds that the last frame stays.
+        frames: (H, W, C) uint8, all of one shape, with 1, 3 or 4 channels; of any other number the first is shown.
+        fps: frames per second, at most 50 (GIF), 60 (WebP, APNG) or 120 (video).
+        hold: additional seconds for which the last frame is shown.
     Raises:
-        ValueError: no frames, fps outside (0, 50], or hold < 0.
+        ValueError: unknown suffix, timing that the format cannot store, no frames, or frames that differ in shape.
+        ModuleNotFoundError: `.mp4` or `.webm` without PyAV.
     """
-    check_timing(fps, hold)
-    pictures = [pillow(f).convert("RGB" if f.shape[-1] in (3, 4) else "L") for f in frames]
-    if not pictures:
-        raise ValueError("GIF: there are no frames")
-    if pictures[0].mode == "RGB":  # one palette for all, from first, middle and last: no flicker
-        sample = [np.asarray(pictures[i]) for i in (0, len(pictures) // 2, -1)]
-        palette = Image.fromarray(np.concatenate(sample)).quantize(256, dither=Image.Dither.NONE)
-        pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
-    durations = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 / fps + 1000 * hold)]
-    with atomic(Path(path)) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    return Path(path)
+    path = Path(path)
+    check_film(path, fps, hold)
+    frames = [np.asarray(pillow(f)) for f in frames]
+    if not frames:
+        raise ValueError("film: there are no frames")
+    if others := [f.shape for f in frames if f.shape != frames[0].shape]:
+        raise ValueError(f"film: frames must have one shape, got {frames[0].shape} and {others[0]}")
+    with atomic(path) as temporary:
+        FORMATS[path.suffix.lower()].write(temporary, frames, fps, hold)
+    return path
 
 
-def check_timing(fps: float, hold: float) -> None:
-    """Refuse what a GIF cannot do, before the frames are made."""
-    if not 0 < fps <= 50 or not 0 <= hold <= 600:
-        raise ValueError(f"GIF: fps must lie in (0, 50] and hold in [0, 600] seconds, got {fps} and {hold}")
+def check_film(path: str | Path, fps: float, hold: float) -> None:
+    """Refuse a film that cannot be written, before its frames are made.
+
+    Raises:
+        ValueError: unknown suffix, or timing that the format cannot store.
+        ModuleNotFoundError: `.mp4` or `.webm` without PyAV.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"{path}: wanted {', '.join(FORMATS)}, got {suffix or 'no suffix'}")
+    most, longest = FORMATS[suffix].fps, FORMATS[suffix].frame
+    if not (0 < fps <= most and 0 <= hold and 1 / fps + hold <= longest):
+        raise ValueError(
+            f"{suffix}: fps must lie in (0, {most}], hold be at least 0, and 1 / fps + hold at most {longest} seconds, "
+            f"got fps {fps} and hold {hold}"
+        )
+    if suffix in CODECS and find_spec("av") is None:
+        raise ModuleNotFoundError(f"{suffix} needs PyAV; pip install 'litdiffusion[video]' has it")
 
 
-def spread(n: int, frames: int) -> Sequence[int]:
-    """Which of n steps to show in a given number of frames: evenly, always with the last; sorted, no repeats."""
-    return sorted({round(k * (n - 1) / max(frames - 1, 1)) for k in range(frames)} | {n - 1}) if n else []
+def durations(n: int, fps: float, hold: float, unit: int) -> list[int]:
+    """Milliseconds for which each of n >= 1 frames is shown, in whole units: frame k begins at k / fps, rounded.
+
+    Rounding the times of the changes and not the durations keeps errors from adding up: 15 fps in units of 10 ms
+    is 70, 60, 70, 70, 60, 70 ms, ..., and the film as long as it should be within half a unit.
+
+    Args:
+        unit: milliseconds.
+    """
+    begins = [1000 * k / fps for k in range(n)] + [1000 * (n / fps + hold)]
+    ticks = [round(t / unit) for t in begins]
+    return [unit * (after - before) for before, after in zip(ticks, ticks[1:], strict=False)]
+
+
+def merged(frames: Sequence[np.ndarray], times: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
+    """Equal frames in succession as one, shown for the sum of their times."""
+    kept, total = [frames[0]], [times[0]]
+    for frame, time in zip(frames[1:], times[1:], strict=True):
+        if np.array_equal(frame, kept[-1]):
+            total[-1] += time
+        else:
+            kept.append(frame)
+            total.append(time)
+    return kept, total
+
+
+def indexed(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], bytes]:
+    """Palette indices (H, W) of frames, and the palette as RGBRGB...; grey frames are their own indices.
+
+    The palette is made from the first, middle and last frame and is the same for all: a palette for each frame
+    makes a GIF flicker.
+    """
+    if frames[0].ndim == 2:
+        return list(frames), bytes(np.arange(256, dtype=np.uint8).repeat(3))
+    rgb = [f[..., :3] for f in frames]
+    sample = np.concatenate([rgb[i] for i in (0, len(rgb) // 2, -1)])
+    palette = Image.fromarray(sample).quantize(256, dither=Image.Dither.NONE)
+    indices = [np.asarray(Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE)) for f in rgb]
+    return indices, bytes(palette.getpalette())
+
+
+def write_gif(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
+    """A GIF counts hundredths of a second. Pillow takes grey frames as indices of a palette that is given."""
+    indices, palette = indexed(frames)
+    kept, times = merged(indices, durations(len(frames), fps, hold, 10))
+    if max(times) > 1000 * FORMATS[".gif"].frame:
+        raise ValueError(f".gif: equal frames in succession last {max(times) / 1000:g} s, and a GIF's at most 655 s")
+    write_images(path, kept, duration=times if len(times) > 1 else times[0], palette=palette, optimize=True)
+
+
+def write_webp(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
+    """libwebp merges equal frames and adds their times; methods above 1 take longer and are no smaller here."""
+    write_images(path, frames, duration=durations(len(frames), fps, hold, 1), lossless=True, method=1)
+
+
+def write_apng(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
+    """Pillow merges equal frames only where they are disposed of alike, so that every second one of a run is not.
+
+    After it the picture returns to the frame before it, which is equal: nothing changes.
+    """
+    keep, previous = 0, 2  # dispose_op of the APNG specification: NONE and PREVIOUS
+    disposal = [keep]
+    for before, frame in zip(frames, frames[1:], strict=False):
+        disposal.append(previous if disposal[-1] == keep and np.array_equal(before, frame) else keep)
+    write_images(path, frames, duration=durations(len(frames), fps, hold, 1), disposal=disposal)
+
+
+def write_images(path: Path, frames: list[np.ndarray], **options) -> None:
+    """An endless animation by Pillow, which takes the options.
+
+    Made in memory: imageio would try to write a file a second time after an error.
+    """
+    import imageio.v3 as iio
+
+    made = iio.imwrite("<bytes>", frames, plugin="pillow", extension=path.suffix.lower(), loop=0, **options)
+    path.write_bytes(made)
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
+    """Players show each frame for 1 / fps, so the last one is repeated for `hold` seconds."""
+    import imageio.v3 as iio
+
+    suffix = path.suffix.lower()
+    repeats = round(hold * fps)
+    with iio.imopen(path, "w", plugin="pyav", extension=suffix) as film:
+        film.init_video_stream(CODECS[suffix], fps=float(fps), pixel_format="yuv420p")
+        for frame in [*frames, *frames[-1:] * repeats]:
+            film.write_frame(even(np.asarray(Image.fromarray(frame).convert("RGB"))))
+
+
+def even(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) with the last row or column repeated where their number is odd: yuv420p halves both."""
+    height, width, _ = image.shape
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+class Format(NamedTuple):
+    """How a film of one suffix is written, and what the format and its players can time."""
+
+    write: Callable[[Path, list[np.ndarray], float, float], None]
+    fps: float  # frames per second at most: players slow down images that change faster
+    frame: float  # seconds of one frame at most
+
+
+FORMATS = {
+    ".gif": Format(write_gif, 50, 655),
+    ".mp4": Format(write_video, 120, 600),
+    ".webm": Format(write_video, 120, 600),
+    ".webp": Format(write_webp, 60, 600),
+    ".png": Format(write_apng, 60, 65),  # 16 bits of milliseconds
+}

@@ -331,6 +331,6 @@ def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
     image = " --image test" if getattr(trainer.lightning_module, "hint", None) else ""
     print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
     print(f"  {diffusion} evaluate {run}")
-    print(f"  {diffusion} gif {run}{image} --out denoising.gif")
+    print(f"  {diffusion} film {run}{image} --out denoising.gif")
     print(f"  {board(run)}")
     print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")

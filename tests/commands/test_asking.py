@@ -111,7 +111,7 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     assert np.array_equal(tile, kept["images"][4 * 3 + 2, ..., 0])
     mixes = sample(contexts, tmp_path / "b.png", "--each", "--context", "hero", "--context", "food=.5")
     assert mixes.shape[1] / mixes.shape[0] == (8 * 9 + 1) / (2 * 9 + 1)  # two rows of eight
-    assert main(["gif", str(tiny), "--each", "--labels", "1,2,3", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
+    assert main(["film", str(tiny), "--each", "--labels", "1,2,3", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.size[0] / gif.size[1] == (2 * 9 + 1) / (3 * 9 + 1)
 
@@ -140,7 +140,7 @@ def test_it_refuses(options, words, contexts, tmp_path, capsys, monkeypatch):
     np.save("wide.npy", np.zeros((2, 5)))
     np.save("nan.npy", np.full(4, np.nan))
     (tmp_path / "text.npy").write_text("hello")
-    for command in ("sample", "gif"):
+    for command in ("sample", "film"):
         refused(capsys, [command, contexts, *options], *words)
     assert {p.name for p in tmp_path.iterdir()} == {"wide.npy", "nan.npy", "text.npy"}
 
@@ -173,7 +173,7 @@ def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
     tiles = grid[::scale, ::scale]
     assert np.array_equal(tiles[1:9, 10:18], kept["images"][0, ..., 0])
     assert np.array_equal(tiles[10:18, 46:54], images[3, 0].numpy())
-    assert main(["gif", str(hinted), "--image", "test", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
+    assert main(["film", str(hinted), "--image", "test", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
 
 
 def test_a_picture_of_one_s_own(hinted, tmp_path, capsys):

@@ -156,9 +156,9 @@ def test_places_that_cannot_be_written(tiny, tmp_path, capsys):
     (tmp_path / "full" / "a").write_text("")
     refused(capsys, ["sample", tiny, "--out", tmp_path / "file" / "grid.png"], "cannot be written")
     refused(capsys, ["sample", tiny, "--out", tmp_path / "full"], "not empty")
-    refused(capsys, ["gif", tiny, "--out", tmp_path / "a.png"], "wanted a .gif")
-    refused(capsys, ["gif", tiny, "--out", tmp_path / "a.gif", "--frames", "1"], "frames must")
-    refused(capsys, ["gif", tiny, "--out", tmp_path / "a.gif", "--fps", "99"], "fps must lie in")
+    refused(capsys, ["film", tiny, "--out", tmp_path / "a.avi"], "wanted .gif, .mp4")
+    refused(capsys, ["film", tiny, "--out", tmp_path / "a.gif", "--frames", "1"], "frames must")
+    refused(capsys, ["film", tiny, "--out", tmp_path / "a.gif", "--fps", "99"], "fps must lie in")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "full"]
 
 
@@ -168,7 +168,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "truncated", "text", "foreign", "pickle", "malicious"])
-@pytest.mark.parametrize("command", ["sample", "gif", "validate", "fit", "evaluate", "nll", "describe", "edit vary"])
+@pytest.mark.parametrize("command", ["sample", "film", "validate", "fit", "evaluate", "nll", "describe", "edit vary"])
 def test_checkpoints_that_are_none(command, what, tiny, tmp_path, capsys):
     path, good = tmp_path / "a.ckpt", tiny / "checkpoints" / "last.ckpt"
     words = {

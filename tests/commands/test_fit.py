@@ -38,7 +38,7 @@ def test_a_second_run_gets_a_folder_of_its_own(tiny, tmp_path, capsys):
     assert main(["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
     assert (tmp_path / "digits" / "version_1" / "checkpoints" / "last.ckpt").exists()
     said = capsys.readouterr().out
-    for command in ("diffusion sample", "diffusion gif", "diffusion fit", "tensorboard --logdir"):
+    for command in ("diffusion sample", "diffusion film", "diffusion fit", "tensorboard --logdir"):
         assert command in said
 
 

@@ -128,7 +128,7 @@ def test_classifier_of_a_conditional_run_and_gif(tiny, classifier, tmp_path):
     found = chosen(model, classifier=str(classifier), w=2.0, interval="0,9")
     same(found, Interval(ClassifierGuidance(str(classifier), 3), 0, 9))
     options = ["--n", "2", "--steps", "2", "--frames", "3", "--classifier", str(classifier), "--interval", "0.2,5"]
-    assert main(["gif", str(tiny), "--out", str(tmp_path / "a.gif"), *options]) == 0
+    assert main(["film", str(tiny), "--out", str(tmp_path / "a.gif"), *options]) == 0
 
 
 def test_a_cond_fn_of_ones_own(tiny, my):

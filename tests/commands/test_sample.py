@@ -1,5 +1,6 @@
-"""`diffusion sample` and `gif`: what they write, and that a seed means a picture."""
+"""`diffusion sample` and `film`: what they write, and that a seed means a picture."""
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,10 +84,10 @@ def test_experiment_run_and_file_are_the_same_model(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("frames, expected", [(4, 4), (40, 6)])
-def test_gif(tiny, tmp_path, frames, expected):
+def test_film_as_gif(tiny, tmp_path, frames, expected):
     out = tmp_path / "a.gif"
     options = ["--n", "9", "--frames", str(frames), "--hold", "1", "--fps", "10", "--size", "32"]
-    assert main(["gif", str(tiny), "--out", str(out), *options]) == 0
+    assert main(["film", str(tiny), "--out", str(out), *options]) == 0
     gif = Image.open(out)
     assert gif.n_frames == expected and gif.size == (28 * 4, 28 * 4)  # 5 steps and the noise before them
     first = np.asarray(gif.convert("L")).astype(float)
@@ -94,3 +95,17 @@ def test_gif(tiny, tmp_path, frames, expected):
     assert gif.info["duration"] == 1100
     assert first[4:36, 4:36].std() > 60  # it begins with noise, enlarged fourfold
     assert np.array_equal(first[::4, ::4].repeat(4, 0).repeat(4, 1), first)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".webp"])
+def test_film_in_the_format_of_its_suffix(suffix, tiny, tmp_path):
+    """The same walk as an exact APNG, by the alias `gif`, and in another format."""
+    options = ["--n", "4", "--frames", "4", "--hold", "1", "--fps", "10", "--size", "28", "--seed", "3"]
+    seen = []
+    for command, name in (("gif", "exact.png"), ("film", f"a{suffix}")):
+        assert main([command, str(tiny), "--out", str(tmp_path / name), *options]) == 0
+        seen.append(iio.imread(tmp_path / name, plugin="pyav" if suffix in (".mp4", ".webm") else "pillow", index=...))
+    exact, other = (x if x.ndim == 4 else x[..., None] for x in seen)
+    assert len(exact) == 4 and len(other) == (4 if suffix == ".webp" else 14)
+    error = np.abs(exact[-1, :, :, :1].astype(float) - other[-1, : exact.shape[1], : exact.shape[2], :3]).mean()
+    assert error < (0.01 if suffix == ".webp" else 15)  # video loses much of noise

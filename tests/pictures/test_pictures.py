@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -28,49 +27,11 @@ def test_grid_places_every_image():
     assert big.shape == (28, 52, 1) and np.array_equal(big[::4, ::4, 0], sheet)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gif_frames_durations_and_loop(tmp_path, channels):
-    rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 256, (20, 20, channels), dtype=np.uint8) for _ in range(6)]
-    path = pictures.save_gif(frames, tmp_path / "a.gif", fps=10, hold=1.5)
-    gif = Image.open(path)
-    assert gif.n_frames == 6 and gif.info["loop"] == 0
-    durations = []
-    for k in range(6):
-        gif.seek(k)
-        durations.append(gif.info["duration"])
-        if channels == 1:
-            assert np.array_equal(np.asarray(gif.convert("L")), frames[k][..., 0])
-    assert durations == [100] * 5 + [1600]
-
-
 def test_png_of_any_channels(tmp_path):
     for channels in (1, 2, 3, 4):
         image = np.arange(16 * channels, dtype=np.uint8).reshape(4, 4, channels)
         seen = np.asarray(Image.open(pictures.save_png(image, tmp_path / "a.png")))
         assert np.array_equal(seen, image if channels in (3, 4) else image[..., 0])
-
-
-@pytest.mark.parametrize("n, frames", [(50, 10), (3, 40), (1, 5), (1000, 2)])
-def test_spread_has_first_and_last(n, frames):
-    chosen = pictures.spread(n, frames)
-    assert chosen[0] == 0 and chosen[-1] == n - 1 and len(chosen) == min(n, frames) and len(set(chosen)) == len(chosen)
-
-
-@pytest.mark.parametrize("fps, hold", [(0, 1), (51, 1), (10, -1)])
-def test_impossible_timing(fps, hold, tmp_path):
-    with pytest.raises(ValueError, match="GIF"):
-        pictures.save_gif([np.zeros((2, 2, 1), np.uint8)], tmp_path / "a.gif", fps, hold)
-    assert not list(tmp_path.iterdir())
-
-
-def test_films_side_by_side():
-    a = [np.full((2, 3, 1), k, np.uint8) for k in range(5)]
-    b = [np.full((2, 2, 1), 100 * k, np.uint8) for k in range(3)]
-    frames = pictures.abreast([a, b], pad=1)
-    assert len(frames) == 5 and frames[0].shape == (2, 6, 1)
-    assert [f[0, 0, 0] for f in frames] == [0, 1, 2, 3, 4] and [f[1, 5, 0] for f in frames] == [0, 0, 100, 200, 200]
-    assert all((f[:, 3] == 255).all() for f in frames)
 
 
 def test_quality_against_seconds():

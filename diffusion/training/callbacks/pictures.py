@@ -94,4 +94,4 @@ class Gif(pl.Callback):
         with averaged(trainer, pl_module):
             given = examples(pl_module.pipeline, trainer.datamodule, self.n, pl_module.seed)
             frames = denoising(pl_module.pipeline, self.n, frames=self.frames, seed=pl_module.seed, given=given)
-        pictures.save_gif(frames, Path(directory) / "samples" / "denoising.gif", self.fps, self.hold)
+        pictures.save_film(frames, Path(directory) / "samples" / "denoising.gif", self.fps, self.hold)

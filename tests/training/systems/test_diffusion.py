@@ -113,7 +113,8 @@ def test_guidance_and_labels_reach_the_network():
 
 
 def test_classes_in_turn():
-    assert tiny().pipeline.in_turn(12).tolist() == [*range(10), 0, 1] and tiny().pipeline.in_turn(3, 7).tolist() == [7] * 3
+    assert tiny().pipeline.in_turn(12).tolist() == [*range(10), 0, 1]
+    assert tiny().pipeline.in_turn(3, 7).tolist() == [7] * 3
     assert tiny(num_classes=0).pipeline.in_turn(5) is None
     net = AttentionUNet(3, (8, 16), attention=9, context_dim=5)
     context = Diffusion(net, Linear(), shape=(3, 8, 8), class_names=("hero", "side", "food", "spell", "3"))

@@ -1,4 +1,4 @@
-"""`diffusion gif`: a film of the way from noise to pictures."""
+"""`diffusion film`: a film of the way from noise to pictures."""
 
 from diffusion.generation.film import PICTURES, write
 from diffusion.generation.request import Request
@@ -8,12 +8,12 @@ FILM = ("out", "frames", "fps", "hold", "size")
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("gif", "Film the denoising of a few pictures.", further=True, data=True)
+    parser = Parser("film", "Film the denoising of a few pictures.", further=True, data=True)
     add_request(parser, str(PICTURES), "denoising.gif")
     add = parser.add_argument
     add("--frames", type=int, default=40, help="frames from noise to picture (default 40)")
     add("--hold", type=float, default=2.0, help="seconds that the last frame stays (default 2)")
-    add("--fps", type=float, default=15.0, help="frames per second (default 15)")
+    add("--fps", type=float, default=15.0, help="frames per second (default 15; a GIF at most 50)")
     add("--size", type=int, default=0, help="pixels of one picture, rounded to a whole enlargement")
     words = parser.read(argv)
     with parser.explaining():
