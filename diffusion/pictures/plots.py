@@ -173,7 +173,7 @@ def field(denoise: Denoise, levels: Mapping[str, Level], limit: float = 2.5, cel
 
 
 def film(states: Sequence[Tensor], names: Sequence[str], limit: float = 2.5) -> list[np.ndarray]:
-    """Frames (H, W, 3) of clouds of points, for `pictures.save_gif`."""
+    """Frames (H, W, 3) of clouds of points, for `pictures.save_film`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     frames = []
