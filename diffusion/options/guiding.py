@@ -6,9 +6,9 @@ from importlib import import_module
 from types import NoneType
 from typing import Literal, get_args, get_origin
 
-from diffusion.guidance import ClassifierFree, Guidance, Interval, Plain, Steer, takes_labels
+from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance, Interval, Plain, Steer
 from diffusion.support.specs import build, named
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance, Diffusion
+from diffusion.training.systems import Diffusion
 
 OPTIONS = ("scale", "w", "rescale", "guide", "classifier")
 BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these options mean by themselves
@@ -54,7 +54,7 @@ def choose_guidance(model: Diffusion, args: Namespace, rest: list[str]) -> tuple
     if reason := guidance.refuse(model.denoiser.schedule, model.shape, model.class_names):
         option = next((f"--{k} {given[k]}" for k in BY if k in given), "--guidance")
         raise ValueError(f"{option}: {reason}")
-    if guidance.num_classes and not takes_labels(model.denoiser):
+    if guidance.num_classes and not model.denoiser.conditional:
         model.guidance = guidance  # which gives the model its labels
     return guidance, rest
 
@@ -142,7 +142,7 @@ def with_options(kind: type, init: dict, given: dict, model: Diffusion) -> Guida
     if unknown := [k for k in given if k not in taken]:
         has = ", ".join(f"--{k}" for k in taken) or "none"
         raise ValueError(f"--{unknown[0]}: {kind.__name__} takes no such option; it takes {has}")
-    if issubclass(kind, ClassifierFree) and not takes_labels(model.denoiser):
+    if issubclass(kind, ClassifierFree) and not model.denoiser.conditional:
         raise ValueError("--scale: this model was trained without labels, so there is nothing to guide by; "
                          "a --classifier would know them")  # fmt: skip
     mine = inspect.signature(kind).parameters

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from diffusion.cli import main
-from diffusion.guidance import APG, ClassifierFree, Interval, Plain, Steer
+from diffusion.guidance import APG, AutoGuidance, ClassifierFree, ClassifierGuidance, Interval, Plain, Steer
 from diffusion.options.guiding import choose_guidance, scaled
 from diffusion.support.specs import spec
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance, Diffusion
+from diffusion.training.systems import Diffusion
 
 from .conftest import TINY
 

@@ -80,18 +80,18 @@ class Diffusion(pl.LightningModule):
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
                 f"got {lr}, {weight_decay} and {warmup}"
             )
-        if (learns := bool(getattr(parts["net"], "learn_variance", False))) != (parts["objective"].vlb > 0):
+        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        if denoiser.learn_variance != (parts["objective"].vlb > 0):
             raise ValueError(
                 "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
-                f"got {learns} and {parts['objective'].vlb}"
+                f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
-        if parts["hint"] and (shown := parts["hint"].shape(shape)[0]) != getattr(parts["net"], "image_channels", 0):
+        if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
             raise ValueError(
-                f"Diffusion: {type(parts['hint']).__name__} shows an image of {shown} channels beside x; "
-                f"make the network with image_channels {shown}, not {getattr(parts['net'], 'image_channels', 0)}"
+                f"Diffusion: {type(parts['hint']).__name__} shows an image of {channels} channels beside x; "
+                f"make the network with image_channels {channels}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
-        self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
         self.objective, self.sampler = parts["objective"], parts["sampler"]
         self.guidance, self.clamp, self.hint = parts["guidance"], parts["clamp"], parts["hint"]
@@ -141,7 +141,7 @@ class Diffusion(pl.LightningModule):
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
-        objective = Objective(drop=0.0, guess=0.0)
+        objective = Objective(drop=0.0, self_condition=0.0)
         cond = self.condition(y, self.shown(x0, indices.tolist()))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
@@ -209,12 +209,12 @@ class Diffusion(pl.LightningModule):
     @property
     def num_classes(self) -> int:
         """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
-        return getattr(self.denoiser.net, "num_classes", 0) or (0 if self.context_dim else self.guidance.num_classes)
+        return self.denoiser.num_classes or (0 if self.context_dim else self.guidance.num_classes)
 
     @property
     def context_dim(self) -> int:
         """Width of the context vectors that the network takes, 0 if it takes none."""
-        return getattr(self.denoiser.net, "context_dim", 0)
+        return self.denoiser.context_dim
 
     def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
         """The condition of a batch; the labels of an unconditional model are left out."""
