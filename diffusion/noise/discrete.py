@@ -70,7 +70,7 @@ class Discrete(Schedule):
                 f"{type(self).__name__}: alpha-bar at T = {self.T} is {abar[-1]:.2g}, above 1e-3: training never "
                 "reaches pure noise, but sampling starts from it, so brightness and contrast of samples will be off. "
                 "Keep rescale on, or raise beta_end or T",
-                stacklevel=2,
+                stacklevel=3,
             )
         return tables
 

@@ -1,7 +1,6 @@
 """What a schedule is: time in, (alpha, sigma) out."""
 
 from abc import ABC, abstractmethod
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -60,8 +59,22 @@ class Schedule(ABC):
 
         Source: Kingma et al. 2021, arXiv:2107.00630, app. L; Karras et al. 2022, arXiv:2206.00364, eq. 10-13.
         """
-        if _fits(type(self), "exact_sde"):
-            return self.exact_sde(t)
+        return self.exact_sde(t) if _fits(type(self), "exact_sde") else self.numerical_sde(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """Inverse of log_snr(t), which falls as t grows; 0 or 1 beyond the ends."""
+        return self.exact_time(log_snr) if _fits(type(self), "exact_time") else self.numerical_time(log_snr)
+
+    def exact_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`sde` in closed form, for the scales of the class that gives it."""
+        raise NotImplementedError
+
+    def exact_time(self, log_snr: Tensor) -> Tensor:
+        """`time` in closed form, for the scales of the class that gives it."""
+        raise NotImplementedError
+
+    def numerical_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`sde` by automatic differentiation of `scales`."""
         with torch.enable_grad():
             t = t.detach().double().requires_grad_()
             alpha, sigma = self.scales(t)
@@ -69,10 +82,8 @@ class Schedule(ABC):
             (growth,) = torch.autograd.grad((sigma + 0 * t).square().sum(), t)
         return f, growth - 2 * f * sigma.detach() ** 2
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        """Inverse of log_snr(t), which falls as t grows; 0 or 1 beyond the ends."""
-        if _fits(type(self), "exact_time"):
-            return self.exact_time(log_snr)
+    def numerical_time(self, log_snr: Tensor) -> Tensor:
+        """`time` by bisection."""
         lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             mid = (lo + hi) / 2
@@ -80,17 +91,8 @@ class Schedule(ABC):
             lo, hi = torch.where(less, mid, lo), torch.where(less, hi, mid)
         return (lo + hi) / 2
 
-    def exact_time(self, log_snr: Tensor) -> Tensor:
-        """`time` in closed form, for the scales of the class that gives it."""
-        raise NotImplementedError
 
-    def exact_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """`sde` in closed form, for the scales of the class that gives it."""
-        raise NotImplementedError
-
-
-@cache
 def _fits(kind: type[Schedule], name: str) -> bool:
     """Whether a schedule's closed form comes from the class that its scales come from, or from one below it."""
-    owner = {n: next(i for i, k in enumerate(kind.__mro__) if n in vars(k)) for n in (name, "scales")}
-    return owner[name] <= owner["scales"] and kind.__mro__[owner[name]] is not Schedule
+    owner = next(k for k in kind.__mro__ if name in vars(k) or "scales" in vars(k))
+    return name in vars(owner) and owner is not Schedule

@@ -22,7 +22,9 @@ class DPM2(Sampler):
     Args:
         steps: number of steps, >= 1.
         grid: which levels, see Sampler.
-        max_ratio: noise level sigma / alpha, > 0, above which steps are of first order, see Heun. FIGURE
+        max_ratio: noise level sigma / alpha, > 0, above which steps are of first order, see Heun. The network
+            named there ends 0.133, 0.039 and 0.015 away after 10, 20 and 50 steps without the limit, and 0.029, 0.016
+            and 0.014 with it. inf is the published method on every schedule.
     Raises:
         ValueError: max_ratio <= 0.
     """

@@ -28,10 +28,11 @@ class Heun(Sampler):
         churn_noise: standard deviation of the fresh noise, > 0; slightly above 1 makes up for lost detail.
         grid: which levels, see Sampler.
         max_ratio: noise level sigma / alpha, > 0, above which steps are of first order, as the correction multiplies
-            the network's error by up to sigma / alpha. That is 20,000 at t = 1 of the schedule Cosine, where 10, 20
-            and 50 steps with the exact denoiser of Gaussian data end 585, 74 and 4.5 % of the data's spread away
-            without the limit, and 5.8, 1.7 and 0.4 % with it. Schedules that the method was published for stay far
-            below the default (EDM ends at 80), so that it changes nothing there; inf is the published method on all.
+            the network's error by up to sigma / alpha: 20,000 at t = 1 of the schedule Cosine. A network of digits
+            trained on it ends 0.92, 0.80 and 0.28 (root mean square per pixel) away from DDIM with 200 steps after 10,
+            20 and 50 steps without the limit, and 0.030, 0.015 and 0.013 with it; the exact denoiser of Gaussian data
+            585, 74 and 4.5 % of the spread without and 5.8, 1.7 and 0.4 % with it. EDM ends at 80 and DDPM's linear
+            schedule at 160, so there the default changes nothing. inf is the published method on every schedule.
     Raises:
         ValueError: a negative churn or churn_min, or churn_noise or max_ratio <= 0.
     """
