@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffusion import data
 from diffusion.commands.evaluate import measured
 from diffusion.data import ImageData
+from diffusion.denoiser import Denoiser
 from diffusion.support import runs
 from diffusion.support.console import clock, shown
 from diffusion.support.paths import REPO, home, run_root, tensorboard_address
@@ -174,7 +175,8 @@ class Unlabelled(nn.Module):
 def unlabelled(model: Diffusion) -> Diffusion:
     """A copy of a model whose network hears its null condition only, as one that was trained without labels."""
     free = copy.deepcopy(model)
-    free.denoiser.net = Unlabelled(free.denoiser.net)
+    denoiser = free.denoiser
+    free.denoiser = Denoiser(Unlabelled(denoiser.net), denoiser.schedule, denoiser.target)
     return free
 
 

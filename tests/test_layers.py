@@ -19,7 +19,7 @@ GROUPS = {
     "cli": 11, "sagemaker": 11, "notebook": 11, "__main__": 12,
 }  # fmt: skip
 TO_GO = {
-    ("generation", "diffusion.training.systems.guides"), ("training", "diffusion.judging.judge"),
+    ("training", "diffusion.judging.judge"),
     ("judging", "diffusion.training.run"), ("judging", "diffusion.training.systems"),
 }  # fmt: skip
 NEVER = {("nets", "noise"), ("samplers", "nets")}

@@ -8,13 +8,13 @@ import torch
 from diffusion import Diffusion, Pipeline, notebook
 from diffusion.data import DataNotFound
 from diffusion.denoiser import Condition
-from diffusion.guidance import ClassifierFree
+from diffusion.guidance import ClassifierFree, ClassifierGuidance
 from diffusion.nets import ContextUNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
 from diffusion.support import paths, runs
-from diffusion.training.systems import ClassifierGuidance, NoisyClassifier
+from diffusion.training.systems import NoisyClassifier
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from diffusion.noise import (
     posterior_var,
 )
 from diffusion.samplers import DDIM, AnnealedLangevin, DPMSolver, PredictorCorrector
-from diffusion.samplers.base import lam
+from diffusion.samplers.steps import half_log_snr
 from diffusion.support.specs import concrete
 
 MEAN, STD = 0.3, 0.4
@@ -421,17 +421,18 @@ def test_exponential_integrator(schedule):
     levels = [level(schedule, v) for v in (0.8, 0.74, 0.67, 0.6)]
     *_, t, s = levels
     poly = lambda v: 0.3 - 0.5 * v + 0.2 * v**2  # noqa: E731  x_0 as a function of lam
-    x, h = f64(0.4), lam(s) - lam(t)
-    v = torch.linspace(float(lam(t)), float(lam(s)), 100_001, dtype=torch.float64)
+    x, h = f64(0.4), half_log_snr(s) - half_log_snr(t)
+    v = torch.linspace(float(half_log_snr(t)), float(half_log_snr(s)), 100_001, dtype=torch.float64)
     expected = s.sigma / t.sigma * x + s.sigma * torch.trapezoid(v.exp() * poly(v), v)
     c0 = 1 - (-h).exp()
     c1 = 1 - c0 / h
     c2 = 0.5 - c1 / h
-    d1, d2 = h * (-0.5 + 0.4 * lam(t)), h**2 * 0.4
-    by_hand = s.sigma / t.sigma * x + s.alpha * (c0 * poly(lam(t)) + c1 * d1 + c2 * d2)
+    d1, d2 = h * (-0.5 + 0.4 * half_log_snr(t)), h**2 * 0.4
+    by_hand = s.sigma / t.sigma * x + s.alpha * (c0 * poly(half_log_snr(t)) + c1 * d1 + c2 * d2)
     torch.testing.assert_close(by_hand, expected, rtol=1e-8, atol=0)
-    past = [(u, predict(x, poly(lam(u)) + 0 * x, u)) for u in levels[:2]]
-    third = DPMSolver(10, order=3).step(lambda x, t: predict(x, poly(lam(t)) + 0 * x, t), x, t, s, past, None)[0]
+    past = [(u, predict(x, poly(half_log_snr(u)) + 0 * x, u)) for u in levels[:2]]
+    ideal = lambda x, t: predict(x, poly(half_log_snr(t)) + 0 * x, t)  # noqa: E731
+    third = DPMSolver(10, order=3).step(ideal, x, t, s, past, None)[0]
     torch.testing.assert_close(third, expected, rtol=1e-8, atol=0)
 
 

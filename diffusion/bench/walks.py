@@ -12,7 +12,8 @@ from diffusion.bench.analytic import CLEAN, Gaussian, Mixture, Quantiles
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
-from diffusion.samplers.base import Noise, Past, Sampler
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past
 
 GAUSSIAN = Gaussian(0.3, 0.4)
 # Orders are measured on two modes: on Gaussian data the ODE is linear, and error terms of some methods cancel there

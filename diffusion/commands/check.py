@@ -6,7 +6,6 @@ import platform
 import shlex
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -36,10 +35,7 @@ def main(argv: list[str]) -> int:
     if args.out:
         check_writable(args.out)
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a schedule that leaves some signal says so; here its figure stands in a table
-        schedules = [kind() for kind in kinds]
-    facts, results = measure(samplers, schedules)
+    facts, results = measure(samplers, [kind() for kind in kinds])
     print(section("Schedules", schedule_table(facts)), section("Samplers", every_row(results)), sep="\n")
     if args.out:
         machine = f"{os.cpu_count()} CPU cores, Python {platform.python_version().rpartition('.')[0]}"

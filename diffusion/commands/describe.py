@@ -85,7 +85,7 @@ def cost(net: nn.Module, model: Pipeline) -> tuple[dict[str, int], int]:
     """FLOPs by module name ("" is the whole), and the bytes kept for the backward pass, of one image."""
     C, H, W = model.shape
     device = next(net.parameters()).device
-    x = torch.zeros(1, C * (1 + model.denoiser.remembers) + model.denoiser.image_channels, H, W, device=device)
+    x = torch.zeros(1, C * (1 + model.denoiser.self_condition) + model.denoiser.image_channels, H, W, device=device)
     y = torch.zeros(1, model.context_dim) if model.context_dim else model.in_turn(1)
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     kept: dict[int, int] = {}

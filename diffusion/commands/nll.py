@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     path = runs.find_checkpoint(args.run)
     model = Pipeline.load(path, args.weights, args.device)
     model.denoiser.requires_grad_(False)
-    args.variance = args.variance or ("learned" if getattr(model.denoiser.net, "learn_variance", False) else "large")
+    args.variance = args.variance or ("learned" if model.denoiser.learn_variance else "large")
     own, other = taken(args.data, {name: p.annotation for name, p in constructor(kind_of(path)).items()})
     images, y = (v[: args.n] for v in open_data(path, **own, **other).arrays(args.split))
     report(args, model, measure(args, model, images, y), shown(path))

@@ -5,7 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoise, anywhere
+from diffusion.denoiser import AnyLevel, Denoise
 from diffusion.editing.base import batches, steered, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
@@ -78,7 +78,7 @@ def repaint(
     def known(x: Tensor, t: Level) -> Tensor:
         return torch.where(hidden, x, t.alpha * x0 + t.sigma * noise(x0))
 
-    denoise, levels, k = anywhere(denoise, schedule), sampler.levels(schedule), 0
+    denoise, levels, k = AnyLevel(denoise, schedule), sampler.levels(schedule), 0
     x = known(schedule.prior_std * noise(x0), levels[0])
     for to in route(len(levels) - 1, jumps, length):
         t, s = levels[min(k, to)], levels[max(k, to)]

@@ -8,10 +8,9 @@ from typing import Any
 
 from diffusion.generation.arguments import UnknownArgument, annotations, converted, taken
 from diffusion.generation.pipeline import Pipeline
-from diffusion.guidance import ClassifierFree, Guidance, Interval, Plain, Steer, takes_labels
+from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance, Interval, Plain, Steer
 from diffusion.samplers import Sampler
 from diffusion.support.specs import build, named, spec
-from diffusion.training.systems.guides import AutoGuidance, ClassifierGuidance
 
 BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these choices mean by themselves
 
@@ -154,7 +153,7 @@ def made(kind: type, init: dict, given: Mapping[str, Any], pipeline: Pipeline) -
     if unknown := [name for name in given if name not in known]:
         has = ", ".join(known) or "none"
         raise ValueError(f"{unknown[0]}: {kind.__name__} takes no such argument; it takes: {has}")
-    if issubclass(kind, ClassifierFree) and not takes_labels(pipeline.denoiser):
+    if issubclass(kind, ClassifierFree) and not pipeline.denoiser.conditional:
         raise ValueError(
             "scale: this model was trained without labels, so there is nothing to guide by; use a classifier"
         )

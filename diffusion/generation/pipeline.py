@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support.processes import device_of
-from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build, suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
-PARTS = ("net", "schedule", "target", "sampler", "guidance", "clamp", "hint")  # what sampling needs of a checkpoint
-CLASSIFIER = {False: "evaluate --features", True: "sample RUN --classifier"}  # what a classifier's checkpoint is for
+PARTS = ("sampler", "guidance", "clamp", "hint")  # of a checkpoint, beside the denoiser
 
 
 class Pipeline:
@@ -78,19 +76,14 @@ class Pipeline:
             FileNotFoundError: there is no checkpoint.
             ValueError: not a sound checkpoint of a diffusion model of this project.
         """
-        given, state = read_model(run, weights)
-        net, schedule, target, *rest = (build(given.get(name)) for name in PARTS)
-        net.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
-        denoiser = Denoiser(net, schedule, target)
-        try:
-            denoiser.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
-        except RuntimeError as error:
-            raise ValueError(f"{run}: the weights do not fit the model that the file describes: {error}") from error
+        saved = load_denoiser(run, weights)
+        denoiser, given = saved.denoiser, saved.hyper_parameters
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
-            compiled(net, compile)
-        names = given.get("class_names", ())
-        return cls(denoiser.eval().to(device_of(device)), *rest, given["shape"], names, given.get("seed", 0))
+            compiled(denoiser.net, compile)
+        parts = (build(given.get(name)) for name in PARTS)
+        names, seed = given.get("class_names", ()), given.get("seed", 0)
+        return cls(denoiser.to(device_of(device)), *parts, given["shape"], names, seed)
 
     def using(self, sampler: Sampler | None = None, guidance: Guidance | None = None) -> "Pipeline":
         """The same model with another sampler or guidance; the network is shared."""
@@ -107,13 +100,12 @@ class Pipeline:
     @property
     def num_classes(self) -> int:
         """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
-        own = getattr(self.denoiser.net, "num_classes", 0)
-        return own or (0 if self.context_dim else self.guidance.num_classes)
+        return self.denoiser.num_classes or (0 if self.denoiser.context_dim else self.guidance.num_classes)
 
     @property
     def context_dim(self) -> int:
         """Width of the context vectors that the network takes, 0 for none."""
-        return getattr(self.denoiser.net, "context_dim", 0)
+        return self.denoiser.context_dim
 
     def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
         """The condition of a batch; an unconditional model's labels are left out."""
@@ -256,20 +248,3 @@ class Pipeline:
                     bar.update()
                 yield x.cpu()
 
-
-def read_model(run: str | Path, weights: Literal["ema", "raw"] = "ema") -> tuple[dict, dict[str, Tensor]]:
-    """The hyper-parameters, as plain specs, and the weights of a run's diffusion model.
-
-    Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: not a sound checkpoint of a diffusion model of this project.
-    """
-    checkpoint = read_checkpoint(find_checkpoint(run))
-    given = checkpoint["hyper_parameters"]
-    if "target" not in given:
-        use = CLASSIFIER["schedule" in given]
-        raise ValueError(f"{run}: a classifier, not a diffusion model; it is for: diffusion {use}")
-    state = dict(checkpoint["state_dict"])
-    if weights == "ema":
-        state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
-    return given, state

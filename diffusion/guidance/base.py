@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from diffusion.denoiser import Condition, Denoise, Denoiser, Walk
+from diffusion.denoiser import Condition, Denoise, Denoiser
 from diffusion.noise.schedule import Schedule
 
 
@@ -61,9 +61,3 @@ class Wrapper(Guidance):
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
         return self.guidance.refuse(schedule, shape, class_names)
-
-
-def takes_labels(denoiser: Denoiser | Walk) -> bool:
-    """The network hears the condition's y."""
-    net = (denoiser.denoiser if isinstance(denoiser, Walk) else denoiser).net
-    return bool(getattr(net, "num_classes", 0) or getattr(net, "context_dim", 0))

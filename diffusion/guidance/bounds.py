@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from diffusion.denoiser import Denoise, predict
+from diffusion.denoiser import Clamped, Denoise
 
 
 class Bound(ABC):
@@ -33,9 +33,5 @@ class Clamp(Bound):
             raise ValueError(f"Clamp: low must be below high, got {low} and {high}")
         self.low, self.high = float(low), float(high)
 
-    def __call__(self, denoise: Denoise) -> Denoise:
-        def limited(x, t):
-            pred = denoise(x, t)
-            return predict(x, pred.x0.clamp(self.low, self.high), t.like(x), pred.var)
-
-        return limited
+    def __call__(self, denoise: Denoise) -> Clamped:
+        return Clamped(denoise, self.low, self.high)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,25 +48,41 @@ class Contrast(Guidance):
     def pair(self, denoiser: Denoiser, cond: Condition) -> Pair | None:
         """What gives the model's own prediction and the worse x_0; None if there is no worse one."""
 
-    def mixer(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x0_own, x0_worse) -> x0, for one walk."""
-        return lambda own, worse: torch.lerp(worse, own, self.scale)
+    def projection(self) -> "Projection | None":
+        """What replaces the plain lerp in one walk; None for the lerp itself."""
+        return None
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         pair = None if self.scale == 1 else self.pair(denoiser, cond)
         if pair is None:
             return denoiser.bind(cond)
-        mix = self.mixer()
+        return Contrasted(pair, self.scale, self.rescale, self.projection())
 
-        def denoise(x, t):
-            own, worse = pair(x, t)
-            x0 = mix(own.x0, worse)
-            if self.rescale:
-                ours, theirs = (v.std((1, 2, 3), keepdim=True) for v in (own.x0, x0))
-                x0 = torch.lerp(torch.ones_like(ours), torch.where(theirs > 0, ours / theirs, 1), self.rescale) * x0
-            return predict(x, x0, t.like(x), own.var)
 
-        return denoise
+@dataclass(eq=False)
+class Contrasted:
+    """Contrast at work in one walk: the lerp, or a projection of it, and the rescaling."""
+
+    pair: Pair
+    scale: float
+    rescale: float = 0.0
+    projection: "Projection | None" = None
+
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        own, worse = self.pair(x, t)
+        if self.projection is None:
+            x0 = torch.lerp(worse, own.x0, self.scale)
+        else:
+            x0 = self.projection(own.x0, worse, self.scale)
+        if self.rescale:
+            ours, theirs = (v.std((1, 2, 3), keepdim=True) for v in (own.x0, x0))
+            x0 = torch.lerp(torch.ones_like(ours), torch.where(theirs > 0, ours / theirs, 1), self.rescale) * x0
+        return predict(x, x0, t.like(x), own.var)
+
+    def __repr__(self) -> str:
+        more = f", rescale {self.rescale:g}" if self.rescale else ""
+        more += f", {self.projection!r}" if self.projection else ""
+        return f"Contrasted({self.pair!r}, scale {self.scale:g}{more})"
 
 
 class ClassifierFree(Contrast):
@@ -83,21 +100,35 @@ class ClassifierFree(Contrast):
         rescale: share, in [0, 1], of the contrast that is brought back to that of the conditional prediction.
     """
 
-    def pair(self, denoiser: Denoiser, cond: Condition) -> Pair | None:
+    def pair(self, denoiser: Denoiser, cond: Condition) -> "WithAndWithout | None":
         if cond.y is None:
             return None
         on = cond.keep if cond.keep is not None else torch.ones(len(cond.y), dtype=torch.bool, device=cond.y.device)
         both = Condition(*(None if v is None else torch.cat([v, v]) for v in cond))
         both = both._replace(keep=torch.cat([torch.zeros_like(on), on]))
 
-        def ask(x, t):
-            # Levels of one an image are doubled like the images.
-            t2 = t if t.t.ndim == 0 else type(t)(*(torch.cat([v, v]) for v in t))
-            pred = denoiser(torch.cat([x, x]), t2, both)
-            (uncond, given), (_, eps) = pred.x0.chunk(2), pred.eps.chunk(2)
-            return Prediction(given, eps, None if pred.var is None else pred.var.chunk(2)[1]), uncond
+        return WithAndWithout(denoiser, both)
 
-        return ask
+
+class WithAndWithout:
+    """The conditional prediction and the unconditional x_0, from one network call on a batch of 2B.
+
+    Args:
+        both: the condition of the doubled batch: first without y, then with it.
+    """
+
+    def __init__(self, denoiser: Denoiser, both: Condition) -> None:
+        self.denoiser, self.both = denoiser, both
+
+    def __call__(self, x: Tensor, t: Level) -> tuple[Prediction, Tensor]:
+        # Levels of one an image are doubled like the images.
+        t2 = t if t.t.ndim == 0 else Level(*(torch.cat([v, v]) for v in t))
+        pred = self.denoiser(torch.cat([x, x]), t2, self.both)
+        (uncond, given), (_, eps) = pred.x0.chunk(2), pred.eps.chunk(2)
+        return Prediction(given, eps, None if pred.var is None else pred.var.chunk(2)[1]), uncond
+
+    def __repr__(self) -> str:
+        return f"WithAndWithout({self.denoiser.describe()}; {self.both!r})"
 
 
 class APG(ClassifierFree):
@@ -136,20 +167,27 @@ class APG(ClassifierFree):
             raise ValueError(f"APG: threshold >= 0 and momentum in (-1, 1), got {threshold} and {momentum}")
         self.parallel, self.threshold, self.momentum = float(parallel), float(threshold), float(momentum)
 
-    def mixer(self) -> Callable[[Tensor, Tensor], Tensor]:
-        before: Tensor | float = 0.0
+    def projection(self) -> "Projection":
+        return Projection(self.parallel, self.threshold, self.momentum)
 
-        def mix(own: Tensor, worse: Tensor) -> Tensor:
-            nonlocal before
-            d = own - worse + self.momentum * before
-            before = d.detach()
-            if self.threshold:
-                d = d * (self.threshold / dot(d, d).sqrt()).clamp(max=1)
-            square = dot(own, own)
-            along = torch.where(square > 0, dot(d, own) / square, 0) * own
-            return own + (self.scale - 1) * (d - along + self.parallel * along)
 
-        return mix
+@dataclass(eq=False)
+class Projection:
+    """APG's step from x0_cond in one walk; it remembers the last difference for the momentum."""
+
+    parallel: float
+    threshold: float
+    momentum: float
+    before: Tensor | float = field(default=0.0, repr=False)
+
+    def __call__(self, own: Tensor, worse: Tensor, scale: float) -> Tensor:
+        d = own - worse + self.momentum * self.before
+        self.before = d.detach()
+        if self.threshold:
+            d = d * (self.threshold / dot(d, d).sqrt()).clamp(max=1)
+        square = dot(own, own)
+        along = torch.where(square > 0, dot(d, own) / square, 0) * own
+        return own + (scale - 1) * (d - along + self.parallel * along)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Guidance at some noise levels only."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,15 +33,26 @@ class Interval(Wrapper):
             raise ValueError(f"Interval: wanted 0 <= low < high in sigma / alpha, got {low:g} and {high:g}")
         self.low, self.high = float(low), float(high)
 
-    def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        guided, plain = self.guidance(denoiser, cond), self.off(denoiser, cond)
+    def __call__(self, denoiser: Denoiser, cond: Condition) -> "Within":
+        return Within(self.guidance(denoiser, cond), self.off(denoiser, cond), self.low, self.high)
 
-        def denoise(x: Tensor, t: Level) -> Prediction:
-            on = (t.ratio > self.low) & (t.ratio <= self.high)
-            if bool(on.all()) or not bool(on.any()):
-                return (guided if bool(on.all()) else plain)(x, t)
-            on = on.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))  # levels of one an image, on both sides
-            pairs = zip(guided(x, t), plain(x, t), strict=True)
-            return Prediction(*(None if a is None else torch.where(on, a, b) for a, b in pairs))
 
-        return denoise
+@dataclass(eq=False)
+class Within:
+    """One prediction where low < sigma / alpha <= high, and another elsewhere."""
+
+    inside: Denoise
+    outside: Denoise
+    low: float
+    high: float
+
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        on = (t.ratio > self.low) & (t.ratio <= self.high)
+        if bool(on.all()) or not bool(on.any()):
+            return (self.inside if bool(on.all()) else self.outside)(x, t)
+        on = on.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))  # levels of one an image, on both sides
+        pairs = zip(self.inside(x, t), self.outside(x, t), strict=True)
+        return Prediction(*(None if a is None else torch.where(on, a, b) for a, b in pairs))
+
+    def __repr__(self) -> str:
+        return f"Within({self.inside!r}, else {self.outside!r}, {self.low:g} < sigma / alpha <= {self.high:g})"

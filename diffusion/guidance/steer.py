@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -88,34 +89,63 @@ class Steer(Guidance):
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         base = self.guidance(denoiser, cond)
-        return base if self.scale == 0 else (self._guess if self.through == "guess" else self._network)(base)
+        if self.scale == 0:
+            return base
+        if self.through == "guess":
+            return SteeredByGuess(base, self.fn, self.scale, self.std)
+        return SteeredByNetwork(base, self.fn, self.scale)
 
-    def _guess(self, base: Denoise) -> Denoise:
-        def denoise(x, t):
-            pred, t = base(x, t), t.like(x)
-            var = self.std**2 * t.sigma**2 / (t.alpha**2 * self.std**2 + t.sigma**2)
-            return predict(x, pred.x0 + self.scale * var * self._ask(pred.x0, t), t, pred.var)
 
-        return denoise
+@dataclass(eq=False)
+class SteeredByGuess:
+    """A prediction moved by V g, with the gradient g taken with respect to the predicted x_0; see Steer."""
 
-    def _network(self, base: Denoise) -> Denoise:
-        def denoise(x, t):
-            with differentiable(x, t) as (z, level):
-                pred = base(z, level)
-                g = self._ask(pred.x0.detach(), level.like(z))
-                (score,) = torch.autograd.grad(pred.x0, z, g)
-            pred = Prediction(*(None if v is None else v.detach() for v in pred))
-            return shifted(x, pred, self.scale * score, t)
+    base: Denoise
+    fn: CondFn
+    scale: float
+    std: float
 
-        return denoise
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        pred, t = self.base(x, t), t.like(x)
+        var = self.std**2 * t.sigma**2 / (t.alpha**2 * self.std**2 + t.sigma**2)
+        return predict(x, pred.x0 + self.scale * var * gradient(self.fn, pred.x0, t), t, pred.var)
 
-    def _ask(self, x0: Tensor, t: Level) -> Tensor:
-        with differentiable(x0, t) as (z, level):
-            g = self.fn(z.detach(), level).detach()
-        if g.shape != x0.shape:
-            name, wanted, got = type(self.fn).__name__, tuple(x0.shape), tuple(g.shape)
-            raise ValueError(f"{name}: a CondFn gives a score of the guess's shape {wanted}, got {got}")
-        return g.to(x0.dtype)
+    def __repr__(self) -> str:
+        return f"SteeredByGuess({self.base!r}, {type(self.fn).__name__}, scale {self.scale:g}, std {self.std:g})"
+
+
+@dataclass(eq=False)
+class SteeredByNetwork:
+    """A prediction moved by the gradient with respect to x_t, through the network; see Steer."""
+
+    base: Denoise
+    fn: CondFn
+    scale: float
+
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        with differentiable(x, t) as (z, level):
+            pred = self.base(z, level)
+            g = gradient(self.fn, pred.x0.detach(), level.like(z))
+            (score,) = torch.autograd.grad(pred.x0, z, g)
+        pred = Prediction(*(None if v is None else v.detach() for v in pred))
+        return shifted(x, pred, self.scale * score, t)
+
+    def __repr__(self) -> str:
+        return f"SteeredByNetwork({self.base!r}, {type(self.fn).__name__}, scale {self.scale:g})"
+
+
+def gradient(fn: CondFn, x0: Tensor, t: Level) -> Tensor:
+    """What a CondFn returns for x0 (B, C, H, W), detached and of x0's dtype.
+
+    Raises:
+        ValueError: it is of another shape.
+    """
+    with differentiable(x0, t) as (z, level):
+        g = fn(z.detach(), level).detach()
+    if g.shape != x0.shape:
+        name, wanted, got = type(fn).__name__, tuple(x0.shape), tuple(g.shape)
+        raise ValueError(f"{name}: a CondFn gives a score of the guess's shape {wanted}, got {got}")
+    return g.to(x0.dtype)
 
 
 def shifted(x: Tensor, pred: Prediction, score: Tensor, t: Level) -> Prediction:

@@ -196,7 +196,7 @@ def samples(
 def bits(run: Opened, args: Namespace, split: str) -> Tensor:
     """Bits a dimension of the first 256 images of a split by the variational bound: (N,)."""
     images, y = (v[:256] for v in run.data.arrays(split))
-    learned = getattr(run.model.denoiser.net, "learn_variance", False)
+    learned = run.model.denoiser.learn_variance
     asked = Namespace(
         method="vlb", steps=STEPS, variance="learned" if learned else "large", seed=args.seed, unconditional=False,
         batch_size=args.batch_size,

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoise, anywhere
+from diffusion.denoiser import AnyLevel, Denoise
 from diffusion.likelihood.ode import rk45
 from diffusion.noise import Schedule
-from diffusion.noise.level import between
+from diffusion.noise.level import off_grid
 
 Divergence = Literal["hutchinson", "exact"]
 
@@ -40,7 +40,7 @@ def log_likelihood(
         noise: gives the probe.
     """
     first, last = (schedule.level(torch.tensor(t, dtype=torch.float64)) for t in (schedule.t_min, 1.0))
-    denoise = anywhere(denoise, schedule)
+    denoise = AnyLevel(denoise, schedule)
     B, D = len(x0), x0[0].numel()
     if divergence == "exact":
         probes = torch.eye(D, dtype=x0.dtype, device=x0.device)[:, None].expand(-1, B, -1)  # (D, B, D)
@@ -48,11 +48,11 @@ def log_likelihood(
         probes = torch.where(noise(x0) < 0, -1.0, 1.0).to(x0).flatten(1)[None]  # (1, B, D)
 
     def f(u: Tensor, y: Tensor) -> Tensor:
-        now = between(torch.lerp(first.alpha, last.alpha, u), torch.lerp(first.sigma, last.sigma, u))
+        now = off_grid(torch.lerp(first.alpha, last.alpha, u), torch.lerp(first.sigma, last.sigma, u))
         with torch.enable_grad():
             x = y[:, :D].detach().requires_grad_()
-            guess = denoise(x.view_as(x0), now)
-            speed = ((last.alpha - first.alpha) * guess.x0 + (last.sigma - first.sigma) * guess.eps).flatten(1)
+            pred = denoise(x.view_as(x0), now)
+            speed = ((last.alpha - first.alpha) * pred.x0 + (last.sigma - first.sigma) * pred.eps).flatten(1)
             grown = [torch.autograd.grad(speed, x, v, retain_graph=True)[0] * v for v in probes]
         return torch.cat([speed.detach(), sum(grown).sum(1, keepdim=True)], dim=1)
 

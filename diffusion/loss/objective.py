@@ -57,10 +57,10 @@ class Objective:
         offset: standard deviation, >= 0, of an extra noise that all pixels of a channel share: samples may then be
             brighter or darker as a whole than the noise they start from.
         pairing: which noise an image gets.
-        guess: probability, in [0, 1], that a self-conditioned network is shown its own first guess in a training
-            step, and zeros otherwise.
+        self_condition: probability, in [0, 1], that a self-conditioned network receives its own first prediction of
+            x_0 in a training step, and zeros otherwise.
     Raises:
-        ValueError: drop or guess outside [0, 1], or a negative vlb or offset.
+        ValueError: drop or self_condition outside [0, 1], or a negative vlb or offset.
     """
 
     def __init__(
@@ -72,15 +72,17 @@ class Objective:
         vlb: float = 0.0,
         offset: float = 0.0,
         pairing: Pairing = Independent(),
-        guess: float = 0.5,
+        self_condition: float = 0.5,
     ) -> None:
-        for name, p in (("drop", drop), ("guess", guess)):
+        for name, p in (("drop", drop), ("self_condition", self_condition)):
             if not 0 <= p <= 1:
                 raise ValueError(f"Objective: {name} is a probability in [0, 1], got {p}")
         if vlb < 0 or offset < 0:
             raise ValueError(f"Objective: vlb and offset must be at least 0, got {vlb} and {offset}")
         self.times, self.weight, self.distance, self.drop = times, weight, distance, float(drop)
-        self.vlb, self.offset, self.pairing, self.guess = float(vlb), float(offset), pairing, float(guess)
+        self.vlb, self.offset, self.pairing = float(vlb), float(offset), pairing
+        self.self_condition = float(self_condition)
+        self._corrects = type(times).correction is not Times.correction  # a factor of 1 need not be multiplied
 
     def __call__(
         self,
@@ -94,25 +96,27 @@ class Objective:
 
         Args:
             noise: gives N(0, I) of a tensor's shape.
-            uniform: gives n uniform numbers in [0, 1), float64 on the CPU; called for times, the drop, the guess.
+            uniform: gives n uniform numbers in [0, 1), float64 on the CPU; called for times, the drop and the
+                self-conditioning, in this order.
         Raises:
             ValueError: vlb > 0, and the network says no variance.
         """
-        schedule = denoiser.schedule
-        times = self.times(uniform(len(x0)), schedule)
-        correction = self.times.correction(times, schedule)
-        level = schedule.level(times)
-        t = level.like(x0)
+        schedule, B = denoiser.schedule, len(x0)
+        u = uniform(B)
         if cond.y is not None and self.drop:
-            keep = (uniform(len(x0)) >= self.drop).to(x0.device, non_blocking=True)
+            keep = (uniform(B) >= self.drop).to(x0.device, non_blocking=True)
             cond = cond._replace(keep=keep if cond.keep is None else keep & cond.keep)
         eps = noise(x0)
         if self.offset:
             eps = eps + self.offset * noise(x0[..., :1, :1])
+
+        times = self.times(u, schedule)
+        level = schedule.level(times)
+        t = level.like(x0)
         x = t.alpha * x0 + t.sigma * self.pairing(x0, eps)
-        if denoiser.remembers and self.guess and float(uniform(1)) < self.guess:
+        if denoiser.self_condition and self.self_condition and float(uniform(1)) < self.self_condition:
             with torch.no_grad():
-                cond = cond._replace(guess=denoiser(x, t, cond).x0)
+                cond = cond._replace(previous=denoiser(x, t, cond).x0)
         pred = denoiser(x, t, cond)
         weight = self.weight(t, denoiser.target, schedule).sqrt()
         mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
@@ -123,4 +127,6 @@ class Objective:
             bound = (schedule.T or 1000) * term(fixed, x0, below, level, above)
             loss = loss + self.vlb * bound
         error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
-        return Terms((loss * correction.to(mse, non_blocking=True)).mean(), mse, t, bound, error)
+        if self._corrects:
+            loss = loss * self.times.correction(times, schedule).to(mse, non_blocking=True)
+        return Terms(loss.mean(), mse, t, bound, error)

@@ -1,12 +1,15 @@
 """AttentionUNet, the reference network: a U-Net of double convolutions with self-attention at low resolution."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.nets.embed import ConditionEmbedding, code
+from diffusion.nets.base import Net
+from diffusion.nets.embed import ConditionEmbedding, codes
+from diffusion.nets.layers import check
 
 
 class DoubleConv(nn.Module):
@@ -80,7 +83,7 @@ class SelfAttention(nn.Module):
         return x.transpose(1, 2).reshape(B, C, H, W)
 
 
-class AttentionUNet(nn.Module):
+class AttentionUNet(Net):
     """The self-attention U-Net that this project began with; at its default widths 12,919,041 parameters.
 
     Level l works at size H / 2^l with widths[l] channels. Every stage but the first adds the clock's sinusoidal
@@ -94,11 +97,7 @@ class AttentionUNet(nn.Module):
         dropout: probability, in [0, 1), inside the double convolutions.
         ones: append a channel of ones to the input. The first GroupNorm divides the image's overall brightness out;
             beside a constant it can be read again. Matters most for small images of few grey levels.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: fewer than two widths, odd widths, or an image that the depth does not divide.
     """
@@ -111,69 +110,50 @@ class AttentionUNet(nn.Module):
         attention: int = 2,
         dropout: float = 0.0,
         ones: bool = False,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels=channels, **facts)
         if len(widths) < 2 or any(w < 2 or w % 2 for w in widths):
             raise ValueError(f"AttentionUNet: widths must be two or more even numbers, got {list(widths)}")
-        self.channels, self.widths, self.heads, self.attention = channels, tuple(widths), heads, attention
-        self.dropout, self.ones, self.num_classes, self.context_dim = dropout, ones, num_classes, context_dim
-        self.image_channels = image_channels
-        self.learn_variance, self.self_condition = learn_variance, self_condition
+        self.widths, self.heads, self.attention = tuple(widths), heads, attention
+        self.dropout, self.ones = dropout, ones
         self.depth = depth = len(widths) - 1
         w = self.widths
         ups = [w[max(level - 1, 0)] for level in reversed(range(depth))]  # channels after each up stage
-        self.inc = DoubleConv(channels * (1 + self_condition) + image_channels + ones, w[0])
+        self.inc = DoubleConv(self.in_channels + ones, w[0])
         self.downs = nn.ModuleList(Down(w[i], w[i + 1], dropout) for i in range(depth))
         self.ups = nn.ModuleList(
             Up((w[-1] if i == 0 else ups[i - 1]) + w[depth - 1 - i], c, dropout) for i, c in enumerate(ups)
         )
-        self.outc = nn.Conv2d(w[0], channels * (1 + learn_variance), 1)
+        self.outc = nn.Conv2d(w[0], self.out_channels, 1)
         levels = [*range(1, depth + 1), *reversed(range(depth))]
         stages = list(zip(levels, [*w[1:], *ups], strict=True))  # (level, channels) of each
         self.attentions = nn.ModuleList(
             SelfAttention(c, heads) if level >= attention else nn.Identity() for level, c in stages
         )
-        self.condition: nn.Module | None = None
-        if num_classes or context_dim:
-            self.condition = ConditionEmbedding(num_classes, context_dim, 4 * w[0])
-            self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for _, c in stages)
+        self.stage_widths = [c for _, c in stages]
+        self.condition = ConditionEmbedding.of(self, 4 * w[0])
+        if self.condition is not None:
+            self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for c in self.stage_widths)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
-        if x.shape[1] != (wanted := self.channels * (1 + self.self_condition) + self.image_channels):
-            raise ValueError(f"AttentionUNet: made for {wanted} channels, got images of {x.shape[1]}")
-        step = 2**self.depth
-        H, W = x.shape[-2:]
-        if H % step or W % step:
-            pad = [-(-n // step) * step for n in (H, W)]
-            raise ValueError(
-                f"AttentionUNet: {H}x{W} does not divide by 2^{self.depth}; "
-                f"pad to {pad[0]}x{pad[1]} or give fewer than {self.depth + 1} widths"
-            )
-        stage = 0
+        check(self, x, 2**self.depth, f"give fewer than {self.depth + 1} widths")
         features = None if self.condition is None else self.condition(y, keep, len(x))
-
-        def tell(x: Tensor) -> Tensor:
-            """Add clock and condition to a stage's output, then attend."""
-            nonlocal stage
-            added = code(clock, x.shape[1]).to(x.dtype)
-            if features is not None:
-                added = added + self.maps[stage](features)
-            x = self.attentions[stage](x + added[:, :, None, None])
-            stage += 1
-            return x
-
+        clock_codes = codes(clock, self.stage_widths)
         x = self.inc(torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if self.ones else x)
         skips = [x]
-        for down in self.downs:
-            x = tell(down(x))
+        for stage, down in enumerate(self.downs):
+            x = self.modulated(stage, down(x), clock_codes[stage], features)
             skips.append(x)
         skips.pop()
-        for up in self.ups:
-            x = tell(up(x, skips.pop()))
+        for stage, up in enumerate(self.ups, self.depth):
+            x = self.modulated(stage, up(x, skips.pop()), clock_codes[stage], features)
         return self.outc(x)
+
+    def modulated(self, stage: int, x: Tensor, clock_code: Tensor, features: Tensor | None) -> Tensor:
+        """The output x of a stage with the clock's code and the condition added, then attended."""
+        added = clock_code.to(x.dtype)
+        if features is not None:
+            added = added + self.maps[stage](features)
+        return self.attentions[stage](x + added[:, :, None, None])

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
 from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, heads_of, zero
 
@@ -75,7 +76,7 @@ class ChannelAttention(nn.Module):
         return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
 
 
-class BlockUNet(nn.Module):
+class BlockUNet(Net):
     """A U-Net of which every level, on the way down, in the middle and up again, is the same list of blocks.
 
     Level l works at size H / 2^l with width multiplier^l channels. The blocks keep size and channels:
@@ -97,11 +98,7 @@ class BlockUNet(nn.Module):
         patch: side of the patches of `atn` at full size, a power of 2; 1 attends among pixels everywhere.
         head_width: channels an attention head; 32 to 64 are fast.
         dropout: probability, in [0, 1), inside of res and conv.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: a list without res and conv, clsAtn without a condition, or an image that the layers do not divide.
     """
@@ -118,23 +115,17 @@ class BlockUNet(nn.Module):
         patch: int = 2,
         head_width: int = 32,
         dropout: float = 0.0,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
-        self.channels, self.blocks, self.width, self.multiplier = channels, tuple(blocks), width, multiplier
+        super().__init__(channels=channels, **facts)
+        self.blocks, self.width, self.multiplier = tuple(blocks), width, multiplier
         self.layers, self.t_dim, self.c_dim, self.patch = layers, t_dim, c_dim, patch
-        self.head_width, self.dropout, self.learn_variance = head_width, dropout, learn_variance
-        self.self_condition, self.image_channels = self_condition, image_channels
-        self.num_classes, self.context_dim = num_classes, context_dim
+        self.head_width, self.dropout = head_width, dropout
         self.refuse()
         self.clock = ClockEmbedding(t_dim, t_dim)
-        self.condition = ConditionEmbedding(num_classes, context_dim, c_dim) if num_classes or context_dim else None
+        self.condition = ConditionEmbedding.of(self, c_dim)
         w = [width * multiplier**level for level in range(layers + 1)]
-        self.inc = nn.Conv2d(channels * (1 + self_condition) + image_channels, width, 3, padding=1)
+        self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList(self.level(level, w[level]) for level in range(layers))
         self.shrink = nn.ModuleList(Down(w[level], w[level + 1]) for level in range(layers))
         self.middle = self.level(layers, w[-1])
@@ -142,7 +133,7 @@ class BlockUNet(nn.Module):
         self.joins = nn.ModuleList(nn.Conv2d(2 * w[level], w[level], 1) for level in range(layers))
         self.ups = nn.ModuleList(self.level(level, w[level]) for level in range(layers))
         self.norm = group_norm(width)
-        self.outc = zero(nn.Conv2d(width, channels * (1 + learn_variance), 3, padding=1))
+        self.outc = zero(nn.Conv2d(width, self.out_channels, 3, padding=1))
 
     def refuse(self) -> None:
         """Raise for arguments that make no sense together."""

@@ -1,9 +1,12 @@
 """ContextUNet: the small U-Net of the short course, in which a context multiplies and the time adds."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
 from diffusion.nets.layers import check, group_norm
 
@@ -45,7 +48,7 @@ class Factor(nn.Module):
         return self.map(F.gelu(self.embed(y, keep, batch)))[:, :, None, None]
 
 
-class ContextUNet(nn.Module):
+class ContextUNet(Net):
     """Two levels down to a summary, two up; at each up stage x <- c x + t, with c of the condition, t of the clock.
 
     The network of the short course "How Diffusion Models Work" (its 16x16 sprites: width 64, context_dim 5, pool 4),
@@ -57,11 +60,7 @@ class ContextUNet(nn.Module):
         channels: channels C of the images.
         width: features at full size, a multiple of 4; twice as many at a quarter of it.
         pool: the summary is the mean over pool x pool pixels of a quarter's size; 2 for 8x8 images.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: a width that 4 does not divide, or an image that 4 pool does not divide.
     """
@@ -71,25 +70,21 @@ class ContextUNet(nn.Module):
         channels: int = 3,
         width: int = 64,
         pool: int = 4,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels=channels, **facts)
         if pool < 1:
             raise ValueError(f"ContextUNet: pool must be at least 1, got {pool}")
-        self.channels, self.width, self.pool = channels, width, pool
-        self.learn_variance, self.self_condition, self.image_channels = learn_variance, self_condition, image_channels
-        self.num_classes, self.context_dim = num_classes, context_dim
+        self.width, self.pool = width, pool
         w = width
-        self.inc = ConvBlock(channels * (1 + self_condition) + image_channels, w, residual=True)
+        self.inc = ConvBlock(self.in_channels, w, residual=True)
         self.down1 = nn.Sequential(ConvBlock(w, w), ConvBlock(w, w), nn.MaxPool2d(2))
         self.down2 = nn.Sequential(ConvBlock(w, 2 * w), ConvBlock(2 * w, 2 * w), nn.MaxPool2d(2))
         self.clocks = nn.ModuleList(ClockEmbedding(w, c) for c in (2 * w, w))
         self.factors = nn.ModuleList(
-            Factor(num_classes, context_dim, c) for c in (2 * w, w) if num_classes or context_dim
+            Factor(self.num_classes, self.context_dim, c)
+            for c in (2 * w, w)
+            if self.num_classes or self.context_dim
         )
         self.up0 = nn.Sequential(
             nn.AvgPool2d(pool), nn.GELU(), nn.ConvTranspose2d(2 * w, 2 * w, pool, pool), group_norm(2 * w), nn.ReLU()
@@ -97,7 +92,7 @@ class ContextUNet(nn.Module):
         self.up1, self.up2 = Up(4 * w, w), Up(2 * w, w)
         self.outc = nn.Sequential(
             nn.Conv2d(2 * w, w, 3, padding=1), group_norm(w), nn.ReLU(),
-            nn.Conv2d(w, channels * (1 + learn_variance), 3, padding=1),
+            nn.Conv2d(w, self.out_channels, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:

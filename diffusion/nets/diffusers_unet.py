@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffusion.nets.base import Net
 from diffusion.nets.layers import check
 
 
-class DiffusersUNet(nn.Module):
+class DiffusersUNet(Net):
     """diffusers' UNet2DModel: its options, our contract. For its design or its weights.
 
     Labels become its class labels, and one label more than there are classes is the learned null. It hears the clock
@@ -24,15 +25,13 @@ class DiffusersUNet(nn.Module):
         ValueError: an option that UNet2DModel does not have, or that follows from the data.
     """
 
-    self_condition, image_channels = False, 0  # it takes an image, and nothing beside it
-
     def __init__(self, channels: int = 3, options: dict[str, Any] | None = None, num_classes: int = 0) -> None:
         try:
             from diffusers import UNet2DModel
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("diffusers is missing: pip install 'litdiffusion[diffusers]'") from error
-        super().__init__()
-        self.channels, self.options, self.num_classes = channels, dict(options or {}), num_classes
+        super().__init__(channels=channels, num_classes=num_classes)
+        self.options = dict(options or {})
         given = {"in_channels": channels, "out_channels": channels}
         if num_classes:
             given["num_class_embeds"] = num_classes + 1

@@ -1,9 +1,12 @@
 """DiT: a transformer over patches, its norms driven by clock and condition."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, code
 from diffusion.nets.layers import MultiHead, check, modulate, zero
 
@@ -38,7 +41,7 @@ class Block(nn.Module):
         return x + g2[:, None] * self.mlp(modulate(self.norm(x), a2, b2))
 
 
-class DiT(nn.Module):
+class DiT(Net):
     """A transformer on patches of p x p pixels, with adaLN-zero and fixed sine-cosine positions; any image size.
 
     The paper's sizes (width, depth, heads): S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
@@ -52,11 +55,7 @@ class DiT(nn.Module):
         depth: number of blocks, >= 1.
         heads: attention heads; 32 to 64 channels a head are fast.
         ratio: the perceptrons' inner width in units of width.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: a width that 4 or the heads do not divide, or an image that the patch does not divide.
     """
@@ -69,28 +68,21 @@ class DiT(nn.Module):
         depth: int = 12,
         heads: int = 6,
         ratio: float = 4.0,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels=channels, **facts)
         if width % 4 or min(patch, width, depth) < 1:
             raise ValueError(
                 f"DiT: wanted a width that 4 divides, patch and depth >= 1; got {width}, {patch} and {depth}"
             )
-        self.channels, self.patch, self.width, self.depth, self.heads = channels, patch, width, depth, heads
-        self.ratio, self.learn_variance, self.self_condition = ratio, learn_variance, self_condition
-        self.num_classes, self.context_dim = num_classes, context_dim
-        self.image_channels = image_channels
+        self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.clock = ClockEmbedding(256, width)
-        self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
-        self.inc = nn.Linear((channels * (1 + self_condition) + image_channels) * patch**2, width)
+        self.condition = ConditionEmbedding.of(self, width)
+        self.inc = nn.Linear(self.in_channels * patch**2, width)
         self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.tell = nn.Linear(width, 2 * width)
-        self.outc = nn.Linear(width, channels * (1 + learn_variance) * patch**2)
+        self.outc = nn.Linear(width, self.out_channels * patch**2)
         self.start()
 
     def start(self) -> None:

@@ -1,7 +1,11 @@
 """How a network hears its clock and its condition."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from diffusion.nets.base import Net
 
 
 def code(clock: Tensor, width: int) -> Tensor:
@@ -16,6 +20,11 @@ def code(clock: Tensor, width: int) -> Tensor:
     k = torch.arange(width // 2, device=clock.device, dtype=torch.float32)
     angles = clock.float()[:, None] * 10000 ** (-2 * k / width)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def codes(clock: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """`code` of the clock for stages of several widths."""
+    return [code(clock, width) for width in widths]
 
 
 def features(clock: Tensor, width: int) -> Tensor:
@@ -75,6 +84,11 @@ class ConditionEmbedding(nn.Module):
         self.num_classes = num_classes
         self.embed = nn.Embedding(num_classes, width) if num_classes else nn.Linear(context_dim, width)
         self.null = nn.Parameter(torch.randn(width))
+
+    @classmethod
+    def of(cls, net: Net, width: int) -> "ConditionEmbedding | None":
+        """The embedding of what a network is conditioned on; None for an unconditional network."""
+        return cls(net.num_classes, net.context_dim, width) if net.num_classes or net.context_dim else None
 
     def forward(self, y: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
         """(B, width). y None is "no condition" for the whole batch."""

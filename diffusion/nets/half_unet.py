@@ -27,8 +27,6 @@ class HalfUNet(nn.Module):
         ValueError: attention at a level that is not there, or an image that the levels do not divide.
     """
 
-    self_condition, image_channels = False, 0
-
     def __init__(
         self,
         channels: int = 1,
@@ -49,13 +47,14 @@ class HalfUNet(nn.Module):
             )
         self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks
         self.attention, self.head_width, self.dropout = tuple(attention), head_width, dropout
-        self.num_classes = num_classes
+        self.num_classes, self.in_channels = num_classes, channels
         self.clock = ClockEmbedding(width, 4 * width)
         self.inc = nn.Conv2d(channels, width, 3, padding=1)
         self.parts, c = nn.ModuleList(), width
         for level, mult in enumerate(mults):
             for _ in range(blocks):
-                self.parts.append(ResBlock(c, c := mult * width, 4 * width, dropout))
+                self.parts.append(ResBlock(c, mult * width, 4 * width, dropout))
+                c = mult * width
                 if level in attention:
                     self.parts.append(PixelAttention(c, head_width))
             if level < last:

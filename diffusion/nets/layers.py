@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 def check(net: nn.Module, x: Tensor, step: int = 1, remedy: str = "") -> None:
-    """Images as the network was made for: its number of channels, a height and width that `step` divides.
+    """Refuse images that a network was not made for: other channels, or a height or width that `step` does not divide.
 
     Raises:
-        ValueError: they are not; the message says what to do.
+        ValueError: the message says what to do.
     """
     name, H, W = type(net).__name__, *x.shape[-2:]
-    if x.shape[1] != (wanted := net.channels * (1 + net.self_condition) + net.image_channels):
+    if x.shape[1] != (wanted := net.in_channels):
         raise ValueError(f"{name}: made for {wanted} channels, got images of {x.shape[1]}")
     if H % step or W % step:
         pad = [-(-n // step) * step for n in (H, W)]

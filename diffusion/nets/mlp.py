@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
 from diffusion.nets.layers import check, zero
 
@@ -25,7 +27,7 @@ class Block(nn.Module):
         return h + self.body(self.norm(h) * (1 + a) + b)
 
 
-class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would be no short name in a config
+class ResidualMLP(Net):  # `MLP` alone is torchvision's too, so it would be no short name in a config
     """A residual perceptron over all numbers of an image at once; points of the plane are images (2, 1, 1).
 
     Args:
@@ -34,11 +36,7 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         width: features of the hidden layers, a multiple of 4.
         depth: residual blocks, >= 1.
         dropout: probability, in [0, 1), inside of the blocks.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: images of another size.
     """
@@ -50,26 +48,20 @@ class ResidualMLP(nn.Module):  # `MLP` alone is torchvision's too, so it would b
         width: int = 128,
         depth: int = 4,
         dropout: float = 0.0,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels=channels, **facts)
         if len(size) != 2 or min(*size, depth) < 1:
             raise ValueError(
                 f"ResidualMLP: wanted a size of height and width, and depth >= 1; got {list(size)} and {depth}"
             )
-        self.channels, self.size, self.width, self.depth, self.dropout = channels, tuple(size), width, depth, dropout
-        self.learn_variance, self.self_condition = learn_variance, self_condition
-        self.num_classes, self.context_dim, self.image_channels = num_classes, context_dim, image_channels
+        self.size, self.width, self.depth, self.dropout = tuple(size), width, depth, dropout
         pixels = prod(size)
         self.clock = ClockEmbedding(width, width)
-        self.condition = ConditionEmbedding(num_classes, context_dim, width) if num_classes or context_dim else None
-        self.inc = nn.Linear((channels * (1 + self_condition) + image_channels) * pixels, width)
+        self.condition = ConditionEmbedding.of(self, width)
+        self.inc = nn.Linear(self.in_channels * pixels, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
-        self.outc = zero(nn.Linear(width, channels * (1 + learn_variance) * pixels))
+        self.outc = zero(nn.Linear(width, self.out_channels * pixels))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""

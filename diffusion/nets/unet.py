@@ -1,11 +1,13 @@
 """UNet: the network of DDPM, improved DDPM and ADM."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
 from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, zero
 
@@ -21,7 +23,7 @@ class Stage(nn.Module):
         return self.attention(self.block(x, features))
 
 
-class UNet(nn.Module):
+class UNet(Net):
     """The U-Net of residual blocks and attention of DDPM, improved DDPM and ADM.
 
     Level l works at size H / 2^l with width mults[l] channels. Each of its `blocks` blocks and each halving leaves a
@@ -43,11 +45,7 @@ class UNet(nn.Module):
         scale_shift: the features scale and shift the second norm (ADM); False adds them before it (DDPM).
         resample_in_blocks: halve and double inside of residual blocks (ADM), not by a convolution (DDPM).
         dropout: probability, in [0, 1), inside of the residual blocks.
-        learn_variance: say 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
-        self_condition: take 2C channels, the second C the network's last guess of x_0 (see Objective.guess).
-        num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none.
-        image_channels: channels K of an image that is shown beside x (see Condition.image); 0 for none.
+        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: attention at a level that is not there, a head width that does not divide a level's channels,
             or an image that the levels do not divide.
@@ -64,24 +62,18 @@ class UNet(nn.Module):
         scale_shift: bool = True,
         resample_in_blocks: bool = False,
         dropout: float = 0.0,
-        learn_variance: bool = False,
-        self_condition: bool = False,
-        num_classes: int = 0,
-        context_dim: int = 0,
-        image_channels: int = 0,
+        **facts: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels=channels, **facts)
         last = len(mults) - 1
         if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
             raise ValueError(
                 "UNet: wanted mults of 1 or more, blocks >= 1, and attention at levels "
                 f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
             )
-        self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks
+        self.width, self.mults, self.blocks = width, tuple(mults), blocks
         self.attention, self.head_width, self.scale_shift = tuple(attention), head_width, scale_shift
-        self.resample_in_blocks, self.dropout, self.learn_variance = resample_in_blocks, dropout, learn_variance
-        self.self_condition, self.image_channels = self_condition, image_channels
-        self.num_classes, self.context_dim = num_classes, context_dim
+        self.resample_in_blocks, self.dropout = resample_in_blocks, dropout
 
         def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
             return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample)
@@ -90,13 +82,14 @@ class UNet(nn.Module):
             return Stage(block(c_in, c_out), PixelAttention(c_out, head_width) if attends else nn.Identity())
 
         self.clock = ClockEmbedding(width, 4 * width)
-        self.condition = ConditionEmbedding(num_classes, context_dim, 4 * width) if num_classes or context_dim else None
-        self.inc = nn.Conv2d(channels * (1 + self_condition) + image_channels, width, 3, padding=1)
+        self.condition = ConditionEmbedding.of(self, 4 * width)
+        self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
         for level, mult in enumerate(mults):
             for _ in range(blocks):
-                self.downs.append(stage(c, c := mult * width, level in attention))
+                self.downs.append(stage(c, mult * width, level in attention))
+                c = mult * width
                 skips.append(c)
             if level < last:
                 self.downs.append(block(c, c, "down") if resample_in_blocks else Down(c, c))
@@ -105,11 +98,12 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList()
         for level, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
-                self.ups.append(stage(c + skips.pop(), c := mult * width, level in attention))
+                self.ups.append(stage(c + skips.pop(), mult * width, level in attention))
+                c = mult * width
             if level:
                 self.ups.append(block(c, c, "up") if resample_in_blocks else Up(c, c))
         self.norm = group_norm(c)
-        self.outc = zero(nn.Conv2d(c, channels * (1 + learn_variance), 3, padding=1))
+        self.outc = zero(nn.Conv2d(c, self.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
@@ -122,9 +116,11 @@ class UNet(nn.Module):
         def run(part: nn.Module, x: Tensor) -> Tensor:
             return part(x) if isinstance(part, (Down, Up)) else part(x, features)
 
-        skips = [x := self.inc(x)]
+        x = self.inc(x)
+        skips = [x]
         for part in self.downs:
-            skips.append(x := run(part, x))
+            x = run(part, x)
+            skips.append(x)
         for part in self.middle:
             x = run(part, x)
         for part in self.ups:

@@ -28,7 +28,7 @@ class VP(Schedule):
         integral = t * self.beta_min + 0.5 * t**2 * (self.beta_max - self.beta_min)
         return torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t): alpha^2 = sigmoid(log_snr) gives the integral of beta, a quadratic in t."""
         rise = self.beta_max - self.beta_min
         integral = torch.logaddexp(torch.zeros_like(log_snr), -log_snr).clamp(max=self.beta_min + rise / 2)
@@ -45,10 +45,10 @@ class SubVP(VP):
         alpha, sigma = super().scales(t)
         return alpha, sigma**2
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """VP's, at its log-SNR: log_snr + log sigma, with sigma the root of snr sigma^2 + sigma = 1."""
         log_snr = log_snr.clamp(max=700.0)  # beyond, t is 0 to the last bit and exp overflows
-        return super().time(log_snr - ((1 + (1 + 4 * log_snr.exp()).sqrt()) / 2).log())
+        return super().exact_time(log_snr - ((1 + (1 + 4 * log_snr.exp()).sqrt()) / 2).log())
 
 
 class VE(Schedule):
@@ -72,7 +72,7 @@ class VE(Schedule):
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t) = -2 log sigma."""
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return ((-log_snr / 2 - low) / (high - low)).clamp(0, 1)
@@ -97,7 +97,7 @@ class Karras(VE):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t) = -2 log sigma."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (((-log_snr / (2 * self.rho)).exp() - low) / (high - low)).clamp(0, 1)
@@ -117,6 +117,6 @@ class Flow(Schedule):
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t) = 2 log((1 - t) / t)."""
         return torch.sigmoid(-log_snr / 2)

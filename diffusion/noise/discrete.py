@@ -3,6 +3,8 @@
 import math
 import warnings
 from abc import abstractmethod
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +14,21 @@ from diffusion.noise.schedule import Schedule
 SNAP = 1e-3  # a time this close to a table entry, in units of the index, is that entry
 
 
+class Tables(NamedTuple):
+    """alpha, sigma and log-SNR of the T levels of a discrete schedule, each (T,) float64, index 0 the least noisy."""
+
+    alphas: Tensor
+    sigmas: Tensor
+    log_snrs: Tensor
+
+
 class Discrete(Schedule):
-    """A table of T levels at t = (i + 1) / T, i = 0 .. T-1; the network hears the index i.
+    """A table of T levels at t = (i + 1) / T, i = 0 .. T-1; the network receives the index i.
 
         alpha_i^2 = prod_{j <= i} (1 - beta_j),    sigma_i^2 = 1 - alpha_i^2
 
     Exact on the table and linear in log-SNR between its entries; where that ends at -inf (zero_snr), alpha is linear
-    in the last interval. A subclass gives `betas`.
+    in the last interval. A subclass gives `betas`, which is called once, at the first use of the tables.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 4.
 
     Args:
@@ -26,9 +36,10 @@ class Discrete(Schedule):
         zero_snr: shift and scale alpha so that alpha_T = 0 exactly and alpha_0 stays: no signal is left at t = 1.
             Source: Lin et al. 2023, arXiv:2305.08891, alg. 1. Such a schedule refuses the targets Eps and Score.
     Raises:
-        ValueError: T < 2, or a beta outside (0, 1).
+        ValueError: T < 2; at the first use of the tables, a beta outside (0, 1).
     Warns:
-        UserWarning: alpha-bar at T is above 1e-3, so that sampling starts from noise the network never saw.
+        UserWarning: alpha-bar at T is above 1e-3, so that sampling starts from noise the network never saw; at
+            the first use of the tables, too.
     """
 
     def __init__(self, T: int = 1000, zero_snr: bool = False) -> None:
@@ -36,25 +47,44 @@ class Discrete(Schedule):
             raise ValueError(f"{type(self).__name__}: T must be at least 2 diffusion steps, got {T}")
         self.T, self.zero_snr = T, zero_snr
         self.t_min = 1 / T
-        betas = self.betas().double()
-        if not (bool((betas > 0).all()) and bool((betas < 1).all())):
-            raise ValueError(
-                f"{type(self).__name__}: betas must lie in (0, 1), got {betas.min():.3g} .. {betas.max():.3g}; "
-                "lower beta_end or raise T"
-            )
-        abar = torch.cumprod(1 - betas, 0)
-        if zero_snr:
-            alphas = abar.sqrt()
-            abar = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
-        self.alphas, self.sigmas = abar.sqrt(), (1 - abar).sqrt()
-        self.log_snrs = 2 * (self.alphas / self.sigmas).log()
+
+    @cached_property
+    def tables(self) -> Tables:
+        """alpha, sigma and log-SNR of all T levels, made on first use: by then a subclass has all its fields."""
+        # Not by the rules of whoever happens to ask first: such tensors would be of no use to a training step.
+        with torch.inference_mode(False), torch.no_grad():
+            betas = self.betas().double()
+            if not (bool((betas > 0).all()) and bool((betas < 1).all())):
+                raise ValueError(
+                    f"{type(self).__name__}: betas must lie in (0, 1), got {betas.min():.3g} .. {betas.max():.3g}; "
+                    "lower beta_end or raise T"
+                )
+            abar = torch.cumprod(1 - betas, 0)
+            if self.zero_snr:
+                alphas = abar.sqrt()
+                abar = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
+            alphas, sigmas = abar.sqrt(), (1 - abar).sqrt()
+            tables = Tables(alphas, sigmas, 2 * (alphas / sigmas).log())
         if abar[-1] > 1e-3:
             warnings.warn(
-                f"{type(self).__name__}: alpha-bar at T = {T} is {abar[-1]:.2g}, above 1e-3: training never reaches "
-                "pure noise, but sampling starts from it, so brightness and contrast of samples will be off. "
+                f"{type(self).__name__}: alpha-bar at T = {self.T} is {abar[-1]:.2g}, above 1e-3: training never "
+                "reaches pure noise, but sampling starts from it, so brightness and contrast of samples will be off. "
                 "Keep rescale on, or raise beta_end or T",
-                stacklevel=2,
+                stacklevel=3,
             )
+        return tables
+
+    @property
+    def alphas(self) -> Tensor:
+        return self.tables.alphas
+
+    @property
+    def sigmas(self) -> Tensor:
+        return self.tables.sigmas
+
+    @property
+    def log_snrs(self) -> Tensor:
+        return self.tables.log_snrs
 
     @abstractmethod
     def betas(self) -> Tensor:
@@ -67,35 +97,38 @@ class Discrete(Schedule):
         return torch.where((i - k).abs() < SNAP, k, i)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alphas, sigmas, log_snrs = self.tables
         i = self.index(t)
         k = i.round().long().clamp(0, self.T - 1)
         j = i.floor().long().clamp(0, self.T - 2)
-        between = torch.lerp(self.log_snrs[j], self.log_snrs[j + 1], i - j)
-        alpha, sigma = torch.sigmoid(between).sqrt(), torch.sigmoid(-between).sqrt()
+        log_snr = torch.lerp(log_snrs[j], log_snrs[j + 1], i - j)
+        alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         if self.zero_snr:
             last = i > self.T - 2
-            alpha = torch.where(last, self.alphas[-2] * (self.T - 1 - i), alpha)
+            alpha = torch.where(last, alphas[-2] * (self.T - 1 - i), alpha)
             sigma = torch.where(last, (1 - alpha**2).sqrt(), sigma)
-        return torch.where(i == k, self.alphas[k], alpha), torch.where(i == k, self.sigmas[k], sigma)
+        return torch.where(i == k, alphas[k], alpha), torch.where(i == k, sigmas[k], sigma)
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t), in closed form; 0 or 1 beyond the ends."""
+        alphas, _, log_snrs = self.tables
         fall = -log_snr.double()
-        j = (torch.searchsorted(-self.log_snrs, fall, right=True) - 1).clamp(0, self.T - 2)
-        i = j + (fall + self.log_snrs[j]) / (self.log_snrs[j] - self.log_snrs[j + 1])
+        j = (torch.searchsorted(-log_snrs, fall, right=True) - 1).clamp(0, self.T - 2)
+        i = j + (fall + log_snrs[j]) / (log_snrs[j] - log_snrs[j + 1])
         if self.zero_snr:
-            last = fall > -self.log_snrs[-2]
-            i = torch.where(last, self.T - 1 - torch.sigmoid(-fall).sqrt() / self.alphas[-2], i)
+            last = fall > -log_snrs[-2]
+            i = torch.where(last, self.T - 1 - torch.sigmoid(-fall).sqrt() / alphas[-2], i)
         return ((i + 1) / self.T).clamp(0, 1)
 
-    def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def exact_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f = sigma^2 L' / 2 and g^2 = -sigma^2 L', with L' the slope of log-SNR between table entries.
 
         Source: Kingma et al. 2021, arXiv:2107.00630, app. L, for alpha^2 + sigma^2 = 1.
         """
+        log_snrs = self.tables.log_snrs
         i = self.index(t)
         j = (i.ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t: where sampling goes
-        slope = (self.log_snrs[j + 1] - self.log_snrs[j]) * self.T
+        slope = (log_snrs[j + 1] - log_snrs[j]) * self.T
         var = self.scales(t)[1] ** 2
         f = var * slope / 2
         if self.zero_snr:  # alpha is linear there: f = (log alpha)'

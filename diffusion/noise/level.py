@@ -44,8 +44,8 @@ def broadcast(v: Tensor, x: Tensor) -> Tensor:
     return v.to(x.device, x.dtype, non_blocking=True).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def between(alpha: Tensor, sigma: Tensor) -> Level:
-    """A level off the grid, known by its scales alone: the walk looks its time up, a sampler cannot."""
+def off_grid(alpha: Tensor, sigma: Tensor) -> Level:
+    """A level known by its scales alone; its time is NaN. `AnyLevel`, which has the schedule, looks the time up."""
     return Level(torch.full_like(sigma, torch.nan), alpha, sigma)
 
 

@@ -14,6 +14,10 @@ class Schedule(ABC):
     A plain object, no module and no buffers: its numbers stay float64 on the CPU, where no precision flag and no
     `.to()` can spoil them. A subclass gives `scales`; everything else follows.
 
+    What follows is numerical where it has to be: `time` by bisection, `sde` by automatic differentiation. A class that
+    knows better gives `exact_time` or `exact_sde` beside its `scales`. They are used as long as those scales are: a
+    subclass with other scales falls back to the numerical way, or gives its own.
+
     Attributes:
         T: number of levels of a discrete schedule, None for a continuous one.
         t_min: the least noisy time that training sees.
@@ -23,12 +27,6 @@ class Schedule(ABC):
     T: int | None = None
     t_min: float = 1e-3
     prior_std: float = 1.0
-
-    def __init_subclass__(cls, **kwargs) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in ("time", "sde"):  # a parent's closed form does not fit new scales
-            if "scales" in vars(cls) and name not in vars(cls):
-                setattr(cls, name, vars(Schedule)[name])
 
     @abstractmethod
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +41,7 @@ class Schedule(ABC):
         return Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
 
     def clock(self, t: Tensor) -> Tensor:
-        """What the network hears of time t."""
+        """The network's input for time t."""
         return 1000 * t
 
     def quantile(self, u: Tensor) -> Tensor:
@@ -55,12 +53,28 @@ class Schedule(ABC):
         return (t - self.t_min) / (1 - self.t_min)
 
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f and g^2 of the forward process dx = f x dt + g dw, by automatic differentiation of `scales`.
+        """f and g^2 of the forward process dx = f x dt + g dw.
 
             f = (log alpha)',    g^2 = (sigma^2)' - 2 f sigma^2
 
         Source: Kingma et al. 2021, arXiv:2107.00630, app. L; Karras et al. 2022, arXiv:2206.00364, eq. 10-13.
         """
+        return self.exact_sde(t) if _fits(type(self), "exact_sde") else self.numerical_sde(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """Inverse of log_snr(t), which falls as t grows; 0 or 1 beyond the ends."""
+        return self.exact_time(log_snr) if _fits(type(self), "exact_time") else self.numerical_time(log_snr)
+
+    def exact_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`sde` in closed form, for the scales of the class that gives it."""
+        raise NotImplementedError
+
+    def exact_time(self, log_snr: Tensor) -> Tensor:
+        """`time` in closed form, for the scales of the class that gives it."""
+        raise NotImplementedError
+
+    def numerical_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`sde` by automatic differentiation of `scales`."""
         with torch.enable_grad():
             t = t.detach().double().requires_grad_()
             alpha, sigma = self.scales(t)
@@ -68,14 +82,17 @@ class Schedule(ABC):
             (growth,) = torch.autograd.grad((sigma + 0 * t).square().sum(), t)
         return f, growth - 2 * f * sigma.detach() ** 2
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        """Inverse of log_snr(t), 0 or 1 beyond the ends.
-
-        By bisection: log-SNR falls as t grows. A subclass may have a closed form, which is much faster.
-        """
+    def numerical_time(self, log_snr: Tensor) -> Tensor:
+        """`time` by bisection."""
         lo, hi = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             mid = (lo + hi) / 2
             less = self.level(mid).log_snr > log_snr
             lo, hi = torch.where(less, mid, lo), torch.where(less, hi, mid)
         return (lo + hi) / 2
+
+
+def _fits(kind: type[Schedule], name: str) -> bool:
+    """Whether a schedule's closed form comes from the class that its scales come from, or from one below it."""
+    owner = next(k for k in kind.__mro__ if name in vars(k) or "scales" in vars(k))
+    return name in vars(owner) and owner is not Schedule

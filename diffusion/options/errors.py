@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 from typing import get_args, get_type_hints
 
+from diffusion.support import specs
 from diffusion.support.specs import concrete, suggest
 
 USER = (ValueError, OSError, ImportError)
@@ -121,8 +122,8 @@ def arguments(path: str) -> list[str]:
     module, _, name = path.rpartition(".")
     if not module:
         return []
-    parameters = inspect.signature(getattr(import_module(module), name)).parameters
-    return [p for p in parameters if p not in ("args", "kwargs")]
+    found = getattr(import_module(module), name)
+    return list(specs.arguments(found) if inspect.isclass(found) else inspect.signature(found).parameters)
 
 
 def classes(key: str) -> list[str]:

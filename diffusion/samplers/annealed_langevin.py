@@ -5,7 +5,8 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past
 
 
 class AnnealedLangevin(Sampler):

@@ -8,19 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoise, Prediction, anywhere
+from diffusion.denoiser import AnyLevel, Denoise, Prediction
 from diffusion.noise.grids import GRIDS, Grid, times
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
+from diffusion.samplers.steps import Past
 
 Noise = Callable[[Tensor], Tensor]
-Past = deque[tuple[Level, Prediction]]  # newest last; three are enough for every multistep method
-
-FAR = 100.0  # a step that divides sigma / alpha by more is no small step: eps times sigma / alpha would drown x_0
-
 
 class Frame(NamedTuple):
-    """A state of the walk: the level reached, the image there, and the guess of x_0 that led to it."""
+    """A state of the walk: the level reached, the image there, and the prediction of x_0 that led to it."""
 
     t: Level
     x: Tensor
@@ -53,8 +50,9 @@ class Sampler(ABC):
 
     def levels(self, schedule: Schedule) -> list[Level]:
         """Where the walk stops: the n levels of the grid, noisiest first, and the clean one."""
-        grid = schedule.level(times(self.grid, schedule, self.steps))  # all at once
-        return [*map(Level._make, zip(*(v.unbind() for v in grid), strict=True)), schedule.clean()]
+        grid = times(self.grid, schedule, self.steps)
+        clean, levels = schedule.clean(), schedule.level(grid)  # all at once
+        return [*map(Level._make, zip(*map(torch.unbind, levels), strict=True)), clean]
 
     @torch.no_grad()
     def iterate(
@@ -75,7 +73,7 @@ class Sampler(ABC):
         """
         levels = self.levels(schedule)[start : None if stop is None else stop + 1]
         past: Past = deque(maxlen=3)
-        denoise = anywhere(denoise, schedule)
+        denoise = AnyLevel(denoise, schedule)
         for t, s in zip(levels[:-1], levels[1:], strict=True):
             x, pred = self.step(denoise, x, t, s, past, noise)
             past.append((t, pred))
@@ -93,22 +91,3 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Prediction]:
         """From level t to the less noisy s (both scalars): the image at s, and the prediction at t."""
 
-
-def jump(pred: Prediction, s: Level) -> Tensor:
-    """The plain first-order step: x_0 and eps as they are, at level s."""
-    return s.alpha * pred.x0 + s.sigma * pred.eps
-
-
-def abrupt(t: Level, s: Level) -> bool:
-    """Only the first-order step is left: s is clean, or t has (nearly) no signal, as Flow and Cosine at t = 1."""
-    return bool(s.sigma == 0) or bool(t.alpha * s.sigma * FAR < t.sigma * s.alpha)
-
-
-def lam(t: Level) -> Tensor:
-    """log(alpha / sigma), the clock of the exponential integrators: half the log-SNR."""
-    return t.log_snr / 2
-
-
-def signal(past: Past) -> list[tuple[Level, Prediction]]:
-    """What a multistep method may use of the past, newest first: levels without signal have no log-SNR."""
-    return [(t, pred) for t, pred in reversed(past) if t.alpha > 0]

@@ -7,7 +7,8 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, posterior_var
 from diffusion.noise.schedule import Schedule
-from diffusion.samplers.base import Noise, Past, Sampler, jump
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, jump
 
 
 class DDIM(Sampler):
@@ -50,7 +51,7 @@ class DDIM(Sampler):
             x_t = alpha_t / alpha_s (x_s - sigma_s eps(x_t)) + sigma_t eps(x_t)        where signal prevails at s
             x_t = sigma_t / sigma_s (x_s - alpha_s x_0(x_t)) + alpha_t x_0(x_t)        where noise does
 
-        x_t stands on both sides. One iteration takes the guess at the x_t that follows from the step before, as
+        x_t stands on both sides. One iteration predicts at the x_t that follows from the step before, as
         published, and is wrong to first order in the step; more solve the equation, where steps are not too large.
         Source: Song et al. 2021, arXiv:2010.02502, sec. 4.3 and eq. 13; iterated: Pan et al. 2023, arXiv:2307.10829.
 
@@ -64,12 +65,12 @@ class DDIM(Sampler):
         levels = self.levels(schedule)[::-1]
         x, pred = x0, None
         for s, t in zip(levels[:-1], levels[1:], strict=True):
-            guess = t.alpha * x if pred is None else jump(pred, t)
+            x_t = t.alpha * x if pred is None else jump(pred, t)
             for _ in range(iterations):
-                pred = denoise(guess, t)
+                pred = denoise(x_t, t)
                 if s.sigma > s.alpha:
-                    guess = t.sigma / s.sigma * (x - s.alpha * pred.x0) + t.alpha * pred.x0
+                    x_t = t.sigma / s.sigma * (x - s.alpha * pred.x0) + t.alpha * pred.x0
                 else:
-                    guess = t.alpha / s.alpha * (x - s.sigma * pred.eps) + t.sigma * pred.eps
-            x = guess
+                    x_t = t.alpha / s.alpha * (x - s.sigma * pred.eps) + t.sigma * pred.eps
+            x = x_t
         return x

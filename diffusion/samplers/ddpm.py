@@ -7,7 +7,8 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, forward_var, learned_var, posterior_var
-from diffusion.samplers.base import Noise, Past, Sampler
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past
 
 
 class DDPM(Sampler):

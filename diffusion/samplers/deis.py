@@ -6,7 +6,8 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump, lam, signal
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
 
 
 class DEIS(Sampler):
@@ -35,11 +36,12 @@ class DEIS(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        known = [(t, pred), *signal(past)][: self.order]
-        if abrupt(t, s) or len(known) == 1:
+        known = [(t, pred), *with_signal(past)][: self.order]
+        if first_order_only(t, s) or len(known) == 1:
             return jump(pred, s), pred
-        h = lam(s) - lam(t)
-        u = torch.stack([(lam(v) - lam(t)) / h for v, _ in known])  # where eps is known: 0 here, 1 at s
+        h = half_log_snr(s) - half_log_snr(t)
+        places = [(half_log_snr(v) - half_log_snr(t)) / h for v, _ in known]
+        u = torch.stack(places)  # where eps is known: 0 here, 1 at s
         moments = [-torch.expm1(-h) / h]  # of e^(-h u) on [0, 1]
         for k in range(1, len(known)):
             moments.append((k * moments[-1] - (-h).exp()) / h)

@@ -3,8 +3,10 @@
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
-from diffusion.noise.level import Level, between
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump
+from diffusion.noise.grids import Grid
+from diffusion.noise.level import Level, off_grid
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, jump
 
 
 class DPM2(Sampler):
@@ -20,16 +22,27 @@ class DPM2(Sampler):
     Args:
         steps: number of steps, >= 1.
         grid: which levels, see Sampler.
+        max_ratio: noise level sigma / alpha, > 0, above which steps are of first order, see Heun. The network
+            named there ends 0.133, 0.039 and 0.015 away after 10, 20 and 50 steps without the limit, and 0.029, 0.016
+            and 0.014 with it. inf is the published method on every schedule.
+    Raises:
+        ValueError: max_ratio <= 0.
     """
 
     convergence = 2
+
+    def __init__(self, steps: int = 50, grid: Grid = "trailing", max_ratio: float = 1000.0) -> None:
+        super().__init__(steps, grid)
+        if max_ratio <= 0:
+            raise ValueError(f"DPM2: max_ratio must be positive, got {max_ratio}")
+        self.max_ratio = float(max_ratio)
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        if abrupt(t, s):
+        if first_order_only(t, s, self.max_ratio):
             return jump(pred, s), pred
-        m = between((t.alpha * s.alpha).sqrt(), (t.sigma * s.sigma).sqrt())
+        m = off_grid((t.alpha * s.alpha).sqrt(), (t.sigma * s.sigma).sqrt())
         mid = denoise(jump(pred, m), m)
         return jump(pred, s) + s.alpha * (s.ratio - t.ratio) * (mid.eps - pred.eps), pred

@@ -5,7 +5,8 @@ from torch import Tensor, expm1
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump, lam, signal
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
 
 
 class DPMSolver(Sampler):
@@ -40,24 +41,24 @@ class DPMSolver(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        if abrupt(t, s):
+        if first_order_only(t, s):
             return jump(pred, s), pred
-        h = lam(s) - lam(t)
+        h = half_log_snr(s) - half_log_snr(t)
         H = 2 * h if self.sde else h
         c0 = -expm1(-H)
-        guess = c0 * pred.x0
-        used = signal(past)[: self.order - 1]
+        mean = c0 * pred.x0  # of x_0 over the step, in the integrator's weights
+        used = with_signal(past)[: self.order - 1]
         if used:
             u, q = used[0]
-            r = (lam(t) - lam(u)) / h
+            r = (half_log_snr(t) - half_log_snr(u)) / h
             d1 = (pred.x0 - q.x0) / r
             if len(used) == 1:
-                guess = guess + c0 / 2 * d1
+                mean = mean + c0 / 2 * d1
             else:
                 v, p = used[1]
-                k = (lam(u) - lam(v)) / h
+                k = (half_log_snr(u) - half_log_snr(v)) / h
                 d2 = (d1 - (q.x0 - p.x0) / k) / (r + k)
                 c1 = 1 - c0 / H
-                guess = guess + c1 * (d1 + r * d2) + (0.5 - c1 / H) * 2 * d2
-        x = s.sigma / t.sigma * (h - H).exp() * x + s.alpha * guess
+                mean = mean + c1 * (d1 + r * d2) + (0.5 - c1 / H) * 2 * d2
+        x = s.sigma / t.sigma * (h - H).exp() * x + s.alpha * mean
         return (x + s.sigma * (-expm1(-2 * h)).sqrt() * noise(x) if self.sde else x), pred

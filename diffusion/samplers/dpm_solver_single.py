@@ -4,8 +4,9 @@ from torch import Tensor, expm1
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
-from diffusion.noise.level import Level, between
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump, lam
+from diffusion.noise.level import Level, off_grid
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump
 
 
 class DPMSolverSingle(Sampler):
@@ -35,11 +36,11 @@ class DPMSolverSingle(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        if abrupt(t, s):
+        if first_order_only(t, s):
             return jump(pred, s), pred
-        h, slope = lam(s) - lam(t), None
+        h, slope = half_log_snr(s) - half_log_snr(t), None
         for r in (1 / 2,) if self.order == 2 else (1 / 3, 2 / 3):
-            m = between(t.alpha ** (1 - r) * s.alpha**r, t.sigma ** (1 - r) * s.sigma**r)
+            m = off_grid(t.alpha ** (1 - r) * s.alpha**r, t.sigma ** (1 - r) * s.sigma**r)
             inner = denoise(self._move(x, pred, slope, t, m, r * h, r), m)
             slope = (inner.x0 - pred.x0) / r
         return self._move(x, pred, slope, t, s, h, 1.0), pred
@@ -48,7 +49,7 @@ class DPMSolverSingle(Sampler):
         self, x: Tensor, pred: Prediction, slope: Tensor | None, t: Level, s: Level, h: Tensor, r: float
     ) -> Tensor:
         c0 = -expm1(-h)
-        guess = c0 * pred.x0
+        mean = c0 * pred.x0  # of x_0 over the step, in the integrator's weights
         if slope is not None:
-            guess = guess + r * (c0 / 2 if self.order == 2 else 1 - c0 / h) * slope
-        return s.sigma / t.sigma * x + s.alpha * guess
+            mean = mean + r * (c0 / 2 if self.order == 2 else 1 - c0 / h) * slope
+        return s.sigma / t.sigma * x + s.alpha * mean

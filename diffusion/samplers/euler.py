@@ -4,7 +4,8 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, jump
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, jump
 
 
 class Euler(Sampler):

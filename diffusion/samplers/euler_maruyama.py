@@ -4,7 +4,8 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level, forward_var
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, jump
 
 
 class EulerMaruyama(Sampler):
@@ -25,7 +26,7 @@ class EulerMaruyama(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        if abrupt(t, s):
+        if first_order_only(t, s):
             return jump(pred, s), pred
         var = forward_var(s, t)
         return (2 - t.alpha / s.alpha) * x - var / t.sigma * pred.eps + var.sqrt() * noise(x), pred

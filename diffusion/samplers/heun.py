@@ -6,8 +6,9 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
-from diffusion.noise.level import Level, between
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump
+from diffusion.noise.level import Level, off_grid
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, jump
 
 
 class Heun(Sampler):
@@ -26,8 +27,14 @@ class Heun(Sampler):
         churn_max: churn only where sigma / alpha is at most this.
         churn_noise: standard deviation of the fresh noise, > 0; slightly above 1 makes up for lost detail.
         grid: which levels, see Sampler.
+        max_ratio: noise level sigma / alpha, > 0, above which steps are of first order, as the correction multiplies
+            the network's error by up to sigma / alpha: 20,000 at t = 1 of the schedule Cosine. A network of digits
+            trained on it ends 0.92, 0.80 and 0.28 (root mean square per pixel) away from DDIM with 200 steps after 10,
+            20 and 50 steps without the limit, and 0.030, 0.015 and 0.013 with it; the exact denoiser of Gaussian data
+            585, 74 and 4.5 % of the spread without and 5.8, 1.7 and 0.4 % with it. EDM ends at 80 and DDPM's linear
+            schedule at 160, so there the default changes nothing. inf is the published method on every schedule.
     Raises:
-        ValueError: a negative churn or churn_min, or churn_noise <= 0.
+        ValueError: a negative churn or churn_min, or churn_noise or max_ratio <= 0.
     """
 
     def __init__(
@@ -38,21 +45,25 @@ class Heun(Sampler):
         churn_max: float = math.inf,
         churn_noise: float = 1.0,
         grid: Grid = "trailing",
+        max_ratio: float = 1000.0,
     ) -> None:
         super().__init__(steps, grid)
+        if max_ratio <= 0:
+            raise ValueError(f"Heun: max_ratio must be positive, got {max_ratio}")
         if churn < 0 or churn_min < 0 or churn_noise <= 0:
             raise ValueError(f"Heun: churn, churn_min >= 0 < churn_noise, got {churn}, {churn_min} and {churn_noise}")
         self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
+        self.max_ratio = float(max_ratio)
         self.convergence = None if churn > 0 else 2
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         if self.churn > 0 and t.alpha > 0 and self.churn_min <= t.ratio <= self.churn_max:
-            up = between(t.alpha, t.sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
+            up = off_grid(t.alpha, t.sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
             x, t = x + self.churn_noise * (up.sigma**2 - t.sigma**2).sqrt() * noise(x), up
         pred = denoise(x, t)
         euler = jump(pred, s)
-        if abrupt(t, s):
+        if first_order_only(t, s, self.max_ratio):
             return euler, pred
         return euler + s.alpha * (s.ratio - t.ratio) / 2 * (denoise(euler, s).eps - pred.eps), pred

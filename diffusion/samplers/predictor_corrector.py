@@ -5,8 +5,9 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past
+from diffusion.samplers.base import Noise
 from diffusion.samplers.euler_maruyama import EulerMaruyama
+from diffusion.samplers.steps import Past
 
 
 class PredictorCorrector(EulerMaruyama):

@@ -6,8 +6,9 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.likelihood.ode import rk45
 from diffusion.noise.grids import Grid
-from diffusion.noise.level import Level, between
-from diffusion.samplers.base import Noise, Past, Sampler, jump
+from diffusion.noise.level import Level, off_grid
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, jump
 
 
 class ProbabilityFlow(Sampler):
@@ -41,8 +42,8 @@ class ProbabilityFlow(Sampler):
             return jump(pred, s), pred
 
         def velocity(u: Tensor, y: Tensor) -> Tensor:
-            now = between(torch.lerp(t.alpha, s.alpha, u), torch.lerp(t.sigma, s.sigma, u))
-            guess = denoise(y.view_as(x), now) if u.any() else pred
-            return ((s.alpha - t.alpha) * guess.x0 + (s.sigma - t.sigma) * guess.eps).flatten(1)
+            now = off_grid(torch.lerp(t.alpha, s.alpha, u), torch.lerp(t.sigma, s.sigma, u))
+            inner = denoise(y.view_as(x), now) if u.any() else pred
+            return ((s.alpha - t.alpha) * inner.x0 + (s.sigma - t.sigma) * inner.eps).flatten(1)
 
         return rk45(velocity, x.flatten(1), self.rtol, self.atol).view_as(x), pred

@@ -6,7 +6,8 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction, predict
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
-from diffusion.samplers.base import Noise, Past, Sampler, abrupt, jump, lam, signal
+from diffusion.samplers.base import Noise, Sampler
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
 
 
 class UniPC(Sampler):
@@ -37,10 +38,10 @@ class UniPC(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        used = signal(past)
-        if used and not abrupt(used[0][0], t):
+        used = with_signal(past)
+        if used and not first_order_only(used[0][0], t):
             pred = predict(_move(used[: self.order], t, pred.x0), pred.x0, t)
-        if abrupt(t, s):
+        if first_order_only(t, s):
             return jump(pred, s), pred
         return _move([(t, pred), *used][: self.order], s), pred
 
@@ -48,15 +49,15 @@ class UniPC(Sampler):
 def _move(known: list[tuple[Level, Prediction]], s: Level, x0_s: Tensor | None = None) -> Tensor:
     """From the first known level to s, by the known predictions and, if given, that at s itself."""
     (t, pred), *others = known
-    h = lam(s) - lam(t)
-    r = [(lam(u) - lam(t)) / h for u, _ in others]
+    h = half_log_snr(s) - half_log_snr(t)
+    r = [(half_log_snr(u) - half_log_snr(t)) / h for u, _ in others]
     slopes = [(q.x0 - pred.x0) / r_i for (_, q), r_i in zip(others, r, strict=True)]
     if x0_s is not None:
         r, slopes = [*r, torch.ones_like(h)], [*slopes, x0_s - pred.x0]
-    guess = pred.x0
+    mean = pred.x0  # over the step, in the integrator's weights
     for w, slope in zip(_weights(r, -h), slopes, strict=True):
-        guess = guess + w * slope
-    return s.sigma / t.sigma * jump(pred, t) - s.alpha * torch.expm1(-h) * guess
+        mean = mean + w * slope
+    return s.sigma / t.sigma * jump(pred, t) - s.alpha * torch.expm1(-h) * mean
 
 
 def _weights(r: list[Tensor], h: Tensor) -> list[Tensor]:

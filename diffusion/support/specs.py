@@ -14,8 +14,11 @@ MOVED = {  # modules that checkpoints and configurations of version 0.1 name, an
     "diffusion.objective": "diffusion.loss.objective",
     "diffusion.weights": "diffusion.loss.weights",
     "diffusion.pairing": "diffusion.loss.pairing",
+    "diffusion.systems.guides": "diffusion.guidance.guides",
+    "diffusion.training.systems.guides": "diffusion.guidance.guides",
     "diffusion.systems": "diffusion.training.systems",
 }
+RENAMED = {"diffusion.loss.objective.Objective": {"guess": "self_condition"}}  # arguments, by today's path of the class
 
 
 def moved(path: str) -> str:
@@ -25,10 +28,18 @@ def moved(path: str) -> str:
 
 
 def today(value: Any) -> Any:
-    """Plain data whose `class_path`s are those of today."""
-    if isinstance(value, dict):
-        return {k: moved(v) if k == "class_path" and isinstance(v, str) else today(v) for k, v in value.items()}
-    return [today(v) for v in value] if isinstance(value, (list, tuple)) else value
+    """Plain data whose `class_path`s, and the names of whose `init_args`, are those of today."""
+    if isinstance(value, (list, tuple)):
+        return [today(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    value = {k: today(v) for k, v in value.items()}
+    if isinstance(path := value.get("class_path"), str):
+        value["class_path"] = moved(path)
+        names = RENAMED.get(value["class_path"], {})
+        if isinstance(args := value.get("init_args"), dict):
+            value["init_args"] = {names.get(k, k): v for k, v in args.items()}
+    return value
 
 
 def gather(package: str) -> None:
@@ -77,6 +88,20 @@ def concrete(base: type, package: str = "") -> set[type]:
     return found
 
 
+def arguments(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class's constructor by name, with those that its `**more` passes on to its base classes."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        own = dict(list(inspect.signature(base.__init__).parameters.items())[1:])  # without self
+        variable = {p.kind for p in own.values()}
+        found |= {k: p for k, p in own.items() if k not in found and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if inspect.Parameter.VAR_KEYWORD not in variable:
+            break
+    return found
+
+
 def spec(value: Any) -> Any:
     """A plain description of an object, from which `build` makes an equal one.
 
@@ -94,9 +119,7 @@ def spec(value: Any) -> Any:
         return {k: spec(v) for k, v in value.items()}
     kind = type(value)
     args = {}
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
-        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+    for name in arguments(kind):
         if not hasattr(value, name):
             raise ValueError(
                 f"{kind.__name__} must keep its argument {name!r} as self.{name}, so that a checkpoint can rebuild it"
@@ -117,7 +140,8 @@ def build(value: Any) -> Any:
         return value
     if "class_path" not in value:
         return {k: build(v) for k, v in value.items()}
-    module, _, name = moved(str(value["class_path"])).rpartition(".")
+    value = today(value)
+    module, _, name = str(value["class_path"]).rpartition(".")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -137,7 +161,7 @@ def build(value: Any) -> Any:
 
 
 def is_part(kind: Any) -> bool:
-    """May a file name this class? A spec comes from a file of anybody's, and os.system is importable too."""
+    """Whether a file may name this class: a spec may come from anybody, and os.system is importable too."""
     if not inspect.isclass(kind):
         return False
     homes = [(base.__module__, base.__name__) for base in kind.__mro__]

@@ -11,7 +11,7 @@ from diffusion.bench.walks import GAUSSIAN, SECTION, section
 from diffusion.noise import VE, VP, Cosine, Flow, Linear, Schedule, posterior_var
 from diffusion.noise.discrete import Discrete
 from diffusion.samplers import DDIM, DPMSolver, EulerAncestral, Heun, Sampler
-from diffusion.samplers.base import jump
+from diffusion.samplers.steps import jump
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*alpha-bar")
 

@@ -14,10 +14,9 @@ import torch
 from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.generation.choices import Choices
-from diffusion.guidance import APG, ClassifierFree, Interval, Plain, Steer
+from diffusion.guidance import APG, AutoGuidance, ClassifierFree, ClassifierGuidance, Interval, Plain, Steer
 from diffusion.samplers import DDIM
 from diffusion.support.specs import spec
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance
 
 from .conftest import TINY
 

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from diffusion.guidance import ClassifierFree, Interval, Steer
+from diffusion.guidance import ClassifierFree, ClassifierGuidance, Interval, Steer
 from diffusion.samplers import DDIM
-from diffusion.training.systems import ClassifierGuidance
 
 
 def at_ratio(setting, *ratios):

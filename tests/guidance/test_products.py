@@ -7,9 +7,20 @@ import torch
 
 from diffusion import samplers
 from diffusion.denoiser import Condition
-from diffusion.guidance import APG, ClassifierFree, Contrast, Guidance, Interval, Likelihood, Plain, Steer, Wrapper
+from diffusion.guidance import (
+    APG,
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    Contrast,
+    Guidance,
+    Interval,
+    Likelihood,
+    Plain,
+    Steer,
+    Wrapper,
+)
 from diffusion.support.specs import build, concrete, spec
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance
 
 from .conftest import SHAPE, WEIGHTS
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from diffusion.denoiser import Condition
-from diffusion.guidance import APG, ClassifierFree
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance
+from diffusion.guidance import APG, AutoGuidance, ClassifierFree, ClassifierGuidance
 
 TIMES = [0.02, 0.2, 0.5, 0.8, 1.0]
 EACH = torch.linspace(0.02, 1, 30, dtype=torch.float64)  # a level of its own for each image

@@ -151,12 +151,13 @@ class Remembers(nn.Module):
         return 1 + 0.5 * guess
 
 
-@pytest.mark.parametrize("guess, calls", [(0.0, 1), (1.0, 2)])
-def test_self_conditioning_in_training(guess, calls):
+@pytest.mark.parametrize("probability, calls", [(0.0, 1), (1.0, 2)])
+def test_self_conditioning_in_training(probability, calls):
     net, x0 = Remembers(), torch.zeros(4, 1, 2, 2)
-    terms = Objective(guess=guess)(Denoiser(net, Linear(), X0()), x0)
+    terms = Objective(self_condition=probability)(Denoiser(net, Linear(), X0()), x0)
     assert len(net.shown) == calls
-    assert torch.equal(net.shown[0], torch.zeros_like(x0)) and torch.equal(net.shown[-1], torch.full_like(x0, guess))
+    assert torch.equal(net.shown[0], torch.zeros_like(x0))
+    assert torch.equal(net.shown[-1], torch.full_like(x0, probability))
     assert terms.mse.shape == (4,)
 
 

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from diffusion import Pipeline
+from diffusion import Pipeline, nets
 from diffusion.cli import main
 from diffusion.nets.diffusers_unet import DiffusersUNet
-from diffusion.support.specs import build, spec
+from diffusion.support.specs import arguments, build, spec
 
 OPTIONS = {
     "block_out_channels": [8, 16], "layers_per_block": 1, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
@@ -92,3 +92,22 @@ def test_a_network_by_its_import_path(name, net, folder, capsys):
     assert (model.num_classes, model.denoiser.net.channels) == (10, 1)
     assert not torch.equal(model.sample(2, torch.tensor([0, 0]), seed=1), model.sample(2, torch.tensor([1, 2]), seed=1))
     assert main(["sample", run, "--n", "4", "--label", "3", "--scale", "2", "--out", str(folder / "x.npz")]) == 0
+
+
+def test_every_argument_of_the_contract_is_an_option_with_its_help(capsys):
+    """Stated once in Net, and offered for each network that passes them on."""
+    from jsonargparse import ArgumentParser
+
+    for kind in (nets.AttentionUNet, nets.BlockUNet, nets.ContextUNet, nets.DiT, nets.ResidualMLP, nets.UNet):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(kind, "net")
+        found = parser.format_help()
+        for name in ("learn_variance", "self_condition", "num_classes", "context_dim", "image_channels"):
+            assert f"--net.{name}" in found, (kind, name)
+            assert name in arguments(kind)
+        told = ("output 2C channels", "receive 2C channels", "classes of the labels", "width D of", "channels K of")
+        for words in told:
+            assert words in found, (kind, words)
+        assert "facts" not in found
+        with pytest.raises(TypeError, match="num_clases"):
+            kind(num_clases=3)

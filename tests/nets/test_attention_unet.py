@@ -175,7 +175,7 @@ def test_dropout_is_off_in_eval():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: AttentionUNet()(torch.zeros(1, 1, 28, 28), torch.zeros(1)), "28x28 does not divide by 2^3; pad to 32x32"),
+    (lambda: AttentionUNet()(torch.zeros(1, 1, 28, 28), torch.zeros(1)), "28x28 does not divide by 8; pad to 32x32"),
     (lambda: AttentionUNet()(torch.zeros(1, 3, 32, 32), torch.zeros(1)), "made for 1 channels, got images of 3"),
     (lambda: AttentionUNet(widths=(64,)), "two or more even"),
     (lambda: AttentionUNet(widths=(63, 64)), "two or more even"),

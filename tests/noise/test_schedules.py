@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion.denoiser import Denoiser
-from diffusion.denoiser.targets import Eps
+from diffusion.denoiser.targets import X0, Eps
 from diffusion.loss.weights import ELBO
 from diffusion.noise import (
     VP,
@@ -65,8 +65,8 @@ def test_ends_in_noise_for_every_T(kind, T):
 @pytest.mark.parametrize("T, abar", [(100, 0.3636), (200, 0.1324), (500, 0.0064)])
 def test_without_rescaling_the_prior_is_wrong_and_it_says_so(T, abar):
     with pytest.warns(UserWarning, match="pure noise"):
-        schedule = Linear(T, rescale=False)
-    assert float(schedule.alphas[-1] ** 2) == pytest.approx(abar, rel=0.04)
+        end = Linear(T, rescale=False).alphas[-1]
+    assert float(end**2) == pytest.approx(abar, rel=0.04)
 
 
 def test_linear_is_ddpm():
@@ -81,8 +81,7 @@ def test_linear_is_ddpm():
 def test_noise_is_scaled_by_the_root_not_the_variance():
     """At index 50 of T = 500 the short course's noise has standard deviation .233; without the root it is .054."""
     with pytest.warns(UserWarning):
-        schedule = Linear(500, rescale=False)
-    level = schedule.level(f64(51 / 500))
+        level = Linear(500, rescale=False).level(f64(51 / 500))
     assert float(level.sigma) == pytest.approx(0.233, abs=2e-3)
     assert float(level.sigma**2) == pytest.approx(0.054, abs=1e-3)
 
@@ -139,10 +138,10 @@ def test_too_few_steps_are_refused(kind, T):
 @pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine, ConstantBeta, ScaledLinear])
 def test_zero_terminal_snr(kind):
     """alpha_T = 0, alpha_0 as it was, and no target that divides by alpha."""
+    plain, schedule = kind(), kind(zero_snr=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = kind()
-    schedule = kind(zero_snr=True)
+        assert plain.alphas[-1] > 0
     assert schedule.alphas[-1] == 0 and schedule.sigmas[-1] == 1
     assert float(schedule.alphas[0]) == pytest.approx(float(plain.alphas[0]), rel=1e-12)
     shrunk = (plain.alphas - plain.alphas[-1]) / (plain.alphas[0] - plain.alphas[-1]) * plain.alphas[0]
@@ -152,8 +151,10 @@ def test_zero_terminal_snr(kind):
 
 
 def test_scaled_linear_and_constant():
-    with pytest.warns(UserWarning, match="pure noise"):
-        betas = ScaledLinear().betas()
+    schedule = ScaledLinear()
+    with pytest.warns(UserWarning, match="alpha-bar at T = 1000 is 0.0047, above 1e-3.*pure noise"):
+        assert schedule.level(f64(1.0)).alpha > 0
+    betas = schedule.betas()
     assert betas[[0, -1]].tolist() == pytest.approx([0.00085, 0.012])
     assert ConstantBeta(500).alphas[-1] == pytest.approx((1 - 0.02) ** 250, rel=1e-9)
 
@@ -163,10 +164,40 @@ def test_betas_outside_the_unit_interval_are_refused():
         def betas(self):
             return torch.linspace(0.5, 1.5, self.T)
 
-    with pytest.raises(ValueError, match="must lie in"):
-        Wild(10)
-    with pytest.raises(ValueError, match="must lie in"):
-        Linear(beta_start=0.0)
+    for schedule in (Wild(10), Linear(beta_start=0.0)):
+        with pytest.raises(ValueError, match=f"{type(schedule).__name__}: betas must lie in"):
+            schedule.level(f64(0.5))
+        with pytest.raises(ValueError, match="lower beta_end or raise T"):  # so no model is made with it
+            Denoiser(torch.nn.Identity(), schedule, X0())
+
+
+def test_a_discrete_schedule_may_set_its_fields_after_the_base_class():
+    """The tables are made on first use, from all its fields, and once."""
+
+    class Late(Discrete):
+        def __init__(self, T: int = 100, beta: float = 0.2) -> None:
+            super().__init__(T)
+            self.beta, self.calls = beta, 0
+
+        def betas(self):
+            self.calls += 1
+            return torch.full((self.T,), self.beta)
+
+    schedule = Late(50)
+    assert schedule.calls == 0
+    torch.testing.assert_close(schedule.level(f64(0.1)).alpha, f64(0.8**2.5), rtol=1e-7, atol=0)
+    schedule.time(f64(0.0)), schedule.sde(f64(0.5))
+    assert schedule.calls == 1
+
+
+def test_tables_that_sampling_asks_for_first_serve_training():
+    """Tensors made in inference mode cannot take part in a backward pass; the tables are none."""
+    schedule = Linear(50)
+    with torch.inference_mode():
+        schedule.level(f64(0.5))
+    assert not schedule.alphas.is_inference()
+    x = f64(1.0).requires_grad_()
+    (x * schedule.level(f64(0.5)).alpha).sum().backward()
 
 
 ZERO = [k for k in ALL if issubclass(k, Discrete) and k is not Discrete]
@@ -186,7 +217,7 @@ OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
 @pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
 def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
     """Without the snapping to the table, which makes log-SNR jump, both are the one inverse."""
-    assert kind.time is not Schedule.time
+    assert kind.exact_time is not Schedule.exact_time
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
@@ -195,10 +226,10 @@ def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
     for schedule in schedules:
         t, inside, log_snr = probes(schedule)
         snapped = SNAP / schedule.T if schedule.T else 0.0
-        bisected = Schedule.time(schedule, log_snr)
+        bisected = schedule.numerical_time(log_snr)
         torch.testing.assert_close(schedule.time(log_snr), bisected, rtol=0, atol=snapped + 1e-9)
         monkeypatch.setattr("diffusion.noise.discrete.SNAP", 0.0)
-        torch.testing.assert_close(schedule.time(log_snr), Schedule.time(schedule, log_snr), rtol=0, atol=1e-9)
+        torch.testing.assert_close(schedule.time(log_snr), schedule.numerical_time(log_snr), rtol=0, atol=1e-9)
         torch.testing.assert_close(schedule.time(inside), t, rtol=0, atol=snapped + 1e-9)
         monkeypatch.undo()
         assert schedule.time(f64(-math.inf, math.inf)).tolist() == pytest.approx([1, 0], abs=1e-15)
@@ -236,4 +267,34 @@ def test_new_scales_do_not_inherit_an_old_inverse():
     for schedule, beta in ((Part(), 0.6 * (0.1 + 19.9 * (0.4 + 0.6 * t))), (Coarse(), 0.1 + 19.9 * t)):
         torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t, rtol=0, atol=1e-9)
         torch.testing.assert_close(schedule.sde(t)[1], beta, rtol=1e-9, atol=0)
-    assert Linear.sde is Discrete.sde and SubVP.time is not VP.time
+
+
+def test_a_closed_form_is_used_for_the_scales_it_was_written_for():
+    """Inherited with its scales, given beside new ones, and dropped where only the scales are new."""
+
+    class Same(VP):
+        pass
+
+    class Shifted(VP):
+        def scales(self, t):
+            return super().scales(t / 2)
+
+        def exact_time(self, log_snr):
+            return 2 * super().exact_time(log_snr)
+
+    class Further(Shifted):
+        def scales(self, t):
+            return VP.scales(self, t / 3)
+
+    class Refuses(VP):
+        def numerical_time(self, log_snr):
+            raise AssertionError("the closed form holds")
+
+    t, log_snr = f64(0.3, 0.9), VP().level(f64(0.3, 0.9)).log_snr
+    torch.testing.assert_close(Refuses().time(log_snr), t)
+    assert torch.equal(Same().time(log_snr), VP().exact_time(log_snr))
+    shifted = Shifted()
+    assert torch.equal(shifted.time(log_snr), shifted.exact_time(log_snr))
+    for schedule in (shifted, Further()):
+        torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t, rtol=0, atol=1e-9)
+    assert Linear.exact_sde is Discrete.exact_sde and SubVP.exact_time is not VP.exact_time

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint
 from diffusion.denoiser.targets import Eps, Target
-from diffusion.generation.pipeline import HINTS, Pipeline, read_model
+from diffusion.generation.pipeline import HINTS, Pipeline
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
@@ -21,7 +21,7 @@ from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.noise.level import Level
 from diffusion.samplers import DDIM, Sampler
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due, rebuilt
+from diffusion.training.systems.base import due
 
 
 class Diffusion(pl.LightningModule):
@@ -76,18 +76,18 @@ class Diffusion(pl.LightningModule):
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
                 f"got {lr}, {weight_decay} and {warmup}"
             )
-        if (learns := bool(getattr(parts["net"], "learn_variance", False))) != (parts["objective"].vlb > 0):
+        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        if denoiser.learn_variance != (parts["objective"].vlb > 0):
             raise ValueError(
                 "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
-                f"got {learns} and {parts['objective'].vlb}"
+                f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
-        if parts["hint"] and (shown := parts["hint"].shape(shape)[0]) != getattr(parts["net"], "image_channels", 0):
+        if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
             raise ValueError(
-                f"Diffusion: {type(parts['hint']).__name__} shows an image of {shown} channels beside x; "
-                f"make the network with image_channels {shown}, not {getattr(parts['net'], 'image_channels', 0)}"
+                f"Diffusion: {type(parts['hint']).__name__} shows an image of {channels} channels beside x; "
+                f"make the network with image_channels {channels}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
-        self.denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
         names = ("sampler", "guidance", "clamp", "hint", "shape", "class_names", "seed")
         self.pipeline = Pipeline(self.denoiser, *(parts[name] for name in names))  # how it samples
@@ -139,7 +139,7 @@ class Diffusion(pl.LightningModule):
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
-        objective = Objective(drop=0.0, guess=0.0)
+        objective = Objective(drop=0.0, self_condition=0.0)
         cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist()))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
@@ -214,5 +214,7 @@ class Diffusion(pl.LightningModule):
             FileNotFoundError: no checkpoint there.
             ValueError: not a sound checkpoint of a diffusion model of this project.
         """
-        given, state = read_model(path, weights)
-        return rebuilt(cls, path, given, state).to(device)
+        saved = load_denoiser(path, weights)
+        model = cls(**saved.hyper_parameters).to(device).eval()
+        model.denoiser.load_state_dict(saved.denoiser.state_dict())
+        return model

@@ -1,4 +1,4 @@
-"""A classifier of noisy images: what classifier guidance steers by."""
+"""The LightningModule that trains a classifier of noisy images."""
 
 from collections.abc import Sequence
 
@@ -7,32 +7,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.guidance import NoisyImageClassifier
 from diffusion.metrics.extractor import to_labels
 from diffusion.metrics.features import jitter
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Linear, Schedule, Stratified, Times
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_streams
-from diffusion.noise.level import Level
-from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due, one_cycle, rebuilt
+from diffusion.training.systems.base import due, one_cycle
 
 EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
 NAMES = ["below_-8", *(f"{int(a)}_to_{int(a) + 2}" for a in EDGES[:-1]), "above_8"]
 ASKED = 8  # levels that each validation image is asked at
 
 
-class NoisyClassifier(pl.LightningModule):
-    """Learns p(y | x_t) at every level of a schedule.
+class NoisyClassifier(NoisyImageClassifier, pl.LightningModule):
+    """Learns p(y | x_t) at every level of a schedule; what it computes is NoisyImageClassifier's.
 
-        logits = net(c_in x_t, clock),    c_in = alpha / (alpha^2 + sigma^2)
-
-    x_t tells of x_0 through alpha x_t / sigma^2 alone, so the gradient of log p(y | x_t) vanishes with alpha; c_in
-    makes that of the network do so too, without large inputs where there is little noise. Sampling divides the
-    gradient by alpha.
     AdamW with one cycle of the learning rate; images are slightly turned, scaled and shifted.
-    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; c_in is ours: the best linear guess for data of
-    variance 1 is c_in x_t.
 
     Args:
         net: (x (B, C, H, W), clock (B,)) -> logits (B, K).
@@ -62,24 +54,17 @@ class NoisyClassifier(pl.LightningModule):
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
     ) -> None:
-        super().__init__()
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        super().__init__(parts["net"], parts["schedule"], shape, class_names)
         if lr <= 0 or weight_decay < 0:
             raise ValueError(f"NoisyClassifier: lr must be positive, weight_decay at least 0; got {lr}, {weight_decay}")
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
-        self.net, self.schedule, self.times = parts["net"], parts["schedule"], parts["times"]
+        self.times = parts["times"]
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.degrees, self.shift, self.scale = degrees, shift, scale
-        self.shape, self.class_names = tuple(shape), tuple(class_names)
         self._seen = 0  # validation images of this pass so far
         self._right = torch.zeros(2, len(NAMES), dtype=torch.float64)  # right ones and all of each bin, of this pass
-
-    def forward(self, x: Tensor, t: Level) -> Tensor:
-        """Logits (B, K) of x (B, C, H, W) at level t, one for the batch () or one an image (B,)."""
-        clock = self.schedule.clock(t.t).to(x.device, x.dtype).reshape(-1).expand(len(x))
-        t = t.like(x)
-        return self.net(t.alpha / (t.alpha**2 + t.sigma**2) * x, clock)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
@@ -126,19 +111,3 @@ class NoisyClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         return one_cycle(self, self.lr, self.weight_decay)
-
-    @classmethod
-    def load(cls, path: str, device: torch.device | str = "cpu") -> "NoisyClassifier":
-        """The classifier of a checkpoint file or run directory.
-
-        Raises:
-            FileNotFoundError: no checkpoint there.
-            ValueError: not a sound checkpoint of a classifier of noisy images.
-        """
-        path = find_checkpoint(path)
-        checkpoint = read_checkpoint(path)
-        known = checkpoint["hyper_parameters"]
-        if "schedule" not in known or "target" in known:
-            hint = "train one with: diffusion fit -c configs/mnist_classifier.yaml"
-            raise ValueError(f"{path}: not a classifier of noisy images; {hint}")
-        return rebuilt(cls, path, known, checkpoint["state_dict"]).to(device)

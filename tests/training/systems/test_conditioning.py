@@ -46,7 +46,7 @@ def test_the_order_of_channels_is_x_guess_image():
     net, t = Shown(), Linear().level(torch.tensor(0.5, dtype=torch.float64))
     net.self_condition = True
     x, guess, image = torch.randn(3, 2, 1, 4, 4)
-    Denoiser(net, Linear(), X0())(x, t, Condition(guess=guess, image=image))
+    Denoiser(net, Linear(), X0())(x, t, Condition(previous=guess, image=image))
     assert torch.equal(net.asked[0], torch.cat([x, guess, image], dim=1))
 
 

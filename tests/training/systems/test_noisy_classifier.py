@@ -8,12 +8,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from diffusion import Pipeline
 from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser.targets import V
-from diffusion.guidance import Interval
+from diffusion.guidance import AutoGuidance, ClassifierGuidance, Interval
 from diffusion.nets import UNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP
 from diffusion.support.specs import build, spec
-from diffusion.training.systems import AutoGuidance, Classifier, ClassifierGuidance, Diffusion, NoisyClassifier
+from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
 
 SMALL = {"width": 16, "mults": (1, 2), "attention": (1,), "head_width": 16}
 TOY = {"width": 8, "mults": (1,), "attention": (), "dropout": 0.0, "num_classes": 2}

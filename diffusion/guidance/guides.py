@@ -1,20 +1,22 @@
-"""Guidance by another trained run: a worse model, or a classifier of noisy images."""
+"""Guidance by another trained run: a worse model, or a classifier of noisy images. No Lightning."""
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.denoiser import Condition, Denoise, Denoiser
-from diffusion.generation.pipeline import Pipeline
-from diffusion.guidance import Contrast, Guidance, differentiable, shifted, takes_labels
-from diffusion.guidance.contrast import Pair
-from diffusion.noise import Schedule
+from diffusion.denoiser import Condition, Conditioned, Denoise, Denoiser, Prediction, load_denoiser
+from diffusion.guidance.base import Guidance
+from diffusion.guidance.classifier import NoisyImageClassifier
+from diffusion.guidance.contrast import Contrast
+from diffusion.guidance.steer import differentiable, shifted
+from diffusion.noise.level import Level
+from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint
 from diffusion.support.specs import spec
-from diffusion.training.systems.noisy_classifier import NoisyClassifier
 
 
 class AutoGuidance(Contrast):
@@ -52,23 +54,33 @@ class AutoGuidance(Contrast):
             self._guide, self._shape, self._names = guide, None, ()
             return  # and no self.guide: a spec of it would come back with other weights, so it is refused
         self.guide, self.hash = str(guide), same(guide, hash)
-        model = Pipeline.load(guide, weights)
-        self._guide, self._shape, self._names = model.denoiser.requires_grad_(False), model.shape, model.class_names
+        saved = load_denoiser(guide, weights)
+        self._guide = saved.denoiser.requires_grad_(False)
+        self._shape, self._names = (tuple(saved.hyper_parameters[k]) for k in ("shape", "class_names"))
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
-        labelled = takes_labels(self._guide)
-        return unlike("guide", self._guide.schedule, self._shape, self._names if labelled else (), schedule, shape,
-                      class_names)  # fmt: skip
+        names = self._names if self._guide.conditional else ()
+        return mismatch("guide", self._guide.schedule, self._shape, names, schedule, shape, class_names)
 
-    def pair(self, denoiser: Denoiser, cond: Condition) -> Pair:
-        own = denoiser.bind(cond)
-        worse = self._guide.walk().bind(cond if takes_labels(self._guide) else cond._replace(y=None, keep=None))
+    def pair(self, denoiser: Denoiser, cond: Condition) -> "OwnAndWorse":
+        known = cond if self._guide.conditional else cond._replace(y=None, keep=None)
+        return OwnAndWorse(denoiser.bind(cond), self._guide.walk().bind(known), self._guide)
 
-        def ask(x, t):
-            settle(self._guide, x)
-            return own(x, t), worse(x, t).x0
 
-        return ask
+@dataclass(eq=False)
+class OwnAndWorse:
+    """The model's own prediction and a guide's x_0, from one network call each."""
+
+    own: Denoise
+    worse: Conditioned
+    guide: Denoiser
+
+    def __call__(self, x: Tensor, t: Level) -> tuple[Prediction, Tensor]:
+        settle(self.guide, x)
+        return self.own(x, t), self.worse(x, t).x0
+
+    def __repr__(self) -> str:
+        return f"OwnAndWorse({self.own!r}, {self.worse!r})"
 
 
 class ClassifierGuidance(Guidance):
@@ -97,41 +109,51 @@ class ClassifierGuidance(Guidance):
             self._classifier = classifier  # and no self.classifier, see AutoGuidance
         else:
             self.classifier, self.hash = str(classifier), same(classifier, hash)
-            self._classifier = NoisyClassifier.load(classifier).requires_grad_(False)
+            self._classifier = NoisyImageClassifier.load(classifier).requires_grad_(False)
 
     @property
     def num_classes(self) -> int:
         return len(self._classifier.class_names)
 
     def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        return denoiser.bind(cond if takes_labels(denoiser) else cond._replace(y=None, keep=None))
+        return denoiser.bind(cond if denoiser.conditional else cond._replace(y=None, keep=None))
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
         c = self._classifier
-        return unlike("classifier", c.schedule, c.shape, c.class_names, schedule, shape, class_names)
+        return mismatch("classifier", c.schedule, c.shape, c.class_names, schedule, shape, class_names)
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        strength = self.scale - takes_labels(denoiser)
+        strength = self.scale - denoiser.conditional
         base = self.off(denoiser, cond)
         if cond.y is None:
-            raise ValueError("ClassifierGuidance: no labels to steer to; give y")
-        if strength == 0:
-            return base
+            raise ValueError("ClassifierGuidance: no labels to steer to; give y, or set model.guidance to it")
+        return base if strength == 0 else SteeredByClassifier(base, self._classifier, cond, strength)
 
-        def denoise(x, t):
-            settle(self._classifier, x)
-            with differentiable(x, t) as (z, level):
-                (score,) = torch.autograd.grad(self.log_p(z, level, cond).sum(), z)
-            return shifted(x, base(x, t), strength * score, t)
 
-        return denoise
+@dataclass(eq=False)
+class SteeredByClassifier:
+    """A prediction moved up the gradient of log p(y | x_t); see ClassifierGuidance."""
 
-    def log_p(self, x: Tensor, t: object, cond: Condition) -> Tensor:
+    base: Denoise
+    classifier: nn.Module
+    cond: Condition
+    strength: float
+
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        settle(self.classifier, x)
+        with differentiable(x, t) as (z, level):
+            (score,) = torch.autograd.grad(self.log_p(z, level).sum(), z)
+        return shifted(x, self.base(x, t), self.strength * score, t)
+
+    def log_p(self, x: Tensor, t: Level) -> Tensor:
         """log p(y | x_t) of each image (B,), 0 where the condition is not kept."""
-        logs = self._classifier(x, t).log_softmax(1)
-        y = cond.y.clone()  # a copy, as it may be of inference mode
-        said = (y * logs).sum(1) if y.ndim > 1 else logs.gather(1, y[:, None])[:, 0]
-        return said if cond.keep is None else said * cond.keep.clone()
+        logs = self.classifier(x, t).log_softmax(1)
+        y = self.cond.y.clone()  # a copy, as it may be of inference mode
+        chosen = (y * logs).sum(1) if y.ndim > 1 else logs.gather(1, y[:, None])[:, 0]
+        return chosen if self.cond.keep is None else chosen * self.cond.keep.clone()
+
+    def __repr__(self) -> str:
+        return f"SteeredByClassifier({self.base!r}, {type(self.classifier).__name__}, strength {self.strength:g})"
 
 
 def same(path: str, hash: str) -> str:
@@ -153,9 +175,9 @@ def settle(module: nn.Module, x: Tensor) -> None:
         module.to(x.device)
 
 
-def unlike(what: str, its: Schedule, its_shape: Sequence[int] | None, its_names: Sequence[str], schedule: Schedule,
-           shape: Sequence[int], names: Sequence[str]) -> str:  # fmt: skip
-    """Why a guide is for other models, or nothing."""
+def mismatch(what: str, its: Schedule, its_shape: Sequence[int] | None, its_names: Sequence[str], schedule: Schedule,
+             shape: Sequence[int], names: Sequence[str]) -> str:  # fmt: skip
+    """Why a guide was made for other models than this one, or nothing."""
     if spec(its) != spec(schedule):
         ours, theirs = (f"{type(s).__name__}{spec(s)['init_args']}" for s in (its, schedule))
         return f"this {what} was trained on the schedule {ours}, the model on {theirs}"

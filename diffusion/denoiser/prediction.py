@@ -1,0 +1,49 @@
+"""What a denoiser is given and what it returns."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from diffusion.noise.level import Level
+
+
+class Condition(NamedTuple):
+    """What the image should show.
+
+    Attributes:
+        y: class labels (B,) int64, or context vectors (B, D) float.
+        keep: (B,) bool; False replaces y by the network's learned null row. None keeps all.
+        previous: (B, C, H, W), the previous prediction of x_0, for a self-conditioned network. None stands for zeros.
+        image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other picture that it is given
+            beside x. It is never dropped: what classifier-free guidance leaves out is y alone.
+    """
+
+    y: Tensor | None = None
+    keep: Tensor | None = None
+    previous: Tensor | None = None
+    image: Tensor | None = None
+
+    def __repr__(self) -> str:
+        given = (f"{k} {tuple(v.shape)}" for k, v in zip(self._fields, self, strict=True) if v is not None)
+        return ", ".join(given) or "no condition"
+
+
+class Prediction(NamedTuple):
+    """A prediction at one level: x0 and eps, both (B, C, H, W), with x = alpha x0 + sigma eps always true.
+
+    Attributes:
+        var: (B, C, H, W) where a network learns the variance: from -1 for Var[x_s | x_t, x_0] to 1 for Var[x_t | x_s].
+    """
+
+    x0: Tensor
+    eps: Tensor
+    var: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, Level], Prediction]
+
+
+def predict(x: Tensor, x0: Tensor, t: Level, var: Tensor | None = None) -> Prediction:
+    """The prediction that belongs to a predicted x_0: eps = (x - alpha x_0) / sigma."""
+    return Prediction(x0, (x - t.alpha * x0) / t.sigma, var)

@@ -1,0 +1,50 @@
+"""The contract of the networks."""
+
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """A network that predicts noise, an image or a velocity from a noisy image, its noise level and a condition.
+
+        forward(x (B, in_channels, H, W), clock (B,), y=None, keep=None) -> (B, out_channels, H, W)
+
+    It knows no mathematics of diffusion: the clock is any real number, and what the output means is up to the target.
+    A subclass has arguments of its own and passes the others on: `super().__init__(channels=channels, **facts)`. A
+    module that does not derive from Net works too; attributes that it lacks count as 0 and False.
+
+    Args:
+        channels: channels C of the images.
+        learn_variance: output 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
+        self_condition: receive 2C channels, the second C the previous prediction of x_0 (see Objective.self_condition).
+        num_classes: classes of the labels y (B,); 0 for none.
+        context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
+        image_channels: channels K of an image that is given beside x (see Condition.image); 0 for none.
+    Attributes:
+        in_channels: C, or 2C with self_condition, and K more.
+        out_channels: C, or 2C with learn_variance.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        learn_variance: bool = False,
+        self_condition: bool = False,
+        num_classes: int = 0,
+        context_dim: int = 0,
+        image_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.learn_variance, self.self_condition = channels, learn_variance, self_condition
+        self.num_classes, self.context_dim, self.image_channels = num_classes, context_dim, image_channels
+        self.in_channels = channels * (1 + self_condition) + image_channels
+        self.out_channels = channels * (1 + learn_variance)
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """The prediction (B, out_channels, H, W) for x (B, in_channels, H, W).
+
+        Args:
+            clock: (B,), what the schedule makes of the noise level; see `Schedule.clock`.
+            y: labels (B,) or context vectors (B, D); None is "no condition" for the whole batch.
+            keep: (B,) bool; False replaces y by the learned null row.
+        """
+        raise NotImplementedError
