@@ -21,7 +21,7 @@ def test_the_denoiser_of_a_checkpoint_is_the_model_s(weights):
     assert not saved.denoiser.training and saved.hyper_parameters == dict(model.hparams)
     theirs = model.denoiser.state_dict()
     assert all(torch.equal(v, theirs[k]) for k, v in saved.denoiser.state_dict().items())
-    C, H, W = model.shape
+    C, H, W = model.pipeline.shape
     x, level = torch.randn(2, C, H, W), model.denoiser.schedule.level(torch.tensor(0.5).double())
     image = torch.randn(2, model.denoiser.image_channels, H, W) if model.denoiser.image_channels else None
     with torch.no_grad():
