@@ -7,14 +7,18 @@ __version__ = "0.1.0"
 
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm without ipywidgets, where its bar is text
 
-# The five names a notebook starts with, imported on first use: `import diffusion` alone costs no torch.
+# What a notebook starts with, imported on first use: `import diffusion` alone costs no torch.
 _HOMES = {
-    "Diffusion": "diffusion.training.systems.diffusion",
-    "Pipeline": "diffusion.generation.pipeline",
-    "Denoiser": "diffusion.denoiser",
     "Condition": "diffusion.denoiser",
-    "Prediction": "diffusion.denoiser",
+    "Denoiser": "diffusion.denoiser",
+    "Diffusion": "diffusion.training.systems.diffusion",
     "Level": "diffusion.noise.level",
+    "Pipeline": "diffusion.generation.pipeline",
+    "Prediction": "diffusion.denoiser",
+    "check": "diffusion.bench.report",
+    "describe": "diffusion.training.describe",
+    "evaluate": "diffusion.training.evaluate",
+    "nll": "diffusion.judging.nll",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from diffusion import data
-from diffusion.commands.evaluate import measured
 from diffusion.data import ImageData
 from diffusion.denoiser import Denoiser
 from diffusion.support import runs
@@ -154,11 +153,6 @@ def open_or_train(run: str, name: str, *options: str, folder: str = "", preset: 
     found = runs.directory(runs.find_checkpoint(run)) if run else made[-1]
     print(f"the model of {shown(found)}, step {runs.newest_step(found):,}")
     return found
-
-
-def quality(run: Path, sweep: str, n: int, metrics: str = "frechet,consistency") -> list[dict]:
-    """The records of some settings of sampling, as `diffusion evaluate --sweep` measures them."""
-    return measured([str(run), "--n", str(n), "--metrics", metrics, "--sweep", sweep])
 
 
 class Unlabelled(nn.Module):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 
@@ -18,10 +19,12 @@ def open_data(run_or_checkpoint: str | Path, **overrides: Any) -> ImageData:
 
     Args:
         run_or_checkpoint: run directory, experiment folder, or checkpoint file.
-        overrides: arguments of the data set that replace the run's, e.g. `root="/data"`.
+        overrides: arguments of the data set that replace the run's, e.g. `root="/data"`. Text for an argument of
+            another type, as a command line gives it, is read as YAML: "10", "true", "[a, b]".
     Raises:
         FileNotFoundError: no checkpoint there, or the run's config.yaml is missing.
-        ValueError: an argument that the data set does not take, or a configuration that names no data set.
+        ValueError: an argument that the data set does not take or of another type, or a configuration that names no
+            data set.
     """
     kind, arguments = _read(run_or_checkpoint)
     known = constructor(kind)
@@ -29,7 +32,7 @@ def open_data(run_or_checkpoint: str | Path, **overrides: Any) -> ImageData:
         if name not in known:
             near = suggest(name, list(known)) or f"; there are: {', '.join(known)}"
             raise ValueError(f"data.{name}: {kind.__name__} has no argument {name!r}{near}")
-    return kind(**arguments | overrides)
+    return kind(**arguments | {name: typed(name, value, known[name].annotation) for name, value in overrides.items()})
 
 
 def kind_of(run_or_checkpoint: str | Path) -> type[ImageData]:
@@ -40,6 +43,26 @@ def kind_of(run_or_checkpoint: str | Path) -> type[ImageData]:
 def constructor(kind: type[ImageData]) -> dict[str, inspect.Parameter]:
     """The arguments that a class of data sets is made with, by name, with evaluated annotations."""
     return dict(inspect.signature(kind, eval_str=True).parameters)
+
+
+def typed(name: str, value: Any, annotation: Any) -> Any:
+    """A value for an argument; text is read as YAML where the argument is not text.
+
+    Raises:
+        ValueError: the text is of another type.
+    """
+    kinds = get_args(annotation) if NoneType in get_args(annotation) else (annotation,)
+    if not isinstance(value, str) or str in kinds:
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        read = value
+    exact = {int: int, float: (int, float), bool: bool}
+    wanted = [kind for kind in kinds if kind in exact]
+    if wanted and not any(isinstance(read, exact[k]) and (k is bool) == isinstance(read, bool) for k in wanted):
+        raise ValueError(f"data.{name}: wanted {' or '.join(kind.__name__ for kind in wanted)}, got {value!r}")
+    return read
 
 
 def _read(run_or_checkpoint: str | Path) -> tuple[type[ImageData], dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Which extractor judges a data set: found in the cache, trained if missing, or one that the user points at."""
 
 import hashlib
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,13 +10,11 @@ from tqdm.auto import tqdm
 
 from diffusion.data import Arrays, ImageData
 from diffusion.metrics.evaluator import Evaluator
-from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.extractor import Extractor, load_classifier
 from diffusion.metrics.inception import Inception
 from diffusion.support import runs
 from diffusion.support.paths import REPO, cache_root
 from diffusion.support.processes import Processes
-from diffusion.support.specs import spec
-from diffusion.training.systems import Classifier
 
 
 def open_extractor(
@@ -24,33 +22,56 @@ def open_extractor(
     wanted: str = "auto",
     device: torch.device | str = "cpu",
     processes: Processes = Processes(),
+    train: Callable[[ImageData], None] | None = None,
 ) -> Extractor:
     """The extractor for a data set.
 
     Args:
         wanted: "auto", a run or checkpoint of a Classifier, or "Inception:FILE".
+        processes: that share the work; all of them must call.
+        train: trains the data set's own classifier into `folder(data)` where "auto" finds none; without it, and with
+            several processes, a missing classifier is an error.
     Raises:
-        ValueError: it is for other images or classes (the message lists the right ones), or it is yet to be trained
-            and several processes want it.
+        ValueError: the extractor is for other images or classes (the message lists those that fit), or is missing.
     """
     name = type(data).__name__
     if wanted == "auto":
-        if not data.class_names:
-            raise ValueError(f"{name}: no classes to train a judge on; name one with --features, e.g. Inception:FILE")
-        run = folder(data)
-        if not processes.agreed(bool(runs.versions(run))):
-            if processes.size > 1:
-                raise ValueError(f"there is no classifier of {name} yet: run this once in one process, which trains it")
-            train(data)
-        model = Classifier.load(run, device)
+        extractor = load_classifier(own_classifier(data, processes, train), device)
     elif wanted.partition(":")[0] == "Inception":
-        model = Inception.load(wanted.partition(":")[2], device)
+        extractor = Inception.load(wanted.partition(":")[2], device).extractor()
     else:
-        model = Classifier.load(wanted, device)
-    extractor = model.extractor()
+        extractor = load_classifier(wanted, device)
     if reason := extractor.refuse(name, data.shape, data.class_names):
         raise ValueError(f"--features {wanted}: {reason}; right ones for {name}: {', '.join(right(data))}")
     return extractor
+
+
+def own_classifier(
+    data: ImageData, processes: Processes = Processes(), train: Callable[[ImageData], None] | None = None
+) -> Path:
+    """Where the runs of a data set's own classifier are, of which there is one then; see `open_extractor`."""
+    name, run = type(data).__name__, folder(data)
+    if not data.class_names:
+        raise ValueError(f"{name}: no classes to train a judge on; name one with --features, e.g. Inception:FILE")
+    if processes.agreed(bool(runs.versions(run))):
+        return run
+    if processes.size > 1:
+        raise ValueError(f"there is no classifier of {name} yet: run this once in one process, which trains it")
+    if train is None:
+        raise ValueError(f"{no_classifier(data)}; train it with: diffusion fit -c {configuration(data)}")
+    train(data)
+    return run
+
+
+def no_classifier(data: ImageData) -> str:
+    """That a data set has no classifier of its own, in words."""
+    return f"no classifier of {type(data).__name__} in {folder(data)} yet"
+
+
+def configuration(data: ImageData) -> Path:
+    """The configuration file that a data set's own classifier is trained by."""
+    config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
+    return config if config.exists() else config.with_name("features.yaml")
 
 
 def folder(data: ImageData) -> Path:
@@ -67,26 +88,12 @@ def called(data: ImageData) -> str:
     return f"{name}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 
-def train(data: ImageData) -> None:
-    """Train the data set's classifier, as `diffusion fit` with its configuration does, on all of its images."""
-    from diffusion.training.run import fit  # fit itself asks for extractors
-
-    name = type(data).__name__
-    config = REPO / "configs" / f"features_{name.lower()}.yaml"
-    config = config if config.exists() else config.with_name("features.yaml")
-    chosen = spec(data)
-    chosen["init_args"] |= {"limit": 0, "labels": True, "batch_size": 128}
-    print(f"no classifier of {name} in {folder(data)} yet: training one (once, minutes)", flush=True)
-    options = ["-c", str(config), "--data", json.dumps(chosen), "--experiment", called(data)]
-    fit([*options, "--trainer.devices", "1"], final=False)
-
-
 def right(data: ImageData) -> list[str]:
     """The words after --features that fit a data set."""
     fitting = []
     for run in sorted((cache_root() / "features").glob("*/version_*")):
         try:
-            extractor = Classifier.load(run).extractor()
+            extractor = load_classifier(run)
         except (ValueError, OSError):
             continue
         if not extractor.refuse("", data.shape, data.class_names):

@@ -1,9 +1,9 @@
-"""Samples of a run, measured: what `diffusion evaluate` does for one setting, and the file that remembers it."""
+"""Samples of a run, measured in one setting; the figures are kept in a file and read from it the next time."""
 
 import hashlib
 import json
 import time
-from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,117 +17,122 @@ from diffusion.data.recorded import open_data
 from diffusion.generation.counting import Counted
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import examples
-from diffusion.guidance import Guidance
 from diffusion.judging import nll
 from diffusion.judging.judge import open_evaluator, open_extractor
+from diffusion.judging.request import Request
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator, eight_bits
-from diffusion.samplers import Sampler
 from diffusion.support import runs
 from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
 
-STEPS = None  # of the bound that bits are measured by: T, or 1000
+BITS = 256  # images of a split whose bits are measured
 
 
-class Opened(NamedTuple):
+class Run(NamedTuple):
     """A checkpoint, ready to be measured."""
 
     path: Path
     hash: str
     step: int
-    model: Pipeline
+    pipeline: Pipeline  # with the run's own sampler and guidance
     data: ImageData
     evaluator: Evaluator
 
     @property
     def folder(self) -> Path:
+        """Where the run's figures are kept."""
         return runs.directory(self.path) / "evaluation"
 
 
-def open_models(paths: list[str], args: Namespace) -> list[tuple[Path, Pipeline]]:
-    """The checkpoint files and their models."""
-    files = [runs.find_checkpoint(path) for path in paths]
-    found = [(file, Pipeline.load(file, args.weights, args.device, args.precision, args.compile)) for file in files]
-    for _, model in found:
-        model.denoiser.requires_grad_(False)
-    return found
+class Job(NamedTuple):
+    """One run in one setting of the sweep."""
+
+    run: Run
+    setting: dict
+    pipeline: Pipeline  # with the setting's sampler and guidance
+
+
+def open_pipelines(request: Request) -> list[tuple[Path, Pipeline]]:
+    """The checkpoint files of the runs, and their frozen models."""
+    opened = []
+    for run in request.runs:
+        file = runs.find_checkpoint(run)
+        pipeline = Pipeline.load(file, request.weights, request.device, request.precision, request.compile)
+        pipeline.denoiser.requires_grad_(False)
+        opened.append((file, pipeline))
+    return opened
 
 
 def open_runs(
-    models: list[tuple[Path, Pipeline]], args: Namespace, data_options: dict, processes: Processes = Processes()
-) -> list[Opened]:
-    """The checkpoints with the judges of their data; the same judge for the same data.
+    pipelines: list[tuple[Path, Pipeline]],
+    request: Request,
+    processes: Processes = Processes(),
+    train: Callable[[ImageData], None] | None = None,
+) -> list[Run]:
+    """The checkpoints with the evaluators of their data; one evaluator for runs on the same data.
 
+    Args:
+        train: see `open_extractor`.
     Raises:
-        ValueError: they were trained on different data, so that no figures of theirs can be compared.
+        ValueError: the runs were trained on different data, so that their figures cannot be compared.
     """
-    opened, judges = [], {}
-    for path, model in models:
-        data = open_data(path, **data_options)
+    opened, evaluators = [], {}
+    for path, pipeline in pipelines:
+        data = open_data(path, **request.data)
         key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
-        if key not in judges:
+        if key not in evaluators:
             data.prepare_data()
-            extractor = open_extractor(data, args.features, model.device, processes)
-            judges[key] = open_evaluator(data, extractor, processes)
+            extractor = open_extractor(data, request.features, pipeline.device, processes, train)
+            evaluators[key] = open_evaluator(data, extractor, processes)
         step = runs.read_checkpoint(path)["global_step"]
-        opened.append(Opened(path, hashlib.sha256(path.read_bytes()).hexdigest()[:12], step, model, data, judges[key]))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        opened.append(Run(path, digest, step, pipeline, data, evaluators[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
         raise ValueError("these runs were trained on different data: their figures cannot be compared")
     return opened
 
 
-def setting_of(run: Opened, args: Namespace, sampler: Sampler, guidance: Guidance) -> dict:
+def setting_of(job: Job, request: Request) -> dict:
     """All that a figure depends on, in plain types."""
+    run, sampler, guidance = job.run, job.pipeline.sampler, job.pipeline.guidance
     return {
         "checkpoint": run.hash,
         "step": run.step,
-        "weights": args.weights,
+        "weights": request.weights,
         "sampler": type(sampler).__name__,
         "sampler_args": spec(sampler)["init_args"],
         "steps": getattr(sampler, "steps", None),
         "guidance": spec(guidance),
         "scale": getattr(guidance, "scale", 1.0),
-        "n": args.n,
-        "seed": args.seed,
+        "n": request.n,
+        "seed": request.seed,
         "data": run.evaluator.data,
         "extractor": f"{run.evaluator.extractor.name}-{run.evaluator.extractor.hash}",
         "reference": run.evaluator.reference.hash,
-        **({} if args.precision == "32" else {"precision": args.precision}),
+        **({} if request.precision == "32" else {"precision": request.precision}),
     }
 
 
-def measure(
-    run: Opened,
-    args: Namespace,
-    sampler: Sampler,
-    guidance: Guidance,
-    metrics: list[Metric],
-    bar: tqdm,
-    processes: Processes = Processes(),
-) -> dict:
-    """The record of a setting: read where it was measured before, else sampled, judged and written.
+def measure(job: Job, request: Request, metrics: list[Metric], bar: tqdm, processes: Processes = Processes()) -> dict:
+    """The record of a job: read where it was measured before, else sampled, judged and written.
 
     Processes share the samples and their features; all then have the same figures, and the first writes them.
     """
-    setting = setting_of(run, args, sampler, guidance)
-    place = run.folder / name_of(setting)
-    record = json.loads(place.read_text()) if place.is_file() and not args.again else {"figures": []}
+    run, setting = job.run, setting_of(job, request)
+    file = run.folder / file_name(setting)
+    record = json.loads(file.read_text()) if file.is_file() and not request.again else {"figures": []}
     record = processes.agreed(record)
     known = {figure["metric"] for figure in record["figures"]}
     missing = [metric for metric in metrics if not set(metric.better) <= known]
     if missing:
-        images, y, seconds, evaluations = samples(
-            run, args, sampler, guidance, place.with_suffix(".npz"), bar, processes
-        )
-        kept = run.evaluator.describe(images, run.model.condition(y).y)
-        for metric in missing:
-            if isinstance(metric, Bits):
-                metric.bits = lambda split: bits(run, args, split)
-        found = run.evaluator.figures(kept, missing)
+        images, y, seconds, evaluations = samples(job, request, file.with_suffix(".npz"), bar, processes)
+        described = run.evaluator.describe(images, job.pipeline.condition(y).y)
+        missing = [Bits(bits(run, request)) if isinstance(metric, Bits) else metric for metric in missing]
+        found = run.evaluator.figures(described, missing)
         lines = {f["metric"]: f for f in record["figures"]}
         lines |= {f.name: {"metric": f.name, **f._asdict(), **line(setting)} for f in found}
         record = {
@@ -135,70 +140,74 @@ def measure(
             "reference": run.evaluator.provenance,
             "seconds": round(seconds, 2),
             "evaluations": evaluations,
-            "machine": machine(run.model.device),
+            "machine": machine(job.pipeline.device),
             "figures": [{k: v for k, v in f.items() if k != "name"} for f in lines.values()],
         }
         if processes.first:
-            with atomic(place) as temporary:
+            with atomic(file) as temporary:
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
     wanted = {name for metric in metrics for name in metric.better}
-    return record | {"figures": [f for f in record["figures"] if f["metric"] in wanted], "file": str(place)}
+    figures = [f for f in record["figures"] if f["metric"] in wanted]
+    return record | {"figures": figures, "file": str(file), "asked": job.setting}
 
 
 def line(setting: dict) -> dict:
-    """What every figure carries with it."""
+    """The part of a setting that every figure carries with it."""
     keys = ("weights", "sampler", "steps", "scale", "n", "extractor", "reference", "seed", "checkpoint")
     return {key: setting[key] for key in keys}
 
 
-def name_of(setting: dict) -> str:
-    """A file name that can be read, and is another for another setting."""
+def file_name(setting: dict) -> str:
+    """A readable file name, unique to the setting."""
     digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
     parts = (f"step{setting['step']:08d}", setting["weights"], setting["sampler"], setting["steps"] or 0)
     return "-".join(map(str, parts)) + f"-scale{setting['scale']:g}-n{setting['n']}-{digest}.json"
 
 
+def labels_of(job: Job, n: int) -> Tensor | None:
+    """The labels or contexts of n samples, in the shares of the training set; None if nothing takes labels."""
+    return job.run.evaluator.labels(n) if job.pipeline.num_classes or job.pipeline.context_dim else None
+
+
 def samples(
-    run: Opened,
-    args: Namespace,
-    sampler: Sampler,
-    guidance: Guidance,
-    file: Path,
-    bar: tqdm,
-    processes: Processes = Processes(),
+    job: Job, request: Request, file: Path, bar: tqdm, processes: Processes = Processes()
 ) -> tuple[Tensor, Tensor | None, float, float]:
-    """Images uint8 (n, C, H, W), what was asked for, seconds, and network evaluations an image; kept ones if any."""
-    labelled = run.model.num_classes or run.model.context_dim
-    y, image = run.evaluator.labels(args.n) if labelled else None, None
-    if run.model.hint:
-        y, image, _ = examples(run.model, run.data, args.n, args.seed)
-    if processes.agreed(file.is_file() and not args.again):
+    """Images uint8 (n, C, H, W), their labels or contexts, seconds, and network evaluations per image.
+
+    Args:
+        file: kept samples, read if it is there, and written if the request keeps them.
+    """
+    pipeline, n = job.pipeline, request.n
+    y, image = labels_of(job, n), None
+    if pipeline.hint:
+        y, image, _ = examples(pipeline, job.run.data, n, request.seed)
+    if processes.agreed(file.is_file() and not request.again):
         with np.load(file) as kept:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2), y, *map(float, kept["cost"])
-    counted, done, begun = Counted(guidance, bar.update), [], time.perf_counter()
-    share = processes.part(args.n)
-    for first in range(share.start, share.stop, args.batch_size):
-        part = slice(first, min(first + args.batch_size, share.stop))
+    counted, done, begun = Counted(pipeline.guidance, bar.update), [], time.perf_counter()
+    share = processes.part(n)
+    for first in range(share.start, share.stop, request.batch_size):
+        part = slice(first, min(first + request.batch_size, share.stop))
         mine, its = (v if v is None else v[part] for v in (y, image))
-        for frame in run.model.frames(part.stop - first, mine, args.seed, sampler, counted, first, its):  # noqa: B007
+        frames = pipeline.frames(part.stop - first, mine, request.seed, guidance=counted, first=first, image=its)
+        for frame in frames:  # noqa: B007
             pass
         done.append(eight_bits(frame.x).cpu())
     images, evaluations = processes.gather(torch.cat(done)), counted.images / (share.stop - share.start)
     seconds = processes.agreed(time.perf_counter() - begun)
-    if args.keep and processes.first:
-        asked = np.full(args.n, -1) if y is None else y.numpy()
+    if request.keep and processes.first:
+        labels = np.full(n, -1) if y is None else y.numpy()
         with atomic(file) as temporary:
             array = images.permute(0, 2, 3, 1).numpy()
-            np.savez_compressed(temporary, images=array, labels=asked, cost=[seconds, evaluations])
+            np.savez_compressed(temporary, images=array, labels=labels, cost=[seconds, evaluations])
     return images, y, seconds, evaluations
 
 
-def bits(run: Opened, args: Namespace, split: str) -> Tensor:
-    """Bits a dimension of the first 256 images of a split by the variational bound: (N,)."""
-    images, y = (v[:256] for v in run.data.arrays(split))
-    learned = run.model.denoiser.learn_variance
-    asked = Namespace(
-        method="vlb", steps=STEPS, variance="learned" if learned else "large", seed=args.seed, unconditional=False,
-        batch_size=args.batch_size,
-    )  # fmt: skip
-    return nll.measure(asked, run.model, images, y)["vlb"].sum(0)
+def bits(run: Run, request: Request) -> dict[str, Tensor]:
+    """Bits per dimension of the first images of each split by the variational bound, (N,) each."""
+    how = nll.Request(run.path, "vlb", steps=request.bound, seed=request.seed, batch_size=request.batch_size)
+    found = {}
+    for split in ("test", "train"):
+        images, y = (v[:BITS] for v in run.data.arrays(split))
+        found[split] = nll.measure(how, run.pipeline, images, y).vlb.sum(0)
+    return found

@@ -2,22 +2,26 @@
 
 import hashlib
 import json
-from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 from diffusion import pictures
-from diffusion.judging.measure import Opened
+from diffusion.generation.choices import Choices
 from diffusion.support.console import interval, number, rows_of, shown
 from diffusion.support.files import atomic
 
-AXES = ("sampler", "steps", "scale", "w", "guidance")  # other words are arguments of the sampler or of the guidance
 COLUMNS = ("sampler", "steps", "scale", "w")
-DEFAULT = "frechet,consistency"
+NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float}  # other values stay text
 EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
 
-def parse(text: str) -> list[dict]:
-    """ "sampler=DDIM,UniPC steps=5,10" as settings, every value with every other; after a `;` further such words.
+def parse(text: str) -> list[dict[str, Any]]:
+    """The settings of a text such as "sampler=DDIM,UniPC steps=5,10; sampler=DDPM steps=50".
+
+    Every value is combined with every other one; parts after a `;` are further settings.
 
     Raises:
         ValueError: a word without `=`, or a number that is none.
@@ -28,15 +32,23 @@ def parse(text: str) -> list[dict]:
     for word in text.split():
         key, equals, values = word.partition("=")
         if not equals or not key or not values.strip(","):
-            raise ValueError(f"--sweep: wanted words like steps=5,10, got {word!r}; {EXAMPLE}")
-        kind = {"steps": int, "scale": float, "w": float}.get(key, str)
+            raise ValueError(f"sweep: wanted words like steps=5,10, got {word!r}; {EXAMPLE}")
+        kind = NUMBERS.get(key, str)
         try:
             axes[key] = [kind(v) for v in values.split(",") if v]
         except ValueError as error:
-            raise ValueError(f"--sweep: {key} wants numbers, got {values!r}") from error
+            raise ValueError(f"sweep: {key} wants numbers, got {values!r}") from error
     if not axes:
-        raise ValueError(f"--sweep: nothing to compare; {EXAMPLE}")
+        raise ValueError(f"sweep: nothing to compare; {EXAMPLE}")
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def changed(choices: Choices, setting: Mapping[str, Any]) -> Choices:
+    """Choices with those of a setting; its other keys are arguments of the sampler or of the guidance."""
+    names = {f.name for f in fields(Choices)} - {"arguments"}
+    own = {key: value for key, value in setting.items() if key in names}
+    more = {key: value for key, value in setting.items() if key not in names}
+    return replace(choices, **own, arguments={**choices.arguments, **more})
 
 
 def pareto(points: list[tuple[float, float]]) -> list[bool]:
@@ -56,40 +68,53 @@ def recommend(records: list[dict]) -> tuple[int, int]:
     return min(good, key=lambda k: (records[k]["evaluations"], sign * figures[k]["value"])), best
 
 
-def report(run: Opened, records: list[dict], args: Namespace) -> None:
-    """The table, the plots, and the recommendation in words."""
-    scales, others = ({f(r) for r in records} for f in (lambda r: r["setting"]["scale"], lambda r: label(r)[:2]))
-    if len(scales) > 1:
+def in_order(records: list[dict]) -> list[dict]:
+    """The records by sampler, steps and scale if scales differ, else by cost; each says whether no other beats it."""
+    if several_scales(records):
         records = sorted(records, key=lambda r: (label(r)[0], r["setting"]["steps"] or 0, r["setting"]["scale"]))
     else:
         records = sorted(records, key=lambda r: (r["evaluations"], r["figures"][0]["value"]))
     sign = 1 if records[0]["figures"][0]["better"] == "low" else -1
     best = pareto([(r["evaluations"], sign * r["figures"][0]["value"]) for r in records])
-    for record, front in zip(records, best, strict=True):
-        record["pareto"] = front
-    lines = table(records)
-    chosen, top = recommend(records)
-    print(f"\n{shown(run.path)}, {args.n:,} samples a row on {records[0]['machine']}\n{lines}")
-    said = words(records[chosen], records[top])
-    print(f"\n{said}")
+    return [record | {"pareto": front} for record, front in zip(records, best, strict=True)]
+
+
+def several_scales(records: list[dict]) -> bool:
+    """Whether guidance scales are compared."""
+    return len({r["setting"]["scale"] for r in records}) > 1
+
+
+def report(run: Path, records: list[dict]) -> tuple[str, str]:
+    """The table of records in order, and the recommendation, in words.
+
+    Args:
+        run: the checkpoint that they are of.
+    """
+    chosen, best = recommend(records)
+    said = words(records[chosen], records[best])
+    n, machine = records[0]["setting"]["n"], records[0]["machine"]
+    return f"\n{shown(run)}, {n:,} samples per row on {machine}\n{table(records)}\n\n{said}", said
+
+
+def write(folder: Path, records: list[dict], recommended: str) -> tuple[list[Path], str]:
+    """Write records in order and their plots below a folder: the files, and why there are no plots, or nothing."""
     name = hashlib.sha256(json.dumps([r["file"] for r in records]).encode()).hexdigest()[:8]
-    place = run.folder / f"sweep-{name}.json"
+    place = folder / f"sweep-{name}.json"
     with atomic(place) as temporary:
-        temporary.write_text(json.dumps({"recommended": said, "records": records}, indent=1) + "\n")
-    print(f"written: {shown(place)}")
-    plots = {"": pictures.scale_plot} if len(scales) > 1 else {"": pictures.quality_plot}
-    if len(scales) > 1 and len({steps for _, steps in others}) > 1:
+        temporary.write_text(json.dumps({"recommended": recommended, "records": records}, indent=1) + "\n")
+    files = [place]
+    plots = {"": pictures.scale_plot} if several_scales(records) else {"": pictures.quality_plot}
+    if several_scales(records) and len({label(r)[1] for r in records}) > 1:
         plots["-cost"] = pictures.quality_plot
     for suffix, plot in plots.items():
         try:
             figure = plot(records)
         except ModuleNotFoundError as error:
-            print(f"no plot: {error}")
-            break
-        file = place.with_name(f"{place.stem}{suffix}.png")
-        with atomic(file) as temporary:
+            return files, f"no plot: {error}"
+        files.append(place.with_name(f"{place.stem}{suffix}.png"))
+        with atomic(files[-1]) as temporary:
             figure.savefig(temporary, dpi=130)
-        print(f"written: {shown(file)}")
+    return files, ""
 
 
 def label(record: dict) -> tuple[str, str, str]:
@@ -100,7 +125,7 @@ def label(record: dict) -> tuple[str, str, str]:
 
 
 def table(records: list[dict]) -> str:
-    """A row a setting; an asterisk at those that no other beats."""
+    """One row per setting; an asterisk marks those that no other beats."""
     names = [f["metric"] for f in records[0]["figures"]]
     rows = [("sampler", "steps", "scale", "evals", "s", *names, "")]
     for r in records:
@@ -116,21 +141,23 @@ def table(records: list[dict]) -> str:
 def words(chosen: dict, best: dict) -> str:
     """The recommendation, and what it costs against the best one measured."""
 
-    def told(record: dict) -> str:
-        sampler, steps, scale = label(record)
-        figure = record["figures"][0]
-        return (
-            f"{sampler} with {steps} steps and scale {scale} ({record['evaluations']:g} network evaluations, "
-            f"{figure['metric']} {figure['value']:.4g}, {figure['low']:.4g} .. {figure['high']:.4g})"
-        )
-
     sampler, steps, scale = label(chosen)
     more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in COLUMNS)
     options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
-    text = f"recommended for this checkpoint: {told(chosen)}: {options}"
+    text = f"recommended for this checkpoint: {in_words(chosen)}: {options}"
     if chosen is best:
         return f"{text}; it is the best measured, and no cheaper one lies within its interval"
     return (
-        f"{text}; the cheapest within the interval of the best measured, {told(best)}, at "
+        f"{text}; the cheapest within the interval of the best measured, {in_words(best)}, at "
         f"{best['evaluations'] / chosen['evaluations']:.1f} times the cost"
+    )
+
+
+def in_words(record: dict) -> str:
+    """Sampler, steps, scale, cost and figure of a record."""
+    sampler, steps, scale = label(record)
+    figure = record["figures"][0]
+    return (
+        f"{sampler} with {steps} steps and scale {scale} ({record['evaluations']:g} network evaluations, "
+        f"{figure['metric']} {figure['value']:.4g}, {figure['low']:.4g} .. {figure['high']:.4g})"
     )

@@ -120,11 +120,11 @@ class Metric(ABC):
             each = [self.scores(part, reference.train) for part in parts]
             matched = {k: sum(s[k].value for s in each) / len(each) for k in found}
         return [
-            Figure(k, s.value, *interval(s), floors[k].value, matched[k], m, self.better[k]) for k, s in found.items()
+            Figure(k, s.value, *bootstrap(s), floors[k].value, matched[k], m, self.better[k]) for k, s in found.items()
         ]
 
 
-def interval(score: Score, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap(score: Score, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """A bootstrap interval: the value, moved as the mean of its terms moves when they are drawn anew with repeats.
 
     For a mean this is the percentile bootstrap, within each stratum. For other statistics the terms are influence

@@ -1,6 +1,7 @@
 """Extractors: a network that turns images into features and logits, and which images it is for."""
 
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from diffusion.metrics.base import Features
 from diffusion.support.processes import Processes
+from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.specs import build
 
 
 class Extractor(NamedTuple):
@@ -62,6 +65,29 @@ class Extractor(NamedTuple):
             tell(len(part))
         features, logits = (processes.gather(torch.cat(v)) for v in zip(*found, strict=True))
         return Features(pixels, features, logits, to_labels(labels))
+
+
+def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Extractor:
+    """The network of a trained `Classifier`, frozen, for the images and classes that it was trained on.
+
+    Args:
+        path: run directory, experiment folder, or checkpoint file.
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: not a sound checkpoint of a classifier.
+    """
+    file = find_checkpoint(path)
+    checkpoint = read_checkpoint(file)
+    parts = checkpoint["hyper_parameters"]
+    if "degrees" not in parts or "schedule" in parts:  # a denoiser, or a classifier of noisy images
+        raise ValueError(f"{file}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
+    net = build(parts["net"])
+    state = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: the weights do not fit the network that the file describes: {error}") from error
+    return Extractor.of(net.to(device), type(net).__name__, parts["shape"], parts["class_names"])
 
 
 def to_labels(y: Tensor | None) -> Tensor | None:

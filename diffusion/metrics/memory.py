@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion.metrics.base import Features, Figure, Metric, Reference, Score, interval
+from diffusion.metrics.base import Features, Figure, Metric, Reference, Score, bootstrap
 from diffusion.metrics.distances import nearest
 
 NEAR = 0.05  # share of test images that count as near a training image
@@ -42,7 +42,7 @@ class Memory(Metric):
                 (f"nearest_{what}", Score.mean(score.terms / unit, score.strata), 1.0),
                 (f"near_{what}", Score.mean(score.terms < limit, score.strata), NEAR),
             ):
-                found.append(Figure(name, score_.value, *interval(score_), floor, score_.value, m, self.better[name]))
+                found.append(Figure(name, score_.value, *bootstrap(score_), floor, score_.value, m, self.better[name]))
             shares.append(found[-1].low if n > 1 else 0.0)
         if min(shares) > LIMIT:
             said = (

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion.data import ImageData
+from diffusion.judging.judge import folder, open_evaluator, open_extractor
 from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
 from diffusion.support.console import board, clock, in_notebook, shown, tool
@@ -39,6 +41,7 @@ from diffusion.training.callbacks import (
 )
 from diffusion.training.callbacks.progress import Live
 from diffusion.training.callbacks.signals import Stopped
+from diffusion.training.classifier_of import train_classifier
 from diffusion.training.resume import clear, differences, hparams_of, place, restored
 from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
 
@@ -276,8 +279,6 @@ def fit(argv: list[str], final: bool = True, started: float | None = None) -> tu
 
 def prepare(cli: DiffusionCLI) -> None:
     """What the evaluation callback judges with, if it is on; its classifier is trained first where there is none."""
-    from diffusion.judging.judge import folder, open_evaluator, open_extractor  # which train by `fit`
-
     evaluation = next((c for c in cli.trainer.callbacks if isinstance(c, Evaluation)), None)
     if evaluation and evaluation.every_n_epochs and evaluation.features == "auto" and cli.trainer.world_size > 1:
         if not runs.versions(folder(cli.datamodule)):
@@ -288,7 +289,8 @@ def prepare(cli: DiffusionCLI) -> None:
             )
     if evaluation and evaluation.every_n_epochs and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
         cli.datamodule.prepare_data()
-        extractor = open_extractor(cli.datamodule, evaluation.features, cli.trainer.strategy.root_device)
+        where = cli.trainer.strategy.root_device
+        extractor = open_extractor(cli.datamodule, evaluation.features, where, train=partial(train_classifier, fit=fit))
         evaluation.evaluator = open_evaluator(cli.datamodule, extractor)
 
 

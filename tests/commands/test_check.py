@@ -4,8 +4,12 @@ import re
 import sys
 
 import pytest
+import torch
 
+import diffusion
 from diffusion.cli import main
+from diffusion.noise import VP
+from diffusion.samplers import DDIM
 
 MINE = """
 from diffusion.noise import Flow
@@ -91,3 +95,19 @@ def test_the_page(mine, capsys):
     assert table["DDIM(eta=1.0)", "0.98 .. 0.98"][0] == "0.0 / 0.0 / 0.0"
     assert "- Wrong on VE: order" in page
     capsys.readouterr()
+
+
+def test_python_and_the_command_report_the_same(capsys):
+    assert main(["check", "--sampler", "DDIM", "--schedule", "VP"]) == 0
+    said = capsys.readouterr().out
+    report = diffusion.check("DDIM", [VP])
+    assert f"{report}\n" == said and report.failures == []
+    assert [(r.sampler, r.schedule) for r in report.results] == [("DDIM", "VP"), ("DDIM(eta=1.0)", "VP")]
+
+
+def test_measuring_leaves_the_random_state_alone():
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    diffusion.check(DDIM, VP)
+    assert torch.equal(torch.rand(4), wanted)

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion import Denoiser, Pipeline
+import diffusion
 from diffusion.cli import main
-from diffusion.commands.describe import cost, parts
 from diffusion.nets import BlockUNet, DiT, UNet
-from diffusion.noise import Linear
+from diffusion.nets.describe import Description, describe, parts, work
 
 
 class Two(nn.Module):
@@ -22,13 +21,13 @@ class Two(nn.Module):
         return self.gain * self.conv(x)[:, :2].exp()
 
 
-def test_counts_by_hand():
-    model = Pipeline(Denoiser(Two(), Linear()), shape=(2, 8, 6))
-    flops, kept = cost(model.denoiser.net, model)
+def test_flops_and_memory_are_those_counted_by_hand():
+    net = Two()
+    flops, kept = work(net, (2, 8, 6))
     assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two
     # Kept for the backward pass: the convolution's input (2 channels) and the exponential (2); the gain is a weight.
     assert kept == 4 * (2 + 2) * 8 * 6
-    assert list(parts(model.denoiser.net, flops)) == [
+    assert list(parts(net, flops)) == [
         ("conv", "Conv2d", 4 * 18 + 4, flops[""]),
         ("(own)", "Parameter", 1, 0),
     ]
@@ -40,17 +39,16 @@ def test_counts_by_hand():
     lambda: DiT(1, 2, 16, 2, 2, context_dim=5),
 ])  # fmt: skip
 def test_the_parts_are_the_whole(net):
-    model = Pipeline(Denoiser(net(), Linear()), shape=(1, 8, 8))
-    flops, kept = cost(model.denoiser.net, model)
-    rows = list(parts(model.denoiser.net, flops))
-    assert sum(r[2] for r in rows) == sum(p.numel() for p in model.denoiser.parameters())
+    net = net().eval()
+    flops, kept = work(net, (1, 8, 8))
+    rows = list(parts(net, flops))
+    assert sum(r[2] for r in rows) == sum(p.numel() for p in net.parameters()) and not net.training
     assert sum(r[3] for r in rows) == flops[""] > 0 and kept > 8 * 8 * 4
 
 
 def test_dit_s_published_flops():
     """DiT-S/2 on 4x32x32: 6.06 G multiply-adds. Source: Peebles and Xie 2023, arXiv:2212.09748, tab. 1 and 4."""
-    model = Pipeline(Denoiser(DiT(4, 2, 384, 12, 6, num_classes=1000), Linear()), shape=(4, 32, 32))
-    assert cost(model.denoiser.net, model)[0][""] / 2e9 == pytest.approx(6.06, abs=0.006)
+    assert work(DiT(4, 2, 384, 12, 6, num_classes=1000), (4, 32, 32)).flops[""] / 2e9 == pytest.approx(6.06, abs=0.006)
 
 
 def test_a_configuration_and_a_run(tiny, capsys):
@@ -62,6 +60,19 @@ def test_a_configuration_and_a_run(tiny, capsys):
     assert configured[0].startswith("AttentionUNet on 1x8x8, 10 classes: ") and "GFLOPs an image" in configured[0]
     assert run[:-1] == configured[-len(run) : -1]
     assert configured[-1].startswith(run[-1]) and configured[-1].endswith("at batch 64")
+
+
+def test_a_self_conditioned_network_with_a_hint_is_given_all_its_channels():
+    net = UNet(1, 8, (1, 2), 1, self_condition=True, image_channels=2)
+    found = describe(net, (1, 8, 8), hint="Masked")
+    assert isinstance(found, Description) and found.flops > work(UNet(1, 8, (1, 2), 1), (1, 8, 8)).flops[""]
+    assert str(found).startswith(f"UNet on 1x8x8, Masked: {found.parameters:,} parameters, ")
+
+
+def test_python_and_the_command_describe_the_same(capsys):
+    found = diffusion.describe("configs/digits.yaml", {"model.net.widths": [8, 16], "model.net.attention": 1})
+    assert main(["describe", "--model.net.widths=[8,16]", "configs/digits.yaml", "--model.net.attention", "1"]) == 0
+    assert capsys.readouterr().out == f"{found}\n" and found.batch_size == 64
 
 
 def test_ddpm_s_network(capsys):
@@ -85,6 +96,9 @@ def test_later_configurations_change_earlier_ones(capsys):
 @pytest.mark.parametrize("words, said", [
     (["nowhere"], "nowhere: no such checkpoint file or run directory"),
     (["nowhere.yaml"], "nowhere.yaml"),
+    ([], "a configuration file or a run is missing"),
+    (["nowhere", "--model.net.depth", "2"], "model.net.depth: a run is described as it is"),
+    (["configs/digits.yaml", "--model.net.depth"], "--model.net.depth needs a value"),
     (["configs/digits.yaml", "--model.net.widthz", "3"], "did you mean 'widths'"),
 ])  # fmt: skip
 def test_it_refuses(words, said, capsys):

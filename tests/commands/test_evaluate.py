@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+import diffusion
 from diffusion.cli import main
-from diffusion.commands.evaluate import winner
+from diffusion.data import Digits
+from diffusion.generation.choices import Choices
 from diffusion.judging import sweep
-from diffusion.training.systems import Classifier
+from diffusion.judging.evaluate import answer
+from diffusion.judging.judge import open_extractor
+from diffusion.judging.request import Request
+from diffusion.judging.table import winner
+from diffusion.metrics.bits import Bits
+from diffusion.metrics.extractor import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +42,15 @@ def evaluate(*words):
     assert main(["evaluate", *map(str, words)]) == 0
 
 
+def evaluate_request(request):
+    return answer(request, train=None)
+
+
 def test_the_classifier_is_where_it_is_looked_for(cache):
     run = cache / "features" / "digits" / "version_0"
     assert (run / "checkpoints" / "last.ckpt").is_file() and (run / "config.yaml").is_file()
-    model = Classifier.load(run)
-    assert model.extractor().class_names == tuple("0123456789") and model.extractor().shape == (1, 8, 8)
+    extractor = load_classifier(run)
+    assert extractor.class_names == tuple("0123456789") and extractor.shape == (1, 8, 8)
 
 
 def test_every_figure_carries_what_it_depends_on(run, cache, capsys):
@@ -129,13 +140,66 @@ def test_runs_are_compared(run, tmp_path, capsys):
     assert winner([one | {"better": "high"}, other | {"better": "high"}]) == 2
 
 
-def test_bits(run, capsys):
-    """Of 4 steps in place of 1000, which is a bound all the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.judging.measure.STEPS", 4)
-        evaluate(run, "--n", 10, "--steps", 2, "--metrics", "nll")
-    found = json.loads(next((run / "evaluation").glob("*.json")).read_text())["figures"]
-    assert [f["metric"] for f in found] == ["nll"] and found[0]["value"] > 1 and found[0]["m"] == 256
+def test_bits_are_those_of_the_bound(run):
+    """With 4 steps in place of 1000, which is a bound all the same; and they are not parked in the metric."""
+    table = evaluate_request(Request.of(run, n=10, steps=2, metrics="nll", bound=4))
+    (figure,) = table.figures
+    assert figure["metric"] == "nll" and figure["m"] == 256
+    bits = {split: nll(run, split, 4) for split in ("test", "train")}
+    assert figure["value"] == pytest.approx(float(bits["test"].mean()), rel=1e-12)
+    assert figure["floor"] == pytest.approx(float(bits["train"].mean()), rel=1e-12)
+    assert Bits().bits is None and "needs a model" in Bits().missing(None, None)
+
+
+def nll(run, split, steps):
+    """Bits of the first 256 images, by the library's function."""
+    report = diffusion.nll(run, method="vlb", split=split, n=256, steps=steps, seed=1, batch_size=500)
+    return report.bits.totals["vlb"]
+
+
+def test_python_and_the_command_have_the_same_table(run, capsys):
+    evaluate(run, "--n", 40, "--steps", 2, "--metrics", "frechet,consistency", "--eta", 0.5)
+    said = capsys.readouterr().out
+    table = diffusion.evaluate(run, 40, steps=2, metrics=["frechet", "consistency"], eta=0.5)
+    assert str(table) in said and capsys.readouterr().out == ""
+    assert [f["metric"] for f in table.figures] == ["frechet", "consistency"] and len(table) == 1
+    (record,) = table
+    assert table[0] is record and record["setting"]["sampler_args"]["eta"] == 0.5
+    assert json.loads(table.files[0].read_text())["figures"] == record["figures"]
+    assert table.notes[0].startswith("judge: DigitsNet ") and table.notes[0] in said
+
+
+def test_sweeps_of_mappings_are_those_of_words(run):
+    few = {"n": 20, "metrics": "frechet"}
+    words = diffusion.evaluate(run, sweep="steps=2,3 scale=1", **few)
+    mappings = diffusion.evaluate(run, sweep=[{"steps": 2, "scale": 1.0}, {"steps": 3, "scale": 1.0}], **few)
+    assert words.records == mappings.records and "recommended for this checkpoint" in str(words)
+
+
+def test_settings_of_a_sweep_change_choices_by_name():
+    base = Choices(sampler="DDIM", steps=5, arguments={"eta": "1"})
+    setting = {"steps": 2, "classifier": "run", "threshold": "3"}
+    wanted = Choices(sampler="DDIM", steps=2, classifier="run", arguments={"eta": "1", "threshold": "3"})
+    assert sweep.changed(base, setting) == wanted and base.steps == 5
+
+
+@pytest.mark.parametrize("words, said", [
+    ({"n": 1}, "n must be at least 2"),
+    ({"batch_size": 0}, "batch_size 1, got 5000 and 0"),
+    ({"metrics": "frechett"}, "did you mean 'frechet'"),
+    ({"sweep": "steps"}, "wanted words like steps=5,10"),
+    ({"sweep": "steps=x"}, "steps wants numbers"),
+])  # fmt: skip
+def test_requests_out_of_range_are_refused_before_anything_is_opened(words, said):
+    with pytest.raises(ValueError, match=said):
+        Request.of("nowhere", **words)
+
+
+def test_several_runs_of_one_model_are_measured_alike(run, tmp_path):
+    shutil.copytree(run, tmp_path / "digits" / "version_1")
+    table = diffusion.evaluate([run, tmp_path / "digits" / "version_1"], 20, steps=2, metrics="frechet")
+    one, other = table
+    assert one["figures"] == other["figures"] and one["file"] != other["file"]
 
 
 def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
@@ -152,7 +216,7 @@ def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
     assert "fetch it once" in said(run, "--features", "Inception")
     assert "not a classifier" in said(run, "--features", run)
     assert "a classifier, not a diffusion model" in said(cache / "features" / "digits")
-    assert "--n must be at least 2" in said(run, "--n", 1)
+    assert "n must be at least 2" in said(run, "--n", 1)
     other = tmp_path / "other"
     shutil.copytree(cache / "features" / "digits" / "version_0", other)
     file = other / "checkpoints" / "last.ckpt"
@@ -173,11 +237,21 @@ def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):
         raise ValueError("enough")
 
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("diffusion.training.run.fit", fit)
+    monkeypatch.setattr("diffusion.commands.evaluate.fit", fit)
     assert main(["evaluate", str(run), "--n", "10"]) == 2
     assert "training one" in capsys.readouterr().out
     assert asked["argv"][1].endswith("features_digits.yaml")
     assert json.loads(asked["argv"][3])["init_args"]["limit"] == 0
+
+
+def test_a_missing_classifier_is_an_error_that_names_the_command(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="train it with: diffusion fit -c .*features_digits.yaml"):
+        open_extractor(Digits())
+    trained = []
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):  # this one trains nothing
+        open_extractor(Digits(), train=trained.append)
+    assert [type(data) for data in trained] == [Digits]
 
 
 def test_the_system_is_chosen_by_the_configuration(tmp_path, capsys):

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+import diffusion
 from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.data import Digits
@@ -20,7 +21,7 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
     assert main(["nll", str(tiny), *options]) == 0
     text = capsys.readouterr().out
     found = json.loads(out.read_text())
-    model = Pipeline.load(str(tiny))
+    model = Pipeline.load(tiny)
     model.denoiser.requires_grad_(False)
     images, y = (v[:7] for v in Digits(limit=320).arrays("test"))
     x0, schedule = images.float() / 127.5 - 1, model.denoiser.schedule
@@ -40,6 +41,18 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
     rows = re.findall(r"^    L_.*?\s([\d.]+)$", text, re.M)
     assert len(rows) >= 5 and sum(map(float, rows)) == pytest.approx(mean, abs=1e-3)
     assert "7 images of the test split, 64 dimensions, given the labels" in text
+
+
+def test_python_and_the_command_report_the_same(tiny, capsys):
+    words = ["--n", "5", "--steps", "6", "--method", "vlb", "--split", "train", "--data.limit", "40"]
+    assert main(["nll", str(tiny), *words]) == 0
+    said = re.sub(r"\d+ s on", "s on", capsys.readouterr().out)
+    report = diffusion.nll(tiny, n=5, steps=6, method="vlb", split="train", data={"limit": 40})
+    assert re.sub(r"\d+ s on", "s on", f"{report}\n") == said
+    (figure,) = report.figures
+    assert figure["method"] == "vlb" and figure["n"] == 5 and report.bits.ode is None
+    assert figure["value"] == pytest.approx(float(report.bits.vlb.sum(0).mean())) and report.bits.vlb.shape == (7, 5)
+    assert report.request.variance == "large"  # the network has no learned one
 
 
 def test_without_labels_it_is_another_question(tiny, capsys):

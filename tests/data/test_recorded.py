@@ -75,3 +75,12 @@ def test_every_data_set_has_typed_arguments():
     for kind in kinds:
         found = [p.annotation for p in constructor(kind).values()]
         assert not any(a is inspect.Parameter.empty or isinstance(a, str) for a in found)
+
+
+def test_text_is_read_as_the_type_of_its_argument(run):
+    data = open_data(run, limit="10", labels="true", root="12", batch_size=32)
+    assert (data.limit, data.labels, data.root, data.batch_size) == (10, True, "12", 32)
+    with pytest.raises(ValueError, match="data.limit: wanted int, got 'ten'"):
+        open_data(run, limit="ten")
+    with pytest.raises(ValueError, match="data.labels: wanted bool, got '1'"):
+        open_data(run, labels="1")

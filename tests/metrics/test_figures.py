@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion.metrics.base import Features, Metric, Reference, Score, interval, known, metric, mixed
+from diffusion.metrics.base import Features, Metric, Reference, Score, bootstrap, known, metric, mixed
 from diffusion.metrics.classes import Consistency, Diversity, InceptionScore
 from diffusion.metrics.distances import nearest, radii
 from diffusion.metrics.frechet import Frechet, Gaussian, frechet_distance, influence
@@ -47,7 +47,7 @@ def test_frechet_of_gaussians_is_its_closed_form():
     exact = (torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))) @ x.T).T  # of mean 0 and variance 1, to the digit
     real, fake = features(exact), features(normal(50_000, 3, seed=1) * scale + shift)
     score = Frechet().scores(fake, real)["frechet"]
-    low, high = interval(score)
+    low, high = bootstrap(score)
     assert score.value == pytest.approx(5 + 0 + 1 + 0.25, rel=0.01) and low < 6.25 < high and high - low < 0.3
 
 
@@ -78,10 +78,10 @@ def test_intervals_of_the_frechet_distance_hold_its_mean():
     real = draw(10**6)
     scores = [Frechet().scores(draw(s), real)["frechet"] for s in range(60)]
     between = torch.tensor([s.value for s in scores]).std()
-    half = torch.tensor([(lambda e: e[1] - e[0])(interval(s)) / (2 * 1.96) for s in scores[:10]]).mean()
+    half = torch.tensor([(lambda e: e[1] - e[0])(bootstrap(s)) / (2 * 1.96) for s in scores[:10]]).mean()
     assert 0.7 < float(half / between) < 1.4
-    blind = interval(scores[0]._replace(strata=None))
-    assert blind[1] - blind[0] > 1.5 * (interval(scores[0])[1] - interval(scores[0])[0])
+    blind = bootstrap(scores[0]._replace(strata=None))
+    assert blind[1] - blind[0] > 1.5 * (bootstrap(scores[0])[1] - bootstrap(scores[0])[0])
 
 
 def test_kid_is_zero_in_the_mean_where_nothing_differs():
@@ -176,7 +176,7 @@ def test_consistency_and_its_interval():
     logits = torch.eye(2)[torch.where(torch.arange(1000) % 10 == 3, 1 - y, y)]
     score = Consistency().scores(features(torch.zeros(1000, 1), y, logits), None)["consistency"]
     assert score.value == 0.9
-    low, high = interval(score._replace(strata=None))
+    low, high = bootstrap(score._replace(strata=None))
     assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.09 / 1000), rel=0.1)
 
 

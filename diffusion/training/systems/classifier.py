@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.metrics.extractor import Extractor, to_labels
+from diffusion.metrics.extractor import to_labels
 from diffusion.metrics.features import FeatureNet, jitter
 from diffusion.noise.draws import seed_streams
-from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due, one_cycle, rebuilt
+from diffusion.training.systems.base import due, one_cycle
 
 
 class Classifier(pl.LightningModule):
@@ -73,21 +71,3 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         return one_cycle(self, self.lr, self.weight_decay)
-
-    @classmethod
-    def load(cls, path: str, device: torch.device | str = "cpu") -> "Classifier":
-        """The classifier of a checkpoint file or run directory.
-
-        Raises:
-            FileNotFoundError: no checkpoint there.
-            ValueError: not a sound checkpoint of a classifier.
-        """
-        path = find_checkpoint(path)
-        checkpoint = read_checkpoint(path)
-        if "degrees" not in checkpoint["hyper_parameters"] or "schedule" in checkpoint["hyper_parameters"]:
-            raise ValueError(f"{path}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
-        return rebuilt(cls, path, checkpoint["hyper_parameters"], checkpoint["state_dict"]).to(device)
-
-    def extractor(self) -> Extractor:
-        """Its network, frozen, for the images and classes that it was trained on."""
-        return Extractor.of(self.net, type(self.net).__name__, self.shape, self.class_names)

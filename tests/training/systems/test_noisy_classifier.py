@@ -9,6 +9,7 @@ from diffusion import Pipeline
 from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser.targets import V
 from diffusion.guidance import AutoGuidance, ClassifierGuidance, Interval
+from diffusion.metrics.extractor import load_classifier
 from diffusion.nets import UNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP
@@ -127,7 +128,7 @@ def test_each_file_is_opened_as_what_it_is(files):
     for load, name, words in (
         (NoisyClassifier.load, "clean", "not a classifier of noisy images"),
         (NoisyClassifier.load, "labelled", "not a classifier of noisy images"),
-        (Classifier.load, "classifier", "not a classifier"),
+        (load_classifier, "classifier", "not a classifier"),
         (Diffusion.load, "classifier", "sample RUN --classifier"),
         (Diffusion.load, "clean", "evaluate --features"),
     ):

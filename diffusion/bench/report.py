@@ -1,0 +1,125 @@
+"""`diffusion.check`: samplers and schedules against answers in closed form, as tables with a verdict."""
+
+import inspect
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from diffusion.bench.samplers import Result, check_sampler, settings
+from diffusion.bench.schedules import Facts, check_schedule
+from diffusion.bench.tables import document, every_row, schedule_table, section
+from diffusion.noise.schedule import Schedule
+from diffusion.samplers.base import Sampler
+from diffusion.support.files import atomic
+from diffusion.support.specs import concrete, gather, named
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What was measured; `print(report)` shows the tables and the verdict of `diffusion check`.
+
+    Attributes:
+        facts: of every schedule.
+        results: of every sampler in every setting, on every schedule that is sound.
+        seconds: time that it took.
+    """
+
+    facts: tuple[Facts, ...]
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def failures(self) -> list[Facts | Result]:
+        """The rows with a problem."""
+        return [row for row in (*self.facts, *self.results) if row.problem]
+
+    def __str__(self) -> str:
+        bad = len(self.failures)
+        verdict = f"{bad} FAIL" if bad else "all as they should be"
+        lines = [section("Schedules", schedule_table(self.facts)), section("Samplers", every_row(self.results))]
+        if any(fact.problem for fact in self.facts):
+            lines.append("samplers are not walked on a schedule that fails")
+        return "\n".join([*lines, f"{len(self.facts)} schedules, {len(self.results)} walks: {verdict}"])
+
+    __repr__ = __str__
+
+    def save(self, file: Path, command: str) -> None:
+        """Write the page of all tables as Markdown, with the command that makes it."""
+        machine = f"{os.cpu_count()} CPU cores, Python {platform.python_version().rpartition('.')[0]}"
+        machine += f", torch {'.'.join(torch.__version__.split('.')[:2])}, {self.seconds:.0f} s"
+        with atomic(file) as temporary:
+            temporary.write_text(document(list(self.facts), list(self.results), command, machine))
+
+
+def check(
+    sampler: str | type[Sampler] | Sequence[str | type[Sampler]] | None = None,
+    schedule: str | type[Schedule] | Sequence[str | type[Schedule]] | None = None,
+) -> Report:
+    """Measure samplers and schedules against answers in closed form: what `diffusion check` prints.
+
+    Args:
+        sampler: short names, import paths or classes, one or several, each made without arguments; all of this package
+            by default.
+        schedule: the same for schedules.
+    Raises:
+        ValueError: there is no such class, or it requires arguments.
+    """
+    samplers = classes(sampler, Sampler, "diffusion.samplers")
+    kinds = classes(schedule, Schedule, "diffusion.noise")
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a schedule that leaves some signal says so; here its figure stands in a table
+        schedules = [kind() for kind in kinds]
+    facts, results = measure(samplers, schedules)
+    return Report(tuple(facts), tuple(results), time.perf_counter() - started)
+
+
+def classes(names: str | type | Sequence[str | type] | None, base: type, package: str) -> list[type]:
+    """The classes that are asked for, or all of a package.
+
+    Raises:
+        ValueError: one is not there, or cannot be made without arguments.
+    """
+    if names is None:
+        gather(package)
+        kinds = sorted(concrete(base, package), key=lambda k: k.__name__)
+    else:
+        names = [names] if isinstance(names, (str, type)) else names
+        kinds = [named(name, base, package) if isinstance(name, str) else name for name in names]
+    for kind in kinds:
+        if required := required_arguments(kind):
+            raise ValueError(
+                f"{kind.__module__}.{kind.__qualname__} requires {', '.join(required)}, and check makes it without "
+                "arguments; give them defaults, or check a subclass that sets them"
+            )
+    return kinds
+
+
+def required_arguments(kind: type) -> list[str]:
+    """The arguments of a class's constructor that have no default."""
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in various]
+
+
+def measure(samplers: list[type[Sampler]], schedules: list[Schedule]) -> tuple[list[Facts], list[Result]]:
+    """All schedules, and all samplers with their settings on those that are sound.
+
+    torch's global random state is seeded for classes that draw noise of their own, which their row then says, and
+    restored.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        facts = [check_schedule(schedule) for schedule in schedules]
+        sound = [schedule for schedule, fact in zip(schedules, facts, strict=True) if not fact.problem]
+        todo = [(kind, options, s) for kind in samplers for options in settings(kind) for s in sound]
+        every = 0.2 if sys.stderr.isatty() else 15  # seconds between two updates
+        return facts, [check_sampler(*one) for one in tqdm(todo, desc="walks", unit="walk", mininterval=every)]

@@ -1,0 +1,90 @@
+"""What is asked of an evaluation, in one frozen value: which runs, settings of sampling, samples and metrics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion.generation.choices import Choices
+from diffusion.judging import sweep
+from diffusion.metrics.base import Metric, metric
+
+METRICS = "frechet,kid,pr,dc,is,consistency,diversity,memory"
+SWEEP_METRICS = "frechet,consistency"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples of one or several runs, measured.
+
+    Attributes:
+        runs: run directories, experiment folders (their newest run), or checkpoint files.
+        n: samples per run and setting, >= 2.
+        metrics: names, with commas or as a sequence; None is METRICS, in a sweep SWEEP_METRICS.
+        sweep: settings to compare, see `sweep.parse`; None compares none.
+        choices: how samples are made; a setting of the sweep changes these.
+        seed: sample k is a function of (seed, k) and its condition alone.
+        weights: averaged or raw.
+        features: "auto" (the data set's own classifier), a Classifier's run or checkpoint, or "Inception:FILE".
+        keep: keep the samples beside the figures, as .npz.
+        again: measure again what was measured before.
+        batch_size: samples at a time, >= 1; it does not change them.
+        device, precision, compile: see `Pipeline.load`.
+        data: arguments of the runs' data set that differ here.
+        bound: steps of the variational bound that the metric nll is measured by; None is T, or 1000.
+    Raises:
+        ValueError: no runs, a number out of range, an unknown metric, or settings that cannot be read.
+    """
+
+    runs: tuple[str | Path, ...]
+    n: int = 5000
+    metrics: str | Sequence[str] | None = None
+    sweep: str | Sequence[Mapping[str, Any]] | None = None
+    choices: Choices = Choices()
+    seed: int = 1
+    weights: Literal["ema", "raw"] = "ema"
+    features: str = "auto"
+    keep: bool = False
+    again: bool = False
+    batch_size: int = 500
+    device: str = "auto"
+    precision: Literal["32", "bf16"] = "32"
+    compile: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    bound: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("a run is missing: give a run directory, an experiment folder, or a checkpoint file")
+        if self.n < 2 or self.batch_size < 1:
+            raise ValueError(f"n must be at least 2 and batch_size 1, got {self.n} and {self.batch_size}")
+        self.chosen_metrics()  # these two read what was given, and raise if it is wrong
+        self.settings()
+
+    @classmethod
+    def of(
+        cls, runs: str | Path | Sequence[str | Path], arguments: Mapping[str, Any] | None = None, **words: Any
+    ) -> "Request":
+        """A request by the flat names of its fields and those of `Choices`.
+
+        Args:
+            arguments: of the sampler and the guidance.
+        """
+        runs = (runs,) if isinstance(runs, (str, Path)) else tuple(runs)
+        chosen = {f.name: words.pop(f.name) for f in fields(Choices) if f.name in words}
+        return cls(runs, choices=Choices(**chosen, arguments=dict(arguments or {})), **words)
+
+    def chosen_metrics(self) -> list[Metric]:
+        """The metrics that are asked for, or the usual ones."""
+        names = self.metrics or (SWEEP_METRICS if self.sweep else METRICS)
+        return [metric(name.strip()) for name in (names.split(",") if isinstance(names, str) else names)]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The settings of the sweep, as they were given; one empty setting without a sweep."""
+        if self.sweep is None:
+            return [{}]
+        return sweep.parse(self.sweep) if isinstance(self.sweep, str) else [dict(setting) for setting in self.sweep]
+
+    def choices_of(self, setting: Mapping[str, Any]) -> Choices:
+        """How the samples of a setting are made."""
+        return sweep.changed(self.choices, setting)

@@ -1,0 +1,164 @@
+"""What a network costs: parameters and FLOPs of its parts for one image, and the memory that it takes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Part(NamedTuple):
+    """A part of a network: its name in it, its class, its parameters, its FLOPs for one image."""
+
+    name: str
+    kind: str
+    parameters: int
+    flops: int
+
+
+class Work(NamedTuple):
+    """What one image takes: FLOPs by module name ("" is the whole network), and bytes kept for the backward pass."""
+
+    flops: dict[str, int]
+    activations: int
+
+
+@dataclass(frozen=True, repr=False)
+class Description:
+    """A network in figures; `print(description)` shows the table of `diffusion describe`.
+
+    Attributes:
+        title: the network in words.
+        parameters: number of them.
+        flops: of one image; a multiply-add is two.
+        parts: which have all parameters together.
+        weights: bytes of the parameters.
+        activations: bytes kept for the backward pass, per image, in float32.
+        batch_size: images per training batch; 0 if unknown.
+    """
+
+    title: str
+    parameters: int
+    flops: int
+    parts: tuple[Part, ...]
+    weights: int
+    activations: int
+    batch_size: int = 0
+
+    @property
+    def training(self) -> int:
+        """Bytes that training takes without activations: weights, gradients, Adam's two averages, EMA."""
+        return 5 * self.weights
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.title}: {self.parameters:,} parameters, {self.flops / 1e9:.3f} GFLOPs an image",
+            f"  {'part':14}{'kind':22}{'parameters':>14}{'MFLOPs':>12}",
+            *(f"  {p.name:14}{p.kind:22}{p.parameters:14,}{p.flops / 1e6:12.2f}" for p in self.parts),
+        ]
+        total = self.training + self.batch_size * self.activations
+        batch = f"; {size(total)} at batch {self.batch_size}" if self.batch_size else ""
+        return "\n".join([
+            *lines,
+            f"memory in float32: weights {size(self.weights)}; training {size(self.training)} (weights, gradients, "
+            f"Adam's two averages, EMA) and {size(self.activations)} of activations an image{batch}",
+        ])  # fmt: skip
+
+    __repr__ = __str__
+
+
+def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: int = 0) -> Description:
+    """A network for images of a shape, in figures.
+
+    Args:
+        net: forward(x, clock, y=None, keep=None), see `docs/design.md`.
+        shape: (C, H, W) of an image.
+        hint: what it receives beside x, in words, for the title.
+        batch_size: images per training batch, for the memory that training takes.
+    """
+    flops, activations = work(net, shape)
+    classes, context = (getattr(net, name, 0) for name in ("num_classes", "context_dim"))
+    takes = (f"{classes} classes" if classes else "", f"{context} context features" if context else "", hint)
+    title = ", ".join([f"{type(net).__name__} on {'x'.join(map(str, shape))}", *filter(None, takes)])
+    weights = sum(p.numel() * p.element_size() for p in net.parameters())
+    total = sum(p.numel() for p in net.parameters())
+    return Description(title, total, flops[""], tuple(parts(net, flops)), weights, activations, batch_size)
+
+
+def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[Part]:
+    """Each child, and each item of a child that is a list."""
+    for name, child in net.named_children():
+        items = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
+        for key, part in items:
+            label = f"{name}.{key}".rstrip(".")
+            parameters = sum(p.numel() for p in part.parameters())
+            yield Part(label, type(part).__name__, parameters, flops_of(label, part, flops))
+    if own := sum(p.numel() for p in net.parameters(recurse=False)):
+        yield Part("(own)", "Parameter", own, 0)
+
+
+def flops_of(name: str, part: nn.Module, flops: dict[str, int]) -> int:
+    """FLOPs of a part; a list of modules is never called itself, so its items are summed."""
+    own = flops.get(name)
+    return own or sum(flops_of(f"{name}.{key}", child, flops) for key, child in part.named_children())
+
+
+def work(net: nn.Module, shape: Sequence[int]) -> Work:
+    """FLOPs and memory of one image, from one forward pass in training mode; the network's mode is restored."""
+    x, clock, y = example(net, shape)
+    kept, counter, training = Kept(net), FlopCounterMode(display=False), net.training
+    net.train()
+    try:
+        with torch.enable_grad(), counter, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
+            net(x, clock, y)
+    finally:
+        net.train(training)
+    own = type(net).__name__
+    counts = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
+    flops = {k.removeprefix(own).removeprefix("."): v for k, v in counts.items() if k.startswith(own)}
+    return Work(flops, sum(kept.sizes.values()))
+
+
+def example(net: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One image x, clock and condition y that a network takes, all zeros."""
+    C, H, W = shape
+    device = next(net.parameters()).device
+    channels = C * (1 + bool(getattr(net, "self_condition", False))) + getattr(net, "image_channels", 0)
+    y = None
+    if width := getattr(net, "context_dim", 0):
+        y = torch.zeros(1, width, device=device)
+    elif getattr(net, "num_classes", 0):
+        y = torch.zeros(1, dtype=torch.long, device=device)
+    return torch.zeros(1, channels, H, W, device=device), torch.zeros(1, device=device), y
+
+
+class Kept:
+    """Bytes of the tensors that autograd saves, by storage: views count once, and weights not at all.
+
+    Each storage is held, so that no address is used twice.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+        self.sizes: dict[int, int] = {}
+        self.held: list[Tensor] = []
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Note a saved tensor."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+            self.held.append(tensor)
+        return tensor
+
+
+def size(count: float) -> str:
+    """Bytes in words: 3 significant digits."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

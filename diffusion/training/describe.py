@@ -1,0 +1,52 @@
+"""`diffusion.describe`: a network's parameters, FLOPs and memory, from a run or from configuration files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion.generation.pipeline import Pipeline
+from diffusion.nets.describe import Description
+from diffusion.nets.describe import describe as describe_net
+
+CONFIGS = (".yaml", ".yml")
+
+
+def describe(
+    what: str | Path | Pipeline | Sequence[str | Path], settings: Mapping[str, Any] | None = None
+) -> Description:
+    """The network of a run or a configuration in figures: what `diffusion describe` prints.
+
+    Args:
+        what: run directory, experiment folder, checkpoint file or open pipeline; or configuration files (.yaml), of
+            which later ones change earlier ones.
+        settings: options of `diffusion fit` that change a configuration, e.g. {"model.net.depth": 2}.
+    Raises:
+        FileNotFoundError: there is no such file or run.
+        ValueError: settings for a run, which is described as it is.
+    """
+    several = [what] if isinstance(what, (str, Path, Pipeline)) else list(what)
+    if several and not isinstance(several[0], Pipeline) and Path(several[0]).suffix in CONFIGS:
+        return of_configuration([str(file) for file in several], settings or {})
+    if len(several) != 1 or settings:
+        more = next(iter(settings or {}), None) or "".join(map(str, several[1:2])) or "nothing"
+        raise ValueError(
+            f"{more}: a run is described as it is, and one at a time; options go with a configuration file"
+        )
+    run = several[0]
+    return in_figures(run if isinstance(run, Pipeline) else Pipeline.load(run))
+
+
+def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Description:
+    """The network that configuration files and settings make."""
+    from diffusion.training.run import DiffusionCLI, quiet  # Lightning takes seconds to import
+
+    quiet()
+    words = [w for file in files for w in ("-c", file)] + [f"--{name}={value}" for name, value in settings.items()]
+    cli = DiffusionCLI(words, training=False)
+    return in_figures(getattr(cli.model, "pipeline", cli.model), cli.datamodule.batch_size)
+
+
+def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
+    """A pipeline's network in figures."""
+    hint = type(pipeline.hint).__name__ if pipeline.hint else ""
+    return describe_net(pipeline.denoiser.net, pipeline.shape, hint, batch_size)

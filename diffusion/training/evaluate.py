@@ -1,0 +1,77 @@
+"""`diffusion.evaluate`: the quality of a run's samples, with a missing classifier trained first."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion.guidance import Guidance
+from diffusion.judging.evaluate import answer
+from diffusion.judging.request import Request
+from diffusion.judging.table import Table
+from diffusion.samplers import Sampler
+from diffusion.support.processes import together
+from diffusion.training.classifier_of import train_classifier
+from diffusion.training.run import fit
+
+
+def evaluate(
+    runs: str | Path | Sequence[str | Path],
+    n: int = 5000,
+    *,
+    metrics: str | Sequence[str] | None = None,
+    sweep: str | Sequence[Mapping[str, Any]] | None = None,
+    sampler: str | Sampler | None = None,
+    steps: int | None = None,
+    guidance: str | Guidance | None = None,
+    scale: float | None = None,
+    w: float | None = None,
+    rescale: float | None = None,
+    interval: str | tuple[float, float] | None = None,
+    guide: str | None = None,
+    classifier: str | None = None,
+    seed: int = 1,
+    weights: Literal["ema", "raw"] = "ema",
+    features: str = "auto",
+    keep: bool = False,
+    again: bool = False,
+    batch_size: int = 500,
+    device: str = "auto",
+    precision: Literal["32", "bf16"] = "32",
+    compile: str = "",
+    data: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Table:
+    """The quality of samples, each figure with a 95 % interval and the test images' score: `diffusion evaluate`.
+
+    What was measured is kept in RUN/evaluation/ and read from there the next time. Where the data set's own classifier
+    is wanted and there is none yet, it is trained first (once, minutes).
+
+    Args:
+        runs: run directories, experiment folders (their newest run), or checkpoint files; one, or several to compare.
+        n: samples per run and setting, >= 2.
+        metrics: names, "frechet,kid" or a sequence; all but nll by default, in a sweep frechet and consistency.
+        sweep: settings to compare, "sampler=DDIM,UniPC steps=5,10; sampler=DDPM", or a sequence of mappings.
+        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: how samples are made, see
+            `generation.choices.Choices`; the run's own by default.
+        seed: sample k is a function of (seed, k) and its condition alone.
+        weights: averaged or raw.
+        features: "auto" (the data set's own classifier), a Classifier's run or checkpoint, or "Inception:FILE".
+        keep: keep the samples beside the figures, as .npz.
+        again: measure again what was measured before.
+        batch_size: samples at a time, >= 1; it does not change them.
+        device, precision, compile: see `Pipeline.load`.
+        data: arguments of the runs' data set that differ here, e.g. {"root": "/data"}.
+        arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
+    Raises:
+        FileNotFoundError: no checkpoint, no configuration beside it, or no data.
+        ValueError: runs, settings or metrics that do not fit each other.
+    """
+    request = Request.of(
+        runs, arguments, n=n, metrics=metrics, sweep=sweep, sampler=sampler, steps=steps, guidance=guidance,
+        scale=scale, w=w, rescale=rescale, interval=interval, guide=guide, classifier=classifier, seed=seed,
+        weights=weights, features=features, keep=keep, again=again, batch_size=batch_size, device=device,
+        precision=precision, compile=compile, data=data or {},
+    )  # fmt: skip
+    with together() as processes:
+        return answer(request, processes, partial(train_classifier, fit=fit))
