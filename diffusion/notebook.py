@@ -1,6 +1,5 @@
 """What the notebooks share: training in a cell, a run to work with, TensorBoard's address."""
 
-import copy
 import os
 import shlex
 import sys
@@ -13,13 +12,15 @@ from torch import Tensor, nn
 from diffusion import data
 from diffusion.data import ImageData
 from diffusion.denoiser import Denoiser
+from diffusion.generation.pipeline import Pipeline
+from diffusion.guidance import Plain
 from diffusion.support import runs
 from diffusion.support.console import clock, shown
 from diffusion.support.paths import REPO, home, run_root, tensorboard_address
 from diffusion.training.callbacks.progress import Rate
 from diffusion.training.resume import OtherModel
 from diffusion.training.run import DiffusionCLI, fit, quiet
-from diffusion.training.systems import Diffusion, NoisyClassifier
+from diffusion.training.systems import NoisyClassifier
 
 CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
     "Digits": ("digits", "digits"),
@@ -166,12 +167,11 @@ class Unlabelled(nn.Module):
         return self.net(x, clock)
 
 
-def unlabelled(model: Diffusion) -> Diffusion:
-    """A copy of a model whose network hears its null condition only, as one that was trained without labels."""
-    free = copy.deepcopy(model)
-    denoiser = free.denoiser
-    free.denoiser = Denoiser(Unlabelled(denoiser.net), denoiser.schedule, denoiser.target)
-    return free
+def unlabelled(pipeline: Pipeline) -> Pipeline:
+    """The model with its null condition only, as one that was trained without labels; the network is shared."""
+    own = pipeline.denoiser
+    free = Denoiser(Unlabelled(own.net), own.schedule, own.target).eval()
+    return Pipeline(free, pipeline.sampler, Plain(), pipeline.clamp, None, pipeline.shape, pipeline.class_names)
 
 
 @torch.no_grad()

@@ -7,6 +7,21 @@ ALONE = "PYTEST_XDIST_WORKER" not in os.environ
 if not ALONE:  # tests run side by side: a thread each, for the processes that they start too
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(min(2, torch.get_num_threads()) if ALONE else 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Every test begins with the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """All that a test makes is in float64: what is equal in exact arithmetic then is to 1e-9, on every processor."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from diffusion import Diffusion, Pipeline, notebook
+from diffusion import Pipeline, notebook
 from diffusion.data import DataNotFound
-from diffusion.denoiser import Condition
-from diffusion.guidance import ClassifierFree, ClassifierGuidance
+from diffusion.denoiser import Condition, Denoiser
+from diffusion.guidance import ClassifierFree, ClassifierGuidance, Plain
 from diffusion.nets import ContextUNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Cosine
@@ -123,20 +123,26 @@ def test_the_way_to_tensorboard(facts, names, path, monkeypatch, capsys, tmp_pat
     ) in said and f"--logdir {tmp_path}/digits" in said
 
 
-def test_a_model_that_is_told_nothing():
+def test_a_model_that_is_told_nothing(float64):
     torch.manual_seed(0)
     net = ContextUNet(channels=3, width=8, pool=2, context_dim=2)
-    model = Diffusion(net, Cosine(50), sampler=DDIM(2), shape=(3, 8, 8), class_names=["a", "b"]).eval()
+    model = Pipeline(Denoiser(net, Cosine(50)).eval(), DDIM(2), shape=(3, 8, 8), class_names=["a", "b"])
     free, x, t = notebook.unlabelled(model), torch.randn(2, 3, 8, 8), Cosine(50).level(torch.tensor(0.5).double())
     y = torch.eye(2)
-    with torch.no_grad():
-        torch.testing.assert_close(free.denoiser(x, t, Condition(y)).x0, model.denoiser(x, t).x0)
-        assert not torch.allclose(model.denoiser(x, t, Condition(y)).x0, model.denoiser(x, t).x0)
-    null = model.sample(2, y, guidance=ClassifierFree(0))
     judge = NoisyClassifier(HalfUNet(3, 8, (1, 2), attention=(), num_classes=2), Cosine(50), shape=(3, 8, 8),
                             class_names=["a", "b"]).eval()  # fmt: skip
-    torch.testing.assert_close(free.sample(2, y, guidance=ClassifierGuidance(judge, 0)), null, atol=1e-4, rtol=1e-3)
-    assert not torch.allclose(free.sample(2, y, guidance=ClassifierGuidance(judge, 50)), null)
+
+    def guess(model, guidance):
+        with torch.no_grad():
+            return guidance(model.denoiser, Condition(y))(x, t).x0
+
+    null = guess(model, ClassifierFree(0))
+    torch.testing.assert_close(guess(free, Plain()), null)
+    torch.testing.assert_close(guess(free, ClassifierGuidance(judge, 0)), null)
+    assert not torch.allclose(guess(model, Plain()), null)
+    assert not torch.allclose(guess(free, ClassifierGuidance(judge, 50)), null)
+    still, moved = (free.sample(2, y, guidance=ClassifierGuidance(judge, scale)) for scale in (0, 50))
+    assert not torch.allclose(still, moved)
     with pytest.raises(ValueError, match="without labels"):
         free.in_turn(1, "a")
 

@@ -15,6 +15,8 @@ from diffusion.support.specs import concrete
 
 from . import ideal
 
+pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+
 RHO = 0.8
 MEAN = torch.tensor([0.3, -0.2]).double()
 COV = torch.tensor([[1.0, RHO], [RHO, 1.0]]).double()

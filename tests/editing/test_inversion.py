@@ -8,6 +8,8 @@ from diffusion.samplers import DDIM, DDPM, Heun
 
 from . import ideal
 
+pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+
 Y = torch.tensor([0, 1, 2])
 
 

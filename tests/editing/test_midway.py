@@ -10,6 +10,8 @@ from diffusion.samplers import DDIM, DDPM, UniPC
 
 from . import ideal
 
+pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+
 
 def test_the_ends_of_strength():
     x0, y = ideal.data(5), torch.tensor([0, 1, 2, 0, 1])

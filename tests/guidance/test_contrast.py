@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def setting():
+def setting(float64):
     net = Net()
     x, y = torch.randn(5, 1, 2, 2), torch.arange(5)
     return net, Denoiser(net, Linear(), X0()), x, y, Linear().level(torch.tensor(0.5).double())
@@ -35,8 +35,8 @@ def test_classifier_free_is_a_straight_line(setting, scale, gap):
     net, denoiser, x, y, t = setting
     pred = ClassifierFree(scale)(denoiser, Condition(y))(x, t)
     expected = 0.5 * x - 1 + gap * (y + 1.0)[:, None, None, None]
-    torch.testing.assert_close(pred.x0, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps).float(), x)
+    torch.testing.assert_close(pred.x0, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps), x)
     assert net.calls == 1  # one fused batch
 
 
@@ -58,7 +58,7 @@ def test_clamp_limits_x0_and_keeps_x(setting):
     free, pred = denoiser(x, t, Condition(y)), Clamp()(denoiser.bind(Condition(y)))(x, t)
     assert float(free.x0.max()) > 1 and float(pred.x0.abs().max()) <= 1
     torch.testing.assert_close(pred.x0, free.x0.clamp(-1, 1))
-    torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps).float(), x)
+    torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps), x)
     assert torch.equal(Unbounded()(denoiser.bind(Condition(y)))(x, t).x0, free.x0)
 
 
@@ -87,7 +87,7 @@ def test_rescale_brings_the_contrast_back(setting, share):
         torch.testing.assert_close(std(pred.x0), share * std(given) + (1 - share) * std(raw))
         angle = (pred.x0 * raw).flatten(1).sum(1) / (pred.x0.flatten(1).norm(dim=1) * raw.flatten(1).norm(dim=1))
         torch.testing.assert_close(angle, torch.ones(5))  # nothing but the size changes
-        torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps).float(), x)
+        torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps), x)
 
 
 class Wide(ClassifierFree):
@@ -112,7 +112,7 @@ def test_apg_with_nothing_taken_away_is_classifier_free(setting):
     free = ClassifierFree(4)(denoiser, Condition(y))
     denoise = APG(4, parallel=1, momentum=0)(denoiser, Condition(y))
     for _ in range(2):
-        torch.testing.assert_close(denoise(x, t).x0, free(x, t).x0, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(denoise(x, t).x0, free(x, t).x0, rtol=1e-9, atol=1e-9)
 
 
 def test_apg_takes_the_parallel_part_away(setting):
@@ -122,11 +122,11 @@ def test_apg_takes_the_parallel_part_away(setting):
     d = (y + 1.0)[:, None, None, None].expand_as(x)
     push = (APG(3, momentum=0)(denoiser, Condition(y))(x, t).x0 - own) / 2
     inner = lambda a, b: (a * b).flatten(1).sum(1)  # noqa: E731
-    torch.testing.assert_close(inner(push, own), torch.zeros(5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(inner(push, own), torch.zeros(5), rtol=0, atol=1e-9)
     along = (inner(d, own) / inner(own, own))[:, None, None, None] * own
-    torch.testing.assert_close(push, d - along, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(push, d - along, rtol=1e-9, atol=1e-9)
     some = (APG(3, parallel=0.3, momentum=0)(denoiser, Condition(y))(x, t).x0 - own) / 2
-    torch.testing.assert_close(some, d - 0.7 * along, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(some, d - 0.7 * along, rtol=1e-9, atol=1e-9)
 
 
 def test_apg_limits_the_push(setting):
@@ -135,7 +135,7 @@ def test_apg_limits_the_push(setting):
     own = denoiser(x, t, Condition(y)).x0
     push = APG(2, parallel=1, threshold=3, momentum=0)(denoiser, Condition(y))(x, t).x0 - own
     expected = (2 * (y + 1.0)).clamp(max=3)
-    torch.testing.assert_close(push.flatten(1).norm(dim=1), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(push.flatten(1).norm(dim=1), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_apg_remembers_within_a_walk(setting):
@@ -147,7 +147,7 @@ def test_apg_remembers_within_a_walk(setting):
     for _ in range(2):
         denoise = guidance(denoiser, Condition(y))
         for factor in (1, 0.5, 0.75):
-            torch.testing.assert_close(denoise(x, t).x0 - own, factor * d, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(denoise(x, t).x0 - own, factor * d, rtol=1e-9, atol=1e-9)
     for bad in ({"threshold": -1}, {"momentum": 1}):
         with pytest.raises(ValueError, match="APG: threshold >= 0 and momentum"):
             APG(2, **bad)

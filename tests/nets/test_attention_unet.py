@@ -84,7 +84,7 @@ class Reference(nn.Module):
         return self.outc(go_up(self.up[2], x, x1))
 
 
-def test_same_weights_same_function():
+def test_same_weights_same_function(float64):
     torch.manual_seed(0)
     reference, net = Reference().eval(), AttentionUNet().eval()
     for p in reference.parameters():  # norms and biases too, so that a swapped one is seen
@@ -131,7 +131,7 @@ def test_all_gradients_flow_with_labels_and_ones():
     assert not [n for n in dead if "condition" in n or "maps" in n or "qkv" in n], dead
 
 
-def test_the_answer_depends_on_clock_label_and_null():
+def test_the_answer_depends_on_clock_label_and_null(float64):
     torch.manual_seed(0)
     net = AttentionUNet(1, **SMALL, num_classes=3).eval()
     x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 7.0)

@@ -103,7 +103,7 @@ def test_class_attention_depends_on_the_class_and_the_pixel():
     assert one.std((2, 3)).norm() / one.norm() > 1e-3  # and at each pixel its own
 
 
-def test_attention_among_patches_is_attention_among_their_pixels():
+def test_attention_among_patches_is_attention_among_their_pixels(float64):
     """A patch of p x p pixels is a token of p^2 C numbers, in its place."""
     torch.manual_seed(0)
     block = awake(PixelAttention(8, 4, patch=2))
@@ -116,7 +116,7 @@ def test_attention_among_patches_is_attention_among_their_pixels():
     torch.testing.assert_close(out[0, :, 2:4, 4:6], last)
 
 
-def test_channel_attention_is_its_formula():
+def test_channel_attention_is_its_formula(float64):
     block = ChannelAttention(64)
     assert block.conv.kernel_size == (3,) and ChannelAttention(512).conv.kernel_size == (5,)  # the paper's k(C)
     x = torch.randn(2, 64, 3, 5)
@@ -184,7 +184,7 @@ def test_an_image_beside_x_is_looked_at_and_costs_its_channels_alone(name):
 
 
 @all_nets
-def test_clock_label_and_null_change_the_answer(name):
+def test_clock_label_and_null_change_the_answer(name, float64):
     net = awake(make(name, num_classes=3)).eval()
     x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 7.0)
     y = torch.tensor([0, 1, 2, 0])
@@ -195,7 +195,7 @@ def test_clock_label_and_null_change_the_answer(name):
         torch.testing.assert_close(null, net(x, t))  # keep = False is no label at all
         torch.testing.assert_close(out[0], out[3])
         # each image for itself, whatever its batch
-        torch.testing.assert_close(net(x[:2], t[:2], y[:2]), out[:2], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x[:2], t[:2], y[:2]), out[:2])
         far = lambda a, b: float((a - b).norm() / b.norm()) > 1e-4  # noqa: E731
         assert far(out[0], out[1]) and far(out[1], out[2]) and far(null[0], out[0])
         assert all(far(net(x, t + d, y), out) for d in (1, 500))
@@ -214,14 +214,14 @@ def test_null_context_is_not_the_all_zeros_context(name):
 
 
 @all_nets
-def test_weights_in_channels_last_order_give_the_same_answer(name):
+def test_weights_in_channels_last_order_give_the_same_answer(name, float64):
     net = awake(make(name, 3)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         out = net(x, t)
         net.to(memory_format=torch.channels_last)
         for order in (torch.contiguous_format, torch.channels_last):
-            torch.testing.assert_close(net(x.to(memory_format=order), t), out, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(net(x.to(memory_format=order), t), out)
 
 
 @all_nets

@@ -1,4 +1,4 @@
-"""Parity of networks and their parts with published implementations, on copied weights: relative error <= 1e-5."""
+"""Parity of networks and their parts with published implementations, on copied weights, in float64: <= 1e-5."""
 
 import pytest
 import torch
@@ -9,6 +9,8 @@ from diffusion.nets import DiT, UNet
 from diffusion.nets.block_unet import ConvBlock
 from diffusion.nets.embed import features
 from diffusion.nets.layers import MultiHead
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def close(a, b):

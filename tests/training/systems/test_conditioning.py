@@ -79,7 +79,7 @@ def test_null_is_a_learned_row_and_no_condition_of_zeros():
     assert net.condition.null.grad.abs().max() > 0
 
 
-def test_the_image_reaches_the_samples():
+def test_the_image_reaches_the_samples(float64):
     model = tiny()
     image = torch.rand(4, 1, 4, 4) * 2 - 1
     x = model.pipeline.sample(4, image=image)

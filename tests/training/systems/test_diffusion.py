@@ -86,11 +86,11 @@ def test_a_resumed_run_is_the_same_run_to_the_bit(tmp_path, step):
     assert all(torch.equal(b["callbacks"]["EMA"]["shadow"][k], v) for k, v in a["callbacks"]["EMA"]["shadow"].items())
 
 
-def test_pictures_do_not_depend_on_the_batch():
+def test_pictures_do_not_depend_on_the_batch(float64):
     model = tiny(sampler=DDPM(10))
     whole = model.pipeline.sample(10, seed=3)
     for size in (1, 4, 7):
-        torch.testing.assert_close(model.pipeline.sample(10, seed=3, batch_size=size), whole, rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.pipeline.sample(10, seed=3, batch_size=size), whole, rtol=0, atol=1e-6)
     assert (model.pipeline.sample(10, seed=4) - whole).abs().max() > 0.1
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
@@ -203,7 +203,7 @@ def test_training_lowers_the_loss_in_either_precision(tmp_path, precision):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_learned_variance_and_self_conditioning_train_and_sample():
+def test_learned_variance_and_self_conditioning_sample(float64):
     torch.manual_seed(0)
     net = AttentionUNet(1, (8, 16), heads=2, attention=1, learn_variance=True, self_condition=True, num_classes=10)
     model = Diffusion(
@@ -212,7 +212,7 @@ def test_learned_variance_and_self_conditioning_train_and_sample():
     )  # fmt: skip
     x = model.pipeline.sample(4, seed=3, batch_size=4)
     assert x.shape == (4, 1, 8, 8) and x.isfinite().all()
-    torch.testing.assert_close(model.pipeline.sample(4, seed=3, batch_size=3), x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.pipeline.sample(4, seed=3, batch_size=3), x, rtol=0, atol=1e-6)
     fixed = model.pipeline.sample(4, seed=3, sampler=DDPM(8, "small"))
     assert not torch.allclose(fixed, x, atol=1e-3)
 
