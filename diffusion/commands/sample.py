@@ -14,9 +14,8 @@ def main(argv: list[str]) -> int:
     add_request(parser, str(PICTURES), "grid.png")
     parser.add_argument("--columns", type=int, default=0, help="pictures per row of the grid (default: one per class)")
     words = parser.read(argv)
-    request = Request.of(**fields_of(words, "out", "columns"))
     with parser.explaining():
-        made = write(request, words.out, words.columns)
+        made = write(Request.of(**fields_of(words, "out", "columns")), words.out, words.columns)
     if made:
         pipeline, n = made.opened.pipeline, made.opened.n
         share = f" x {made.processes}" if made.processes > 1 else ""

@@ -1,5 +1,6 @@
 """A denoiser rebuilt from a checkpoint file, without Lightning and without the rest of the training system."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +19,7 @@ class Saved(NamedTuple):
     """What a checkpoint of a diffusion model holds.
 
     Attributes:
-        denoiser: with its weights, in evaluation mode, on the CPU.
+        denoiser: with its weights, in evaluation mode.
         hyper_parameters: specs of all parts of the model, under the names of its constructor; see `support.specs`.
         checkpoint: everything else in the file: global_step, epoch, callbacks, ...
         path: the file.
@@ -30,14 +31,15 @@ class Saved(NamedTuple):
     path: Path
 
 
-def load_denoiser(path: str | Path, weights: Weights = "ema") -> Saved:
+def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.device | str = "cpu") -> Saved:
     """The denoiser of a checkpoint file or run directory.
 
     Args:
         weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
+        device: where the denoiser computes; "auto" is a GPU where there is one, of several processes each its own.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: not a sound checkpoint of a diffusion model, or its weights do not fit.
+        ValueError: an unknown device, not a sound checkpoint of a diffusion model, or its weights do not fit.
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
@@ -51,7 +53,7 @@ def load_denoiser(path: str | Path, weights: Weights = "ema") -> Saved:
     denoiser = Denoiser(*(build(parts[name]) for name in ("net", "schedule", "target")))
     denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
     load_weights(denoiser, state, path, "denoiser.")
-    return Saved(denoiser.eval(), parts, checkpoint, file)
+    return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:
@@ -65,3 +67,21 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
         module.load_state_dict(own)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+
+
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one, of several processes each its own.
+
+    Raises:
+        ValueError: an unknown name, or a GPU where there is none.
+    """
+    if name == "auto":
+        own = int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
+        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
+    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"--device {name}: {torch.cuda.device_count()} GPUs are usable here; use auto or cpu")
+    return chosen

@@ -85,7 +85,7 @@ def stop(
         raise ValueError(f"stop: wanted times in [0, 1], got {at}")
     levels = (sampler or pipeline.sampler).levels(pipeline.denoiser.schedule)
     wanted = {nearest(levels, t) for t in at}
-    x, caught = pipeline.start(n, seed)[0], []
+    x, caught = pipeline.start(n, seed), []
     for k, frame in enumerate(pipeline.frames(n, y, seed, sampler, guidance)):
         if k in wanted:
             caught.append(Frame(levels[k], x, frame.x0))

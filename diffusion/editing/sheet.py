@@ -1,7 +1,7 @@
 """Edits as sheets: what `diffusion edit` makes of a run and some pictures, row by row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,7 +245,7 @@ def perform(verb: str, request: Request, edit: Edit, out: Path | None = None) ->
     kind, job = VERBS[verb], prepare(VERBS[verb], request, edit)
     with progress(kind.work and round(kind.work(job))) as bar:
         counted = Counted(job.pipeline.guidance, bar.update)
-        rows, words = kind.rows(job._replace(pipeline=job.pipeline.using(guidance=counted)))
+        rows, words = kind.rows(job._replace(pipeline=replace(job.pipeline, guidance=counted)))
     sheet = Sheet(rows, words, job)
     if out is not None:
         sheet.save(out)
@@ -262,10 +262,10 @@ def prepare(verb: Verb, request: Request, edit: Edit) -> Job:
     rows = request.asked.rows(pipeline)  # what the model does not take is refused before the pictures are read
     if verb.inverts:
         if pipeline.guidance is run.guidance:  # the farther a scale is from 1, the harder a walk is to undo
-            pipeline = pipeline.using(guidance=Plain())
+            pipeline = replace(pipeline, guidance=Plain())
         if not (request.choices.sampler or isinstance(pipeline.sampler, DDIM)):  # the run's own cannot be undone
             steps = request.choices.steps or inverter(pipeline).steps
-            pipeline = pipeline.using(DDIM(steps, grid=pipeline.sampler.grid))
+            pipeline = replace(pipeline, sampler=DDIM(steps, grid=pipeline.sampler.grid))
         inverter(pipeline, pipeline.sampler)
     if verb.rows is stop_rows:
         y = pipeline.in_turn(n) if rows is None else repeated(rows, n)

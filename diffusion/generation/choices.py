@@ -2,17 +2,31 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
-from diffusion.generation.arguments import UnknownArgument, annotations, converted, taken
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance, Interval, Plain, Steer
 from diffusion.samplers import Sampler
-from diffusion.support.specs import build, named, spec
+from diffusion.support.specs import build, named, spec, suggest
 
 BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these choices mean by themselves
+
+
+class UnknownArgument(ValueError):
+    """A name that is no argument of the classes in question.
+
+    Args:
+        name: what came.
+        kinds: the classes in words, e.g. "sampler DDIM".
+        known: the names that they take.
+    """
+
+    def __init__(self, name: str, kinds: str, known: list[str]) -> None:
+        super().__init__(f"unknown argument {name!r} ({kinds}){suggest(name, known) or f'; there are: {known}'}")
+        self.name, self.kinds, self.known = name, kinds, known
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,8 @@ class Choices:
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the chosen sampler and guidance; see `resolve`."""
-        return pipeline.using(*self.resolve(pipeline))
+        sampler, guidance = self.resolve(pipeline)
+        return replace(pipeline, sampler=sampler, guidance=guidance)
 
     def resolve(self, pipeline: Pipeline) -> tuple[Sampler, Guidance]:
         """The sampler and the guidance for a model, which is not changed.
@@ -99,9 +114,6 @@ class Choices:
             raise ValueError("interval: there is no guidance to limit; give a scale too")
         if limits or within:
             guidance = Interval(guidance, **(limits or within))
-        if reason := guidance.refuse(pipeline.denoiser.schedule, pipeline.shape, pipeline.class_names):
-            option = next((f"{name} {given[name]}" for name in BY if name in given), "guidance")
-            raise ValueError(f"{option}: {reason}")
         return guidance, rest
 
     def _guidance_kind(self, given: Mapping[str, Any], run: dict) -> tuple[type, dict]:
@@ -177,3 +189,38 @@ def ends(interval: str | tuple[float, float]) -> dict[str, float]:
         return {"low": converted("low", low, float), "high": converted("high", high, float)}
     except (TypeError, ValueError) as error:
         raise ValueError(f"interval: wanted low,high in sigma / alpha, e.g. 0.2,5; got {interval!r}") from error
+
+
+def annotations(kind: type) -> dict[str, Any]:
+    """The arguments of a class's constructor with their types."""
+    return {name: p.annotation for name, p in inspect.signature(kind).parameters.items()}
+
+
+def converted(name: str, value: Any, annotation: Any) -> Any:
+    """A value as an argument's type: text is converted, to the first type of a union that it can be; all else stays.
+
+    Raises:
+        ValueError: the text is not of that type.
+    """
+    if not isinstance(value, str):
+        return value
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            raise ValueError(f"{name}: wanted one of {', '.join(get_args(annotation))}, got {value!r}")
+        return value
+    if kinds := [kind for kind in get_args(annotation) if kind is not NoneType]:
+        annotation = str if str in kinds else kinds[0]
+    if annotation is bool:
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{name}: wanted true or false, got {value!r}")
+        return value.lower() in ("true", "1")
+    try:
+        return annotation(value) if annotation in (int, float) else value
+    except ValueError as error:
+        raise ValueError(f"{name}: wanted {annotation.__name__}, got {value!r}") from error
+
+
+def taken(given: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The given arguments that are among the known ones, converted to their types; and the others."""
+    own = {name: converted(name, value, known[name]) for name, value in given.items() if name in known}
+    return own, {name: value for name, value in given.items() if name not in known}

@@ -70,7 +70,7 @@ class Asked:
         hinted = bool(pipeline.hint or self.image)
         several = rows is not None and len(rows) > 1
         n = n or (len(rows) if several else min(default, FEW) if hinted else default)
-        y = None if rows is None else repeated(rows, n)
+        y = None if rows is None else rows[torch.arange(n) % len(rows)]
         if hinted:
             given = hints(pipeline, self.image, n, seed, data)
             columns = columns_of(pipeline, 3 if self.image == "test" else 2)

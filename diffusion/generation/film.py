@@ -7,8 +7,8 @@ import numpy as np
 
 from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
-from diffusion.generation.request import NAMES, Opened, Request
-from diffusion.generation.sheets import denoising
+from diffusion.generation.request import NAMES, Request
+from diffusion.generation.sheets import Opened, denoising
 from diffusion.support.files import check_writable
 
 PICTURES = 9  # unless a number is given

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +17,15 @@ from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.samplers import DDIM, Frame, Sampler
-from diffusion.support.processes import device_of
 from diffusion.support.specs import build, suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
 PARTS = ("sampler", "guidance", "clamp", "hint")  # of a checkpoint, beside the denoiser
 
 
+@dataclass(eq=False, repr=False)
 class Pipeline:
-    """A denoiser, how it is sampled, and what its images are.
+    """A denoiser, how it is sampled, and what its images are. `dataclasses.replace` makes one that differs in a part.
 
     Args:
         denoiser: network, schedule and target.
@@ -37,19 +38,14 @@ class Pipeline:
         seed: of hints, where a call gives none.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        sampler: Sampler = DDIM(),
-        guidance: Guidance = Plain(),
-        clamp: Bound = Clamp(),
-        hint: Hint | None = None,
-        shape: Sequence[int] = (1, 32, 32),
-        class_names: Sequence[str] = (),
-        seed: int = 0,
-    ) -> None:
-        self.denoiser, self.sampler, self.guidance, self.clamp, self.hint = denoiser, sampler, guidance, clamp, hint
-        self.shape, self.class_names, self.seed = tuple(shape), tuple(class_names), seed
+    denoiser: Denoiser
+    sampler: Sampler = field(default_factory=DDIM)
+    guidance: Guidance = field(default_factory=Plain)
+    clamp: Bound = field(default_factory=Clamp)
+    hint: Hint | None = None
+    shape: tuple[int, int, int] = (1, 32, 32)
+    class_names: tuple[str, ...] = ()
+    seed: int = 0
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
@@ -76,19 +72,14 @@ class Pipeline:
             FileNotFoundError: there is no checkpoint.
             ValueError: not a sound checkpoint of a diffusion model of this project.
         """
-        saved = load_denoiser(run, weights)
+        saved = load_denoiser(run, weights, device)
         denoiser, given = saved.denoiser, saved.hyper_parameters
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
             compiled(denoiser.net, compile)
         parts = (build(given.get(name)) for name in PARTS)
         names, seed = given.get("class_names", ()), given.get("seed", 0)
-        return cls(denoiser.to(device_of(device)), *parts, given["shape"], names, seed)
-
-    def using(self, sampler: Sampler | None = None, guidance: Guidance | None = None) -> "Pipeline":
-        """The same model with another sampler or guidance; the network is shared."""
-        rest = self.clamp, self.hint, self.shape, self.class_names, self.seed
-        return Pipeline(self.denoiser, sampler or self.sampler, guidance or self.guidance, *rest)
+        return cls(denoiser, *parts, tuple(given["shape"]), tuple(names), seed)
 
     @property
     def device(self) -> torch.device:
@@ -150,10 +141,10 @@ class Pipeline:
 
     # --- sampling ---------------------------------------------------------------------------------------
 
-    def start(self, n: int, seed: int = 0, first: int = 0) -> tuple[Tensor, ImageDraws]:
-        """The noise (n, C, H, W) that images first .. first + n - 1 of a seed start from, and their random streams."""
-        noise = ImageDraws(seed, range(first, first + n))
-        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device)), noise
+    def start(self, n: int, seed: int = 0) -> Tensor:
+        """The noise (n, C, H, W) that images 0 .. n - 1 of a seed start from."""
+        noise = ImageDraws(seed, range(n))
+        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device))
 
     def steered(
         self,
@@ -172,11 +163,12 @@ class Pipeline:
             ValueError: the guidance is for another schedule, shape or other classes.
         """
         guidance = guidance or self.guidance
-        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
-            raise ValueError(f"{type(guidance).__name__}: {reason}")
         y, image = (v if v is None else v.to(self.device) for v in (y, image))
         cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
-        return guidance(self.denoiser.walk() if walk else self.denoiser, cond)
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+            raise ValueError(f"{type(guidance).__name__}: {reason}")
+        remembers = walk and self.denoiser.self_condition
+        return guidance(self.denoiser.walk() if remembers else self.denoiser, cond)
 
     @torch.no_grad()
     def frames(
@@ -200,7 +192,8 @@ class Pipeline:
         """
         y = self.in_turn(n) if y is None and image is None else y
         denoise = self.clamp(self.steered(y, image, guidance))
-        x, noise = self.start(n, seed, first)
+        noise = ImageDraws(seed, range(first, first + n))
+        x = self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device))
         training = [module for module in self.denoiser.modules() if module.training]
         if training:
             self.denoiser.eval()

@@ -3,22 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from diffusion.generation.arguments import taken
 from diffusion.generation.choices import Choices
 from diffusion.generation.conditions import Asked
 from diffusion.generation.pipeline import Pipeline
-from diffusion.generation.sheets import Given
-
-
-class Opened(NamedTuple):
-    """A request with its model: n pictures, what each is asked for by, and the columns of a grid (None: a square)."""
-
-    pipeline: Pipeline
-    n: int
-    given: Given
-    columns: int | None
+from diffusion.generation.sheets import Opened
 
 
 @dataclass(frozen=True)
@@ -86,11 +76,9 @@ class Request:
         Raises:
             FileNotFoundError: the run's configuration, or the data, are missing.
         """
-        from diffusion.data.recorded import constructor, kind_of, open_data  # needs Lightning
+        from diffusion.data.recorded import open_data  # needs Lightning
 
-        known = {name: p.annotation for name, p in constructor(kind_of(self.run)).items()}
-        own, other = taken(self.data, known)
-        return open_data(self.run, **own, **other)
+        return open_data(self.run, **self.data)
 
 
 NAMES = {f.name for part in (Asked, Choices, Request) for f in fields(part)} - {"asked", "choices", "arguments", "run"}

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
-from diffusion.generation.request import Opened, Request
-from diffusion.generation.sheets import beside
+from diffusion.generation.request import Request
+from diffusion.generation.sheets import Opened, save_sheet
 from diffusion.guidance import Guidance
 from diffusion.samplers import Sampler
-from diffusion.support.files import atomic, check_writable
+from diffusion.support.files import check_writable
 from diffusion.support.processes import Processes, together
 
 PICTURES = 64  # unless a number is given
@@ -112,9 +112,9 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: this folder is not empty; give a new one")
     check_writable(out if out.suffix else out / "x")
-    opened = request.open(PICTURES)
-    pipeline, n, (y, image, truth), _ = opened
     with together() as processes:
+        opened = request.open(PICTURES)
+        pipeline, n, (y, image, truth), _ = opened
         started = time.perf_counter()
         part = processes.part(n)
         mine, its = (v if v is None else v[part] for v in (y, image))
@@ -126,31 +126,18 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
             images = np.concatenate([pictures.to_uint8(x) for x in batches])
         else:
             images = stream(batches, out, part.start, processes, keep=truth is not None)
-        images = processes.gather(torch.from_numpy(images)).numpy()
+        if processes.size > 1:
+            images = processes.gather(torch.from_numpy(images)).numpy()
         seconds = time.perf_counter() - started
         if not processes.first:
             return None
-        save(opened, images, out, columns)
+        if out.suffix:
+            save_sheet(opened, images, out, columns)
         found = None
         if truth is not None:
             target, hint = (pictures.to_uint8(v) for v in (truth, pipeline.hint.show(image, pipeline.shape)))
             found = psnr(images, target), psnr(hint, target)
         return Written(opened, seconds, processes.size, found)
-
-
-def save(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
-    """A grid or an array file, by the suffix; a folder is there already."""
-    pipeline, n, given, across = opened
-    if out.suffix == ".png":
-        shown, each = beside(pipeline, images, given)
-        pictures.save_png(pictures.grid(shown, columns * each or across), out)
-    elif out.suffix == ".npz":
-        labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
-        kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
-        more = (("condition", given.image), ("truth", given.truth))
-        kept |= {name: v.numpy() for name, v in more if v is not None}
-        with atomic(out) as temporary:
-            np.savez_compressed(temporary, images=images, **kept)
 
 
 def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool) -> np.ndarray:

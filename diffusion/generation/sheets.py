@@ -1,5 +1,6 @@
 """What a model's pictures are asked for by, and how they are laid out: grids, films, pictures beside their hints."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from torch import Tensor, arange
 
 from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
+from diffusion.support.files import atomic
 
 
 class Given(NamedTuple):
@@ -21,6 +23,15 @@ class Given(NamedTuple):
     y: Tensor | None = None
     image: Tensor | None = None
     truth: Tensor | None = None
+
+
+class Opened(NamedTuple):
+    """A request with its model: n pictures, what each is asked for by, and the columns of a grid (None: a square)."""
+
+    pipeline: Pipeline
+    n: int
+    given: Given
+    columns: int | None
 
 
 def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
@@ -84,8 +95,7 @@ def denoising(
         options: sampler and guidance of `Pipeline.frames`.
     """
     given = given or Given(y)
-    x, _ = pipeline.start(n, seed)
-    states = [pictures.to_uint8(x / pipeline.denoiser.schedule.prior_std)]
+    states = [pictures.to_uint8(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
     for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
         # At unit variance: a process that does not preserve it would be all black and white.
         states.append(pictures.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
@@ -94,3 +104,18 @@ def denoising(
     columns = columns or (columns_of(pipeline, each) if each > 1 else None)
     # Noise hardly compresses: half the width of a grid keeps the file small.
     return [pictures.grid(state, columns, scale=scale, width=320) for state, _ in chosen]
+
+
+def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
+    """Write a grid (.png) or an array file (.npz) of the pictures of a request."""
+    pipeline, n, given, across = opened
+    if out.suffix == ".png":
+        shown, each = beside(pipeline, images, given)
+        pictures.save_png(pictures.grid(shown, columns * each or across), out)
+    elif out.suffix == ".npz":
+        labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
+        kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
+        more = (("condition", given.image), ("truth", given.truth))
+        kept |= {name: v.numpy() for name, v in more if v is not None}
+        with atomic(out) as temporary:
+            np.savez_compressed(temporary, images=images, **kept)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffusion.generation.arguments import UnknownArgument
+from diffusion.generation.choices import UnknownArgument
 from diffusion.nets.speed import MODES
 from diffusion.support.specs import suggest
 

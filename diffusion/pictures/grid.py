@@ -52,6 +52,7 @@ def pillow(image: np.ndarray) -> Image.Image:
 
 def save_png(image: np.ndarray, path: str | Path) -> Path:
     """Write (H, W, C) uint8 as a PNG, whole or not at all."""
+    picture = pillow(image)
     with atomic(Path(path)) as temporary:
-        pillow(image).save(temporary, format="PNG")
+        picture.save(temporary, format="PNG")
     return Path(path)

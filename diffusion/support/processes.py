@@ -22,24 +22,6 @@ def age() -> float:
     return up - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def device_of(name: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one, of several processes each its own.
-
-    Raises:
-        ValueError: an unknown name, or a GPU where there is none.
-    """
-    if name == "auto":
-        own = int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
-        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
-    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
-        raise ValueError(f"--device {name}: {torch.cuda.device_count()} GPUs are usable here; use auto or cpu")
-    return chosen
-
-
 class Processes:
     """One process of `size`, number `rank`: what part of n things is its own, and how the parts come together.
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -88,14 +89,14 @@ def test_what_the_options_mean(tiny, tmp_path):
 
 
 def test_a_run_with_an_interval_keeps_it(tiny):
-    model = Pipeline.load(tiny).using(guidance=Interval(ClassifierFree(2, rescale=0.5), 0.3, 4))
+    model = replace(Pipeline.load(tiny), guidance=Interval(ClassifierFree(2, rescale=0.5), 0.3, 4))
     same(chosen(model, scale=5.0), Interval(ClassifierFree(5, rescale=0.5), 0.3, 4))
     same(chosen(model, interval="0,1"), Interval(ClassifierFree(2, rescale=0.5), 0, 1))
     same(chosen(model, guidance="APG"), APG())
 
 
 def test_a_run_without_guidance(tiny):
-    model = Pipeline.load(tiny).using(guidance=Plain())
+    model = replace(Pipeline.load(tiny), guidance=Plain())
     same(chosen(model, scale=2.0), ClassifierFree(2))
     with pytest.raises(ValueError, match="no guidance to limit; give a scale too"):
         chosen(model, interval="0.1,2")

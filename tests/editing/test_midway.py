@@ -54,7 +54,7 @@ def test_frames_where_they_were_asked_for():
     mean = torch.tensor([ideal.MEANS[0], ideal.MEANS[2]])[:, None, None, None]
     for frame in frames[:2]:
         torch.testing.assert_close(frame.x0, Gaussian(mean, ideal.STD)(frame.x, frame.t).x0, rtol=0, atol=1e-5)
-    assert torch.equal(frames[0].x, model.start(2, 3)[0])
+    assert torch.equal(frames[0].x, model.start(2, 3))
     assert torch.equal(frames[1].x, list(model.frames(2, y, 3))[4].x)
     assert torch.equal(frames[2].x, model.sample(2, y, 3)) and torch.equal(frames[2].x, frames[2].x0)
 

@@ -89,8 +89,8 @@ class Diffusion(pl.LightningModule):
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
-        names = ("sampler", "guidance", "clamp", "hint", "shape", "class_names", "seed")
-        self.pipeline = Pipeline(self.denoiser, *(parts[name] for name in names))  # how it samples
+        how = (parts[name] for name in ("sampler", "guidance", "clamp", "hint"))
+        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed)  # how it samples
         self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed

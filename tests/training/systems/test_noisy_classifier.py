@@ -1,5 +1,7 @@
 """The classifier of noisy images, and guidance by files of runs."""
 
+from dataclasses import replace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -155,7 +157,7 @@ def test_an_unconditional_model_is_given_classes(files):
     assert float((a - b).abs().max()) > 1e-3
     with pytest.raises(ValueError, match="no labels to steer to"):
         model.sample(4, guidance=guidance)
-    model = model.using(guidance=guidance)
+    model = replace(model, guidance=guidance)
     assert model.num_classes == 3 and model.in_turn(4).tolist() == [0, 1, 2, 0]
     assert torch.equal(model.sample(4)[1], b[1])
 
