@@ -112,8 +112,8 @@ def document(facts: list[Facts], results: list[Result], command: str, machine: s
 
 
 INTRO = """
-Samplers and schedules measured against data whose ideal denoiser is known (`diffusion/analytic.py`). No network and
-no Monte Carlo: every figure is exact up to rounding. A class of your own is measured the same way: `diffusion check
+Samplers and schedules measured against data whose ideal denoiser is known (`diffusion/bench/analytic.py`). No network
+and no Monte Carlo: every figure is exact up to rounding. A class of your own is measured the same way: `diffusion check
 --sampler my_module.MySampler`.
 """
 SCHEDULES = """

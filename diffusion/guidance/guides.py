@@ -56,7 +56,8 @@ class AutoGuidance(Contrast):
         self.guide, self.hash = str(guide), same(guide, hash)
         saved = load_denoiser(guide, weights)
         self._guide = saved.denoiser.requires_grad_(False)
-        self._shape, self._names = (tuple(saved.hyper_parameters[k]) for k in ("shape", "class_names"))
+        self._shape = saved.hyper_parameters.get("shape")
+        self._names = tuple(saved.hyper_parameters.get("class_names", ()))
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
         names = self._names if self._guide.conditional else ()
