@@ -1,6 +1,6 @@
 """Kill a training run again and again, and see whether it ends as if nothing had happened.
 
-    python benchmarks/chaos.py [--kills 50] [--out chaos.md]
+    python benchmarks/chaos.py [--kills 50] [--runs 1] [--at-once 1] [--out chaos.md]
 
 A short run is trained once without a break. Then the same command, with --resume auto, is started and killed (SIGKILL,
 which no program can notice) at random times, and at last left to end. The times are spread over the start of the
@@ -8,20 +8,24 @@ program, training with a checkpoint every second step, the writing of files, val
 after a resume: half of the kills wait for a random time, half for a random step or a file that is being written. Each
 try is a fork of one process that has imported the package, so that a kill costs a second and not the time of imports.
 
-A run is lost when a try finds no checkpoint though there was one, ends with an error, or ends otherwise than the
-unbroken one. Everything of the two last checkpoints is compared, and the curves.
+A run is lost when a try finds no checkpoint though there was one, begins another folder, ends with an error, or ends
+otherwise than the unbroken one. Everything of the two last checkpoints is compared, and the curves. With --runs the
+whole is done so many times, each with its own seed and some of them side by side, so that the machine is busy.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -160,8 +164,10 @@ def bench(kills: int, seed: int, folder: Path) -> dict:
         back += newest(broken) < before
     code = os.waitstatus_to_exitcode(os.waitpid(start(broken), 0)[1])
     found = report(whole, broken) if code == 0 else {"equal": False}
+    folders = max(len(runs.versions(place)) for place in folder.glob("broken*/digits"))
+    lost += back + (code != 0) + (not found["equal"]) + (folders > 1)
     return found | {
-        "kills": kills, "hits": hits, "lost": lost + back + (code != 0) + (not found["equal"]), "runs": ends + 1,
+        "kills": kills, "hits": hits, "lost": lost, "runs": ends + 1, "folders": folders,
         "seconds": time.perf_counter() - began, "whole": seconds, "code": code, "folder": broken,
     }  # fmt: skip
 
@@ -194,34 +200,83 @@ def table(found: dict) -> str:
         ("points of curves compared", found.get("points", "-")),
         ("... curves that differ", len(found.get("bent", "?"))),
         ("half-written files left", len(found.get("stale", "?"))),
+        ("folders of a run", found["folders"]),
         ("lost runs", found["lost"]),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def many(count: int, at_once: int, kills: int, seed: int) -> list[dict]:
+    """The bench so many times, in processes of their own; what came of each."""
+
+    def one(k: int) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            record = Path(folder) / "found.json"
+            argv = [sys.executable, "-W", "ignore", __file__, "--kills", str(kills), "--seed", str(seed + k)]
+            done = subprocess.run([*argv, "--record", str(record)], capture_output=True, text=True)
+            found = json.loads(record.read_text()) if record.exists() else {"lost": 1, "error": done.stderr[-2000:]}
+            print(f"seed {seed + k}:", f"LOST {found} {done.stderr}" if found["lost"] else "as unbroken", flush=True)
+            return found
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def summary(found: list[dict]) -> str:
+    """The results of several benches in Markdown."""
+    hits = sum((Counter(f.get("hits", {})) for f in found), Counter())
+    rows = [
+        ("benches", len(found)),
+        ("SIGKILLs", sum(hits.values())),
+        *((f"... which hit {name}", count) for name, count in sorted(hits.items())),
+        ("runs taken to their end", sum(f.get("runs", 0) for f in found)),
+        ("tensors and numbers compared in each", max(f.get("values", 0) for f in found)),
+        ("... that differ, in all", sum(len(f.get("differ", "?")) for f in found)),
+        ("points of curves compared in each", max(f.get("points", 0) for f in found)),
+        ("... curves that differ, in all", sum(len(f.get("bent", "?")) for f in found)),
+        ("folders of a run, at most", max(f.get("folders", 0) for f in found)),
+        ("benches with anything lost", sum(bool(f["lost"]) for f in found)),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def write(path: Path, text: str, command: str) -> None:
+    """The table with the command, the date and the machine."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    version = ".".join(torch.__version__.split(".")[:2])
+    head = f"`{command}`, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPU cores, Python {python}, torch {version}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# Killed and resumed\n\n{head}\n\n{text}\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="default 50")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills (default 0)")
+    parser.add_argument("--runs", type=int, default=1, help="benches, each with the next seed (default 1)")
+    parser.add_argument("--at-once", type=int, default=1, help="benches side by side (default 1)")
     parser.add_argument("--out", type=Path, help="also write the table to this .md file")
+    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # what was found, for the process that asked
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        found = bench(args.kills, args.seed, Path(folder))
-        said = (found["folder"] / "said.txt").read_text()
-    text = table(found)
+    command = f"python benchmarks/chaos.py --kills {args.kills} --seed {args.seed}"
+    if args.runs > 1:
+        every = many(args.runs, args.at_once, args.kills, args.seed)
+        text, lost = summary(every), any(f["lost"] for f in every)
+        command += f" --runs {args.runs} --at-once {args.at_once}"
+    else:
+        torch.set_num_threads(1)  # a fork cannot go on with the threads of its parent
+        with tempfile.TemporaryDirectory() as folder:
+            found = bench(args.kills, args.seed, Path(folder))
+            said = (found.pop("folder") / "said.txt").read_text()
+        text, lost = table(found), found["lost"]
+        if args.record:
+            args.record.write_text(json.dumps(found, default=str))
+        if lost:
+            print(f"differ: {found.get('differ')}\nbent: {found.get('bent')}\n{said[-3000:]}", file=sys.stderr)
     print(text)
-    if found["lost"]:
-        print(f"differ: {found.get('differ')}\nbent: {found.get('bent')}\n{said[-3000:]}", file=sys.stderr)
     if args.out:
-        python = ".".join(platform.python_version_tuple()[:2])
-        version = ".".join(torch.__version__.split(".")[:2])
-        machine = f"{os.cpu_count()} CPU cores, Python {python}, torch {version}"
-        command = f"python benchmarks/chaos.py --kills {args.kills} --seed {args.seed}"
-        head = f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine}"
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f"# Killed and resumed\n\n{head}\n\n{text}\n")
-    return 1 if found["lost"] else 0
+        write(args.out, text, command)
+    return int(bool(lost))
 
 
 if __name__ == "__main__":

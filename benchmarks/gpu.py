@@ -26,7 +26,7 @@ from diffusion.nets import AttentionUNet, UNet, speed
 from diffusion.noise import Linear
 from diffusion.noise.draws import FixedDraws
 from diffusion.training.pace import loss_of
-from diffusion.training.run import fit
+from diffusion.training.run import train
 
 SMALL = [
     "--data.limit", "320", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
@@ -94,27 +94,27 @@ def data(small: bool) -> list[str]:
 
 def mnist(args: argparse.Namespace) -> dict:
     begun = time.perf_counter()
-    cli, run = fit([*data(args.small), "--trainer.max_epochs", str(args.epochs), "--out", str(args.out)])
-    loss = float(cli.trainer.callback_metrics["val/loss"])
-    return {"epochs": args.epochs, "seconds": time.perf_counter() - begun, "val_loss": loss, "run": run.name}
+    run = train([*data(args.small), "--trainer.max_epochs", str(args.epochs), "--out", str(args.out)])
+    loss = float(run.trainer.callback_metrics["val/loss"])
+    return {"epochs": args.epochs, "seconds": time.perf_counter() - begun, "val_loss": loss, "run": run.folder.name}
 
 
 def race(args: argparse.Namespace) -> dict:
     """val/loss of both after the same time: the same images, levels and noise for both."""
     minutes = ["--budget", f"{60 * args.minutes:g}s", "--data.labels", "false", "--experiment", "race"]
-    cli, run = fit([*data(args.small), *minutes, "--out", str(args.out)])
-    ours = Pipeline.load(str(run), device=device())
+    run = train([*data(args.small), *minutes, "--out", str(args.out)])
+    ours = Pipeline.load(run.folder, device=device())
     net = AttentionUNet(1, (8, 16), heads=2, attention=1) if args.small else AttentionUNet(1)
-    origin = Origin(net.to(device()), cli.datamodule.arrays("train")[0], cli.datamodule.batch_size)
+    origin = Origin(net.to(device()), run.data.arrays("train")[0], run.data.batch_size)
     begun, steps = time.perf_counter(), 0
     while time.perf_counter() - begun < 60 * args.minutes:
         origin.step()
         steps += 1
     wait()
     theirs = Diffusion(net, Linear(), shape=ours.shape).to(device())
-    test = cli.datamodule.arrays("test")[0]
+    test = run.data.arrays("test")[0]
     return {
-        "minutes": args.minutes, "steps": cli.trainer.global_step, "origin_steps": steps,
+        "minutes": args.minutes, "steps": run.trainer.global_step, "origin_steps": steps,
         "eps_mse": asked(ours, test), "origin_eps_mse": asked(theirs, test),
     }  # fmt: skip
 

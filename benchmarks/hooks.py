@@ -16,10 +16,11 @@ import pytorch_lightning as pl
 
 from benchmarks.common import machine, save
 from benchmarks.overhead import options
-from diffusion.training.run import DiffusionCLI, quiet
+from diffusion.training.build import quiet
+from diffusion.training.run import assemble, begin
 
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
-PARTS = ("training_step", "backward", "clip_gradients", "optimizer_step")  # the last holds the others
+PARTS = ("training_step", "backward", "optimizer_step")  # the last holds the others
 TINY = ["--model.net.widths", "[4,4,4]", "--model.net.heads", "1", "--model.net.attention", "1"]
 
 
@@ -59,16 +60,16 @@ def main() -> None:
     spent: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         more = TINY if args.tiny else []
-        cli = DiffusionCLI(options(args.config, args.batch, folder, args.steps + 5, args.precision, more))
-        trainer, steps = cli.trainer, Steps()
+        run = begin(assemble(options(args.config, args.batch, folder, args.steps + 5, args.precision, more)))
+        trainer, steps = run.trainer, Steps()
         for callback in trainer.callbacks:
             for hook in HOOKS:
                 if getattr(type(callback), hook) is not getattr(pl.Callback, hook):
                     timed(spent, callback, hook, f"{type(callback).__name__}.{hook}")
         for part in PARTS:
-            timed(spent, cli.model, part, part)
+            timed(spent, run.model, part, part)
         trainer.callbacks.insert(0, steps)
-        trainer.fit(cli.model, cli.datamodule)
+        trainer.fit(run.model, run.data)
     whole = [1e3 * (b - a) for a, b in zip(steps.began[5:], steps.began[6:], strict=False)]
     rows = [{"part": "a step", "ms": statistics.median(whole)}]
     rows += [{"part": k, "ms": 1e3 * statistics.median(v[5:])} for k, v in spent.items()]

@@ -17,7 +17,8 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.common import machine, ratio, said, save, wait
-from diffusion.training.run import DiffusionCLI, quiet
+from diffusion.training.build import quiet
+from diffusion.training.run import assemble, begin
 
 
 class Bare:
@@ -85,9 +86,9 @@ def measure(config: str, batch: int, block: int, pairs: int, precision: str, mak
     """One training of pairs + 2 blocks; the first two warm up and are dropped."""
     turns = Turns(block, make)
     with tempfile.TemporaryDirectory() as folder:
-        cli = DiffusionCLI(options(config, batch, folder, block * (pairs + 2), precision, more))
-        cli.trainer.callbacks.append(turns)  # last: after all that the others do
-        cli.trainer.fit(cli.model, cli.datamodule)
+        run = begin(assemble(options(config, batch, folder, block * (pairs + 2), precision, more)))
+        run.trainer.callbacks.append(turns)  # last: after all that the others do
+        run.trainer.fit(run.model, run.data)
     turns.fit, turns.other = turns.fit[2:], turns.other[2:]
     return turns
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.common import RandomColour, machine, memory, ratio, said, save
 from benchmarks.overhead import measure
-from diffusion.training.run import quiet
+from diffusion.training.build import quiet
 
 UNET = {
     "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "block_out_channels": (64, 128, 128),

@@ -18,15 +18,16 @@ from benchmarks.common import machine, ratio, said, save
 FIRST = """
 import sys, time
 import pytorch_lightning as pl
-from diffusion.training.run import DiffusionCLI, quiet
+from diffusion.training.build import quiet
+from diffusion.training.run import assemble, begin
 class First(pl.Callback):
     def on_train_batch_end(self, *args):
         import os
         os._exit(0)
 quiet()
-cli = DiffusionCLI(["-c", "configs/digits.yaml", "--out", sys.argv[1]])
-cli.trainer.callbacks.append(First())
-cli.trainer.fit(cli.model, cli.datamodule)
+run = begin(assemble(["-c", "configs/digits.yaml", "--out", sys.argv[1]]))
+run.trainer.callbacks.append(First())
+run.trainer.fit(run.model, run.data)
 """
 SIDES = {
     "python": ["-c", "pass"],

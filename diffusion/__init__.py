@@ -18,7 +18,9 @@ _HOMES = {
     "check": "diffusion.bench.report",
     "describe": "diffusion.training.describe",
     "evaluate": "diffusion.training.evaluate",
+    "fit": "diffusion.training.api",
     "nll": "diffusion.judging.nll",
+    "validate": "diffusion.training.api",
 }
 __all__ = ["__version__", *_HOMES]
 

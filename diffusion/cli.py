@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from diffusion import __version__
+from diffusion.support import signals
 
 COMMANDS = {
     "fit": "train a model:             diffusion fit -c configs/mnist.yaml [--resume auto]",
@@ -32,9 +33,23 @@ RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newe
 """
 
 
+LISTENING = ("fit", "demo")  # commands that go on from where a signal stops them
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM, 1 anything else.
+
+    Args:
+        argv: the words after `diffusion`; by default this process's own, which is then the command.
+    """
+    if argv is None and (name := next(iter(sys.argv[1:]), "")) in LISTENING:
+        with signals.process(f"diffusion {name}"):  # first of all: the imports take seconds
+            return run(sys.argv[1:])
+    return run(list(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Find the command, run it, and say in a line what went wrong."""
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -55,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"diffusion {name}: interrupted", file=sys.stderr)
         return 130
+    except signals.Stopped as stop:
+        return stop.code
     except Exception as error:
         if debug:
             raise

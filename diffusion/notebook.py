@@ -3,7 +3,9 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -15,11 +17,11 @@ from diffusion.denoiser import Denoiser
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Plain
 from diffusion.support import runs
-from diffusion.support.console import clock, shown
+from diffusion.support.console import shown
 from diffusion.support.paths import REPO, home, run_root, tensorboard_address
-from diffusion.training.callbacks.progress import Rate
-from diffusion.training.resume import OtherModel
-from diffusion.training.run import DiffusionCLI, fit, quiet
+from diffusion.training.api import fit, words
+from diffusion.training.build import DiffusionCLI, quiet
+from diffusion.training.compare import OtherModel
 from diffusion.training.systems import NoisyClassifier
 
 CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
@@ -29,14 +31,14 @@ CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
     "FashionMNIST": ("fashion", "fashion"),
     "CIFAR10": ("cifar10", "cifar10"),
 }
-SMOKE = {  # so little training that all of it takes seconds: for tests of the notebooks
-    "": ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1", "--trainer.log_every_n_steps", "5",
-         "--data.limit", "320"],
-    "Diffusion": ["--samples.n", "10", "--samples.every_n_epochs", "1", "--gif.frames", "10",
-                  "--model.sampler.steps", "5", "--checkpoint.every_n_steps", "3"],
-    "AttentionUNet": ["--model.net.widths", "[8,16]", "--model.net.attention", "1"],
-    "ContextUNet": ["--model.net.width", "8"],
-    "HalfUNet": ["--model.net.width", "8"],
+SMOKE: dict[str, dict] = {  # so little training that all of it takes seconds: for tests of the notebooks
+    "": {"trainer.max_epochs": 2, "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 5,
+         "data.limit": 320},
+    "Diffusion": {"samples.n": 10, "samples.every_n_epochs": 1, "gif.frames": 10, "model.sampler.steps": 5,
+                  "checkpoint.every_n_steps": 3},
+    "AttentionUNet": {"model.net.widths": [8, 16], "model.net.attention": 1},
+    "ContextUNet": {"model.net.width": 8},
+    "HalfUNet": {"model.net.width": 8},
 }  # fmt: skip
 
 
@@ -53,10 +55,14 @@ def config(name: str) -> Path:
     return path
 
 
-def parts(name: str, *options: str) -> DiffusionCLI:
-    """The model, data and trainer that `train` would make of a configuration, for a look."""
+def parts(name: str, settings: Mapping[str, Any] | None = None) -> DiffusionCLI:
+    """The model, data and trainer that `train` would make of a configuration, for a look.
+
+    Args:
+        name, settings: see `train`.
+    """
     quiet()
-    return DiffusionCLI(["-c", str(config(name)), *options], training=False)
+    return DiffusionCLI(["-c", str(config(name)), *words(settings or {})])
 
 
 def opened(name: str, **options) -> ImageData:
@@ -88,12 +94,18 @@ def experiment(name: str, preset: str) -> str:
     return name if preset == "full" else f"{name}_smoke"
 
 
-def train(name: str, *options: str, folder: str = "", preset: str = "full", resume: str = "auto") -> Path:
-    """`diffusion fit` in a cell: shows itself, goes on where it was, and stops without a traceback.
+def train(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    folder: str = "",
+    preset: str = "full",
+    resume: str = "auto",
+) -> Path:
+    """`diffusion.fit` in a cell: shows itself, goes on where it was, and stops without a traceback.
 
     Args:
         name: of a data set or a configuration, see `config`.
-        options: of `diffusion fit`, by which the configuration is changed.
+        settings: options of `diffusion fit` by their dotted names, by which the configuration is changed.
         folder: of the experiment; the configuration's name by default.
         preset: "smoke" trains for seconds.
         resume: "auto" goes on with the newest run, or starts one where there is none or it has another model;
@@ -103,22 +115,18 @@ def train(name: str, *options: str, folder: str = "", preset: str = "full", resu
         The run's directory; the experiment's, if it was stopped before there was a checkpoint.
     """
     file, place = config(name), run_root() / experiment(folder or config(name).stem, preset)
-    argv = ["-c", str(file), "--experiment", place.name, "--trainer.devices", "1"]  # a kernel cannot be forked for more
-    argv += (smoke(file) if preset == "smoke" else []) + list(options)
-    known = resume if resume in ("", "auto") or not (place / resume).is_dir() else str(place / resume)
+    given = {"trainer.devices": 1}  # a kernel cannot be forked for more
+    given |= (smoke(file) if preset == "smoke" else {}) | dict(settings or {})
+    known = resume if resume in ("", "auto") or not (place / resume).is_dir() else place / resume
     try:
-        cli, run = fit([*argv, *(["--resume", known] if known else [])], final=False)
+        return fit(file, experiment=place.name, resume=known or None, settings=given)
     except OtherModel as error:
         if resume != "auto":
             raise
         print(f"the newest run has another model ({error.changed}): a new one is started")
-        return train(name, *options, folder=folder, preset=preset, resume="")
+        return train(name, settings, folder, preset, resume="")
     except KeyboardInterrupt:
         return stopped(place, resume)
-    rate = next(c for c in cli.trainer.callbacks if isinstance(c, Rate))
-    if rate.images:
-        print(f"{cli.trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
-    return run
 
 
 def stopped(place: Path, resume: str) -> Path:
@@ -132,25 +140,27 @@ def stopped(place: Path, resume: str) -> Path:
     return made[-1]
 
 
-def smoke(file: Path) -> list[str]:
-    """The options that make a configuration's training short."""
+def smoke(file: Path) -> dict[str, Any]:
+    """The settings that make a configuration's training short."""
     text = file.read_text()
     kind = "NoisyClassifier" if "NoisyClassifier" in text else "Diffusion"
-    return [word for key, words in SMOKE.items() if key in ("", kind) or key in text for word in words]
+    return {k: v for key, given in SMOKE.items() if key in ("", kind) or key in text for k, v in given.items()}
 
 
-def open_or_train(run: str, name: str, *options: str, folder: str = "", preset: str = "full") -> Path:
+def open_or_train(
+    run: str, name: str, settings: Mapping[str, Any] | None = None, folder: str = "", preset: str = "full"
+) -> Path:
     """A run's directory: the one that is named, else the newest finished one of an experiment, else one trained now.
 
     Args:
         run: a run, experiment or checkpoint; "" for the others.
-        name, options, folder, preset: see `train`.
+        name, settings, folder, preset: see `train`.
     """
     place = run_root() / experiment(folder or config(name).stem, preset)
     made = [v for v in runs.versions(place) if runs.checkpoints(v) and (v / "samples" / "denoising.gif").exists()]
     if not run and not made:
         print(f"there is no finished run in {shown(place)}: training one now")
-        return train(name, *options, folder=folder, preset=preset)
+        return train(name, settings, folder, preset)
     found = runs.directory(runs.find_checkpoint(run)) if run else made[-1]
     print(f"the model of {shown(found)}, step {runs.newest_step(found):,}")
     return found

@@ -12,14 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
-import yaml
-
-from diffusion.options.errors import explain
-from diffusion.support import runs
+from diffusion.support import signals
 from diffusion.support.paths import REPO, run_root
-from diffusion.support.specs import suggest
-from diffusion.training.callbacks.signals import Stopped
-from diffusion.training.run import fit
 
 SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": "model.lr"}
 
@@ -29,7 +23,22 @@ def main(argv: list[str] | None = None) -> int:
 
     Done or stopped, $SM_MODEL_DIR has the newest checkpoint and its configuration, and $SM_OUTPUT_DATA_DIR curves and
     pictures. Failed, the reason is in the file that SageMaker shows.
+
+    Args:
+        argv: the hyperparameters; by default this process's own words, and the process is the job.
     """
+    if argv is None:
+        with signals.process("diffusion"):  # first of all: the imports take seconds
+            return job(sys.argv[1:])
+    return job(argv)
+
+
+def job(argv: list[str]) -> int:
+    """The job's whole work; see `main`."""
+    from diffusion.options.errors import explain
+    from diffusion.support.runs import checkpoints
+    from diffusion.training.run import train
+
     try:
         hosts = json.loads(os.environ.get("SM_HOSTS", "[]"))
         if len(hosts) > 1 and "WORLD_SIZE" not in os.environ:
@@ -37,11 +46,13 @@ def main(argv: list[str] | None = None) -> int:
                 f"{len(hosts)} machines, and nothing that joins them: give the estimator "
                 'distribution={"torch_distributed": {"enabled": True}}'
             )
-        cli, run = fit(arguments(sys.argv[1:] if argv is None else argv), final=False)
-        if cli.trainer.is_global_zero:
-            keep(run)
-    except Stopped as stop:
-        if stop.run and runs.checkpoints(stop.run):
+        with signals.listening() as listener:
+            run = train(arguments(argv), final=False)
+            listener.wait()  # what is copied now has to be whole
+            if run.trainer.is_global_zero:
+                keep(run.folder)
+    except signals.Stopped as stop:
+        if stop.run and checkpoints(stop.run):
             keep(stop.run)
         return stop.code
     except Exception as error:
@@ -84,12 +95,18 @@ def configuration(name: str) -> Path:
     for path in (Path(name), REPO / "configs" / name, REPO / "configs" / f"{name}.yaml"):
         if path.is_file():
             return path
+    from diffusion.support.specs import suggest
+
     there = sorted(p.name for p in (REPO / "configs").glob("*.yaml"))
     raise ValueError(f"config: there is no file {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
 
 
 def keep(run: Path) -> None:
     """Leave what SageMaker uploads: a small run directory as the model, and the rest of the run as output."""
+    import yaml
+
+    from diffusion.support import runs
+
     model, output = (os.environ.get(k) for k in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR"))
     if model:
         (Path(model) / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def test_sampling_never_waits_for_the_device_between_its_ends(model):
 
 def test_every_callback_of_fit_never_waits_between_two_logs(tmp_path):
     """`diffusion fit` with all that it has: of 12 steps, those that neither log nor save nor end an epoch."""
-    from diffusion.training.run import DiffusionCLI
+    from diffusion.training.build import DiffusionCLI
 
     argv = [
         "-c", "configs/digits.yaml", "--out", str(tmp_path), "--trainer.max_steps", "12", "--trainer.max_epochs", "-1",

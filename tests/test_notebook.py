@@ -33,14 +33,14 @@ def test_training_goes_on_and_says_so(root, capsys):
     assert "starting a new run" in capsys.readouterr().out
     assert notebook.train("Digits", preset="smoke") == first
     assert "this run is complete" in capsys.readouterr().out
-    assert notebook.train("Digits", "--trainer.max_epochs=3", preset="smoke", resume="version_0") == first
+    assert notebook.train("Digits", {"trainer.max_epochs": 3}, preset="smoke", resume="version_0") == first
     said = capsys.readouterr().out
     assert "resuming from" in said and "step 10" in said and "15 steps" in said and step(first) == 15
 
 
 def test_another_model_is_another_run(root, capsys):
     first = notebook.train("Digits", preset="smoke")
-    other = notebook.train("Digits", "--model.schedule.T=100", preset="smoke")
+    other = notebook.train("Digits", {"model.schedule.T": 100}, preset="smoke")
     said = capsys.readouterr().out
     assert other.name == "version_1" and "T: 1000 -> 100): a new one is started" in said
     assert Pipeline.load(other).denoiser.schedule.T == 100 and step(first) == 10
@@ -49,7 +49,7 @@ def test_another_model_is_another_run(root, capsys):
 
 
 def test_a_stop_says_how_to_go_on(root, capsys, monkeypatch):
-    def fit(argv, final):
+    def fit(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(notebook, "fit", fit)

@@ -22,7 +22,7 @@ from PIL import Image
 from diffusion import sagemaker
 from diffusion.cli import main as diffusion
 from diffusion.support import runs
-from diffusion.training.run import DiffusionCLI
+from diffusion.training.build import DiffusionCLI
 from diffusion.training.systems import Diffusion
 
 REPO = Path(__file__).resolve().parents[1]
@@ -199,7 +199,7 @@ def test_the_documented_job_is_one_that_runs(ml):
     assert (REPO / value["source_dir"] / value["entry_point"]).is_file()
     assert all((REPO / folder).is_dir() for folder in value["dependencies"])
     argv = sagemaker.arguments([w for k, v in value["hyperparameters"].items() for w in (f"--{k}", str(v))])
-    cli = DiffusionCLI([*argv, "--trainer.accelerator", "cpu"], training=False)
+    cli = DiffusionCLI([*argv, "--trainer.accelerator", "cpu"])
     assert cli.trainer.max_epochs == 20 and cli.trainer.precision == "bf16-mixed" and cli.datamodule.batch_size == 128
     line = "epoch 2/3  step 40/90  train/loss 0.2278  val/loss 0.2355  642 images/s  0:13 left"  # as `Lines` prints
     found = {m["Name"]: re.search(m["Regex"], line)[1] for m in value["metric_definitions"]}

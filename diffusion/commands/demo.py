@@ -16,7 +16,7 @@ from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.paths import REPO
 from diffusion.training.callbacks.pictures import averaged
 from diffusion.training.callbacks.progress import Rate
-from diffusion.training.run import fit
+from diffusion.training.run import train
 
 
 def main(argv: list[str]) -> int:
@@ -28,20 +28,20 @@ def main(argv: list[str]) -> int:
     if args.n < 20 or args.n % 10:
         raise ValueError(f"--n must be a multiple of 10 and at least 20, got {args.n}")
     started = time.perf_counter()
-    cli, run = fit(["-c", args.config, *rest], final=False)
-    trainer, model = cli.trainer, cli.model
+    run = train(["-c", args.config, *rest], final=False)
+    trainer, model = run.trainer, run.model
     if not trainer.is_global_zero:
         return 0
     print(f"\ntrained; now sampling {args.n:,} digits and judging them")
     with averaged(trainer, model):
-        report(model.pipeline, cli.datamodule, run, args.n)
+        report(model.pipeline, run.data, run.folder, args.n)
     loss, rate = trainer.callback_metrics, next(c for c in trainer.callbacks if isinstance(c, Rate))
     pace = f"{rate.per_second:,.0f} images/s, {trainer.precision}"
     print(f"""
   training         {trainer.global_step:,} steps in {clock(rate.seconds)}, {pace}
   loss             train {float(loss["train/loss"]):.4f}, validation {float(loss.get("val/loss", float("nan"))):.4f}
   the whole demo   {clock(time.perf_counter() - started)}""")
-    hints(run)
+    hints(run.folder)
     return 0
 
 

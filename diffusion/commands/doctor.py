@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
         except PackageNotFoundError:
             sound = False
             say(name, "MISSING: run ./setup.sh")
-    from diffusion.nets.speed import bf16_is_fast
+    from diffusion.nets.speed import has_amx
 
-    say("processor", f"{os.cpu_count()} cores; bf16 {'fast' if bf16_is_fast() else 'not fast'} here")
+    say("processor", f"{os.cpu_count()} cores, {'AMX: trains in bf16' if has_amx() else 'no AMX: trains in float32'}")
     say("GPU", gpu())
     if home():
         say("SageMaker", home())

@@ -9,7 +9,7 @@ from diffusion.options.parser import Parser, add_machine, add_sampling, add_weig
 from diffusion.support.console import shown
 from diffusion.support.processes import together
 from diffusion.training.classifier_of import train_classifier
-from diffusion.training.run import fit
+from diffusion.training.run import train
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     words = parser.read(argv)
     request = Request.of([*words.run, *words.runs], **fields_of(words, "run", "runs"))
     with together() as processes, parser.explaining():
-        table = answer(request, processes, partial(train_classifier, fit=fit), tell=print)
+        table = answer(request, processes, partial(train_classifier, fit=train), tell=print)
         print(table)
         for file in table.files:
             print(f"written: {shown(file)}")

@@ -4,10 +4,10 @@ import sys
 import time
 
 from diffusion.support.processes import age
-from diffusion.training.run import fit
+from diffusion.training.run import train
 
 
 def main(argv: list[str]) -> int:
     mine = sys.argv[1:2] == ["fit"]  # the process is this command: the imports are its time, too
-    fit(argv, started=time.perf_counter() - (age() if mine else 0.0))
+    train(argv, started=time.perf_counter() - (age() if mine else 0.0))
     return 0

@@ -6,77 +6,58 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-GAIN = 1.2  # times as fast bf16 has to be on a CPU to be chosen: less may be the noise of the measurement
-STEP = 0.3  # seconds that a step takes by which precisions are compared, if the batch is large enough
-MARGIN = 1.05  # times as fast channels_last has to be for bf16 on a CPU
+STEP = 0.3  # seconds of the processor that a step takes by which ways to compute are compared, at most about
+ROUNDS = 5  # of such steps
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("default", "reduce-overhead", "max-autotune")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def bf16_is_fast() -> bool:
-    """Does this processor compute bf16 in hardware?"""
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "AMX" in capabilities.upper() or "amx_bf16" in flags or "avx512_bf16" in flags
+def has_amx() -> bool:
+    """Whether this processor multiplies matrices in bf16 (Intel's AMX).
 
-
-class Pace(NamedTuple):
-    """How a network is trained fastest: Lightning's name of the precision, the layout of its weights, and why."""
-
-    precision: str
-    layout: str
-    reason: str
-
-
-def fastest(
-    net: nn.Module, loss: Callable[[int], Tensor], batch: int, device: torch.device, measure: bool = True
-) -> Pace:
-    """The precision and layout to train in.
-
-    bf16-mixed on a GPU that computes it; on a CPU that does, if it is `GAIN` times as fast in the best of three steps
-    each, taken in turn; else 32-true. Weights in channels_last order, but for bf16 on a CPU, where it has to be
-    `MARGIN` times as fast as the contiguous one: for some networks it is much slower.
-
-    Args:
-        net: is put into each layout, and left in channels_last.
-        loss: of a batch of so many images.
-        batch: the largest that is asked for.
-        measure: False takes 32-true on every CPU: several processes would not measure the same.
+    AVX512-bf16 alone does not count: training in it takes 1.3 to 1.4 times as long as in float32.
     """
-    usual = "channels_last"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Pace("bf16-mixed", usual, "this GPU computes bf16")
-        return Pace("32-true", usual, "this GPU does not compute bf16")
-    if not measure or device.type != "cpu" or not bf16_is_fast():
-        return Pace("32-true", usual, "bf16 is not fast here" if measure else "not measured")
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "amx_bf16" in info.read_text()
 
-    def spent(n: int, mixed: bool, layout: str = usual) -> float:
-        net.to(memory_format=LAYOUTS[layout])
-        since = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            value = loss(n)
-        value.backward()
-        return time.perf_counter() - since
 
-    few = min(4, batch)
-    warm = [spent(few, mixed) for mixed in (False, True, False)]
-    n = max(few, min(batch, int(few * STEP / warm[-1])))
-    ways = ((False, usual), (True, usual), (True, "contiguous"))
-    full, half, other = map(min, zip(*([spent(n, *way) for way in ways] for _ in range(3)), strict=True))
-    net.to(memory_format=LAYOUTS[usual])
-    gain = full / min(half, other)
-    if gain <= GAIN:
-        return Pace("32-true", usual, f"bf16-mixed is {gain:.1f} times as fast here")
-    layout = usual if other > MARGIN * half else "contiguous"  # the wrong one costs a few per cent, or two thirds
-    return Pace("bf16-mixed", layout, f"{gain:.1f} times as fast as 32-true here")
+def affordable(step: Callable[[int], object], most: int, few: int = 4) -> int:
+    """A number of images, at most `most`, whose step takes about `STEP` seconds of the processor or less."""
+    few = min(few, most)
+    step(few)  # warms up
+    begun = time.process_time()
+    step(few)
+    spent = max(1e-6, time.process_time() - begun)
+    return max(few, min(most, int(few * STEP / spent)))
+
+
+def interleaved(steps: list[Callable[[], object]], rounds: int = ROUNDS) -> list[list[float]]:
+    """The processor's seconds of each of some steps, `rounds` times in turn, after one that warms each up.
+
+    The processor's time and not the clock's: other programs on the machine hardly change it.
+    """
+    for step in steps:
+        step()
+    spent: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds):
+        for step, mine in zip(steps, spent, strict=True):
+            begun = time.process_time()
+            step()
+            mine.append(time.process_time() - begun)
+    return spent
+
+
+def clearly_fastest(spent: list[list[float]]) -> int:
+    """The place of the fastest of some ways, each measured several times; 0 unless all of its times are shorter than
+    all of the first one's."""
+    best = min(range(len(spent)), key=lambda k: sum(spent[k]))
+    return best if max(spent[best]) < min(spent[0]) else 0
 
 
 def compiled(net: nn.Module, mode: str = "default") -> nn.Module:

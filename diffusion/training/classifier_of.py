@@ -12,7 +12,7 @@ def train_classifier(data: ImageData, fit: Callable[..., object]) -> None:
     """Train a data set's classifier on all of its images, as `diffusion fit` with its configuration does.
 
     Args:
-        fit: `training.run.fit`, which itself calls this function for a run that is evaluated while it trains.
+        fit: `training.run.train`, which itself calls this function for a run that is evaluated while it trains.
     """
     print(f"{no_classifier(data)}: training one (once, minutes)", flush=True)
     chosen = spec(data)

@@ -12,7 +12,7 @@ from diffusion.judging.table import Table
 from diffusion.samplers import Sampler
 from diffusion.support.processes import together
 from diffusion.training.classifier_of import train_classifier
-from diffusion.training.run import fit
+from diffusion.training.run import train
 
 
 def evaluate(
@@ -74,4 +74,4 @@ def evaluate(
         precision=precision, compile=compile, data=data or {},
     )  # fmt: skip
     with together() as processes:
-        return answer(request, processes, partial(train_classifier, fit=fit))
+        return answer(request, processes, partial(train_classifier, fit=train))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from diffusion.training.resume import Resume, place
+from diffusion.training.resume import Start, place
 
 DECIDED = "DIFFUSION_RUN"  # what the first process tells those that it starts
 
@@ -37,14 +37,22 @@ def plugins() -> list:
 
 
 def launched() -> bool:
-    """Was this process started by the first one, through Lightning?"""
+    """Whether this process was started by the first one, through Lightning."""
     return DECIDED in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
-def agreed(
-    trainer: pl.Trainer, model: pl.LightningModule, run: Path, resume: Resume | None
-) -> tuple[Path, Resume | None]:
-    """The first process's run directory and checkpoint, for all.
+def first() -> bool:
+    """Whether this process is the one that writes: known from the launcher's environment before there is a trainer."""
+    return next((os.environ[k] for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if k in os.environ), "0") == "0"
+
+
+def alone(trainer: dict) -> bool:
+    """Whether the run has this process only, by the trainer's configuration and the launcher's environment."""
+    return trainer["devices"] in ("auto", 1, "1") and "LOCAL_RANK" not in os.environ
+
+
+def agreed(trainer: pl.Trainer, model: pl.LightningModule, start: Start) -> Start:
+    """The first process's folder and checkpoint, for all.
 
     Each would find its own, and the first has made its folder by the time the others look for the next free number.
     Processes that Lightning starts are told in their environment, since they do not exist yet; all others meet now.
@@ -54,8 +62,8 @@ def agreed(
     """
     strategy = trainer.strategy
     if trainer.world_size == 1 or not hasattr(strategy, "cluster_environment"):
-        return run, resume
-    mine = [str(run), str(resume.path) if resume else None]
+        return start
+    mine = [str(start.folder), str(start.resume.path) if start.resume else None]
     if isinstance(strategy.cluster_environment, LightningEnvironment):
         if trainer.num_nodes > 1:
             raise ValueError("several machines: start a process for each device with torchrun or srun")
@@ -67,5 +75,6 @@ def agreed(
         strategy.setup_environment()  # Lightning does so again, and finds it done
         decided = strategy.broadcast(mine)
     if decided[1] != mine[1]:
-        resume = place(run.parent, decided[1])[1] if decided[1] else None
-    return Path(decided[0]), resume
+        resume = place(Path(decided[0]).parent, decided[1], False).resume if decided[1] else None
+        start = start._replace(resume=resume)
+    return start._replace(folder=Path(decided[0]))

@@ -1,338 +1,283 @@
-"""Train a model from configuration files, into a run directory, from scratch or resumed."""
+"""The life of a run: from the words of a command or the arguments of a call to a trained model in a run directory."""
 
-import logging
-import shlex
 import shutil
 import signal
 import sys
 import time
-import warnings
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
-import yaml
-from jsonargparse import get_loader, set_loader
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion.data import ImageData
-from diffusion.judging.judge import folder, open_evaluator, open_extractor
-from diffusion.nets.speed import LAYOUTS, MODES
+from diffusion.judging.judge import folder as folder_of
+from diffusion.judging.judge import open_evaluator, open_extractor
+from diffusion.metrics.evaluator import Evaluator
+from diffusion.nets import speed
 from diffusion.support import runs
-from diffusion.support.console import board, clock, in_notebook, shown, tool
-from diffusion.support.paths import REPO, cache_root, run_root
-from diffusion.support.specs import build, gather, suggest, today
-from diffusion.training import launch, pace
-from diffusion.training.callbacks import (
-    EMA,
-    Budget,
-    Checkpoint,
-    Diagnostics,
-    DurableIO,
-    Evaluation,
-    Gif,
-    Guard,
-    Lines,
-    Ranks,
-    Rate,
-    Samples,
-    Signals,
-)
+from diffusion.support.console import clock, in_notebook, shown, tool
+from diffusion.support.paths import cache_root, run_root
+from diffusion.support.signals import Interrupted, Listener, Stopped, listening
+from diffusion.training import launch, pace, precision, report
+from diffusion.training.build import DiffusionCLI, quiet
+from diffusion.training.callbacks import Budget, Evaluation, Lines, Ranks, Rate, Signals
+from diffusion.training.callbacks.budget import seconds
 from diffusion.training.callbacks.progress import Live
-from diffusion.training.callbacks.signals import Stopped
 from diffusion.training.classifier_of import train_classifier
-from diffusion.training.resume import clear, differences, hparams_of, place, restored
-from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
-
-set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
-SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
-    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
-    "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
-    "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
-}
-LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
-    "shape": "model.shape",
-    "class_names": "model.class_names",
-    "channels": "model.net.init_args.channels",
-    "num_classes": "model.net.init_args.num_classes",
-    "context_dim": "model.net.init_args.context_dim",
-}
+from diffusion.training.compare import differences, hparams_of
+from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
 
 
-class DiffusionCLI(LightningCLI):
-    """LightningCLI with our links, run directories and resuming; builds everything, runs nothing."""
+@dataclass(frozen=True)
+class Run:
+    """A training, ready to begin or done.
 
-    def __init__(self, argv: list[str], training: bool = True, started: float | None = None) -> None:
-        for package in ("data", "nets", "noise", "samplers", "guidance"):
-            gather(f"diffusion.{package}")  # classes are then known by their short names
-        self.training, self.argv = training, argv
-        self.started = time.perf_counter() if started is None else started
-        self.system = system_of(argv)
-        kind, defaults, self.configured = SYSTEMS[self.system]
-        super().__init__(
-            kind,
-            ImageData,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=SaveConfigCallback if training else None,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "default_config_files": [str(REPO / "configs" / defaults)],
-                "exit_on_error": False,
-                "allow_abbrev": False,
-            },
-            trainer_defaults={"use_distributed_sampler": False},
-            args=argv,
-            run=False,
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--system", type=str, default="Diffusion", help=f"one of {', '.join(SYSTEMS)}")
-        parser.add_argument("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
-        parser.add_argument("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
-        parser.add_argument(
-            "--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file"
-        )
-        add = parser.add_argument
-        add("--budget", type=str, default="", help="90s, 20m, 1h30m: when all has to be done; chooses batch and steps")
-        add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
-        add("--layout", type=str, default="", help=f"of the weights: {' or '.join(LAYOUTS)} (default: the faster)")
-        add("--recompute", type=bool, default=False, help="gradient checkpointing: less memory, a third more time")
-        for kind in self.configured:
-            parser.add_lightning_class_args(kind, kind.__name__.lower())
-        for fact, target in LINKS.items():
-            if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
-                parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
-            else:
-                parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
-        image_channels = "model.net.init_args.image_channels"
-        parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-
-    def hinted(self, shape: tuple[int, int, int]) -> int:
-        """Channels of the image that the model's hint makes of images of a shape; 0 without a hint."""
-        hint = self.config.model.get("hint")
-        return build(hint.as_dict()).shape(shape)[0] if hint else 0
-
-    def given(self, option: str) -> bool:
-        """Was this option given on the command line?"""
-        return any(word.split("=")[0] == f"--{option}" for word in self.argv)
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config
-        launch.count(config.trainer)
-        name = config.experiment or config.data.class_path.rpartition(".")[2].lower()
-        self.directory, self.resume = None, None
-        if self.training:
-            root = run_root(config.out) if config.out or self.system != "Classifier" else cache_root() / "features"
-            self.directory, self.resume = place(root / name, config.resume)
-            if config.budget:
-                pace.unlimited(self)
-
-    def instantiate_trainer(self, **kwargs) -> pl.Trainer:
-        kwargs["plugins"], kwargs["logger"] = [DurableIO(), *launch.plugins()], False
-        if self.training:
-            if self._get(self.config_init, "trainer.enable_progress_bar") is None:
-                kwargs["enable_progress_bar"] = sys.stdout.isatty()
-            kwargs["precision"] = pace.settle(self)
-        trainer = super().instantiate_trainer(**kwargs)
-        if self.training:
-            self.directory, self.resume = launch.agreed(trainer, self.model, self.directory, self.resume)
-            trainer.logger = False if trainer.fast_dev_run else self.log()
-            trainer.callbacks[:0] = [Ranks(), Signals(), Rate(), *self.budget]
-            if not kwargs.get("enable_progress_bar", True):
-                trainer.callbacks.append(Live() if in_notebook() else Lines())  # last: it shows what the others made
-        return trainer
-
-    def log(self) -> TensorBoardLogger:
-        """The run's curves."""
-        return TensorBoardLogger(
-            self.directory.parent.parent,
-            name=self.directory.parent.name,
-            version=self.directory.name,
-            default_hp_metric=False,
-            # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
-            purge_step=self.resume.step if self.resume and self.resume.checkpoint["logs"] is None else None,
-        )
-
-
-def system_of(argv: list[str]) -> str:
-    """The system that a command line or its last configuration file names: it decides what the options are.
-
-    Raises:
-        ValueError: there is no such system.
+    Attributes:
+        cli: its configuration.
+        model, data, trainer: its parts.
+        experiment: the folder of this run and others.
+        start: its own folder, and the checkpoint that it goes on from.
+        why: the reason of the precision, or "".
     """
-    words = [w for word in argv for w in (word.split("=", 1) if word.startswith("-") else [word])]
-    name = "Diffusion"
-    for option, value in zip(words[:-1], words[1:], strict=True):
-        if option in ("-c", "--config") and Path(value).is_file():
-            try:
-                read = yaml.safe_load(Path(value).read_text())
-            except (yaml.YAMLError, UnicodeDecodeError):
-                continue  # the parser says what is wrong with it
-            name = read.get("system", name) if isinstance(read, dict) else name
-    name = next((v for o, v in zip(words[:-1], words[1:], strict=True) if o == "--system"), name)
-    if name not in SYSTEMS:
-        near = suggest(str(name), list(SYSTEMS))
-        raise ValueError(f"system: there is no {name!r}{near}; there are: {', '.join(SYSTEMS)}")
-    return name
+
+    cli: DiffusionCLI
+    model: pl.LightningModule
+    data: ImageData
+    trainer: pl.Trainer
+    experiment: Path
+    start: Start
+    why: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        return self.start.folder
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.trainer.is_global_zero and not self.trainer.fast_dev_run
 
 
-def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
-    """The parts of the run that a checkpoint lies in, built from its own configuration and further options.
+def assemble(argv: list[str], listener: Listener | None = None, started: float | None = None) -> Run:
+    """The parts of a training, and where it is to write; nothing is written yet.
 
-    Raises:
-        FileNotFoundError: the run's configuration is missing.
+    Args:
+        argv: words of `diffusion fit`.
+        listener: hears the signals; see `Signals`.
+        started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     """
-    config = runs.directory(checkpoint) / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
-    return DiffusionCLI(["-c", str(config), *argv], training=False)
+    started = time.perf_counter() if started is None else started
+    cli = DiffusionCLI(argv, open_judge)
+    config, diffusion = cli.config, cli.system == "Diffusion"
+    root = run_root(config.out) if config.out or cli.system != "Classifier" else cache_root() / "features"
+    experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
+    start = place(experiment, config.resume, launch.first())
+    if config.budget:
+        pace.unlimited(config, cli.system)
+    model, data, device = cli.model, cli.datamodule, precision.device_of(config.trainer)
+    alone = launch.alone(config.trainer)
+    net = (model.denoiser if diffusion else model).net
+    if config.recompute:
+        speed.recomputed(net)
+
+    def measure(choices: list[precision.Choice]) -> precision.Choice:
+        if not alone or not diffusion:  # several processes would not measure the same
+            return choices[0]._replace(reason="not measured: that takes one process and a diffusion model")
+        return precision.measured(net, partial(pace.loss_of, model), data.batch_size, device, choices)
+
+    chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion)
+    model.zero_grad(set_to_none=True)
+    config.trainer.precision, config.layout, config.precision = chosen.precision, chosen.layout, ""
+    net.to(memory_format=speed.LAYOUTS[chosen.layout])
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, where it is float32 at all
+    callbacks: list[pl.Callback] = [Ranks(), Signals(listener)]
+    if config.budget:
+        free = alone and not cli.given("data.batch_size")
+        found = pace.choose(config, model, device, start.recorded, free)
+        found.apply(config, data, model)
+        callbacks.append(Budget(seconds(config.budget), found.step, started))
+    if config.compile:
+        speed.compiled(net, config.compile)
+    return Run(cli, model, data, trainer_of(cli, callbacks), experiment, start, chosen.reason)
 
 
-def quiet() -> None:
-    """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):
-        warnings.filterwarnings("ignore", message)
+def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
+    """The trainer of a run, with the callbacks that every run has besides the configured ones.
+
+    Args:
+        first: those that come before the configured ones.
+    """
+    bar = cli.config.trainer.enable_progress_bar
+    bar = sys.stdout.isatty() if bar is None else bar
+    trainer = cli.make_trainer(precision=cli.config.trainer.precision, enable_progress_bar=bar)
+    # Those that show what the others made are the very last, after Lightning's checkpoints.
+    last = [Rate(), *([] if bar else [Live() if in_notebook() else Lines()])]
+    trainer.callbacks[:] = [*first, *trainer.callbacks, *last]
+    return trainer
 
 
-def fit(argv: list[str], final: bool = True, started: float | None = None) -> tuple[DiffusionCLI, Path]:
-    """Train as the arguments say; returns the parts and the run directory.
+def train(argv: list[str], final: bool = True, started: float | None = None) -> Run:
+    """Train as the words of `diffusion fit` say.
 
     Args:
         final: end with what was written and the next commands.
         started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
+    Raises:
+        Interrupted: Ctrl-C.
+        Stopped: another signal.
+        ValueError, OSError: a wrong configuration, a place that cannot be written, data that are not there.
+        FloatingPointError: training has diverged.
     """
     quiet()
-    cli = DiffusionCLI(argv, started=started)
-    trainer, model, directory = cli.trainer, cli.model, cli.directory
-    made = [p for p in (directory.parent, directory.parent.parent) if not p.exists()]
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        writable(directory)
-    params = sum(p.numel() for p in model.parameters())
-    if trainer.is_global_zero:
-        print(
-            f"{type(getattr(model, 'denoiser', model).net).__name__} ({params:,} parameters) on "
-            f"{type(cli.datamodule).__name__}, {trainer.strategy.root_device}, precision {trainer.precision}{cli.why}; "
-            f"run: {shown(directory)}"
-        )
-    if cli.budget and trainer.is_global_zero:
-        keeper = cli.budget[0]
-        print(
-            f"budget {clock(keeper.total)}: batch {cli.datamodule.batch_size}, lr {model.lr:.2g}, "
-            f"{keeper.step:.2g} s a step as it begins"
-        )
-    if cli.resume:
-        run = runs.directory(cli.resume.path)
-        changes = differences(cli.resume, hparams_of(model), run, cli.config)
-        if trainer.is_global_zero:
-            print("\n".join([restored(cli.resume), *(f"changed: {line}" for line in changes)]))
-    prepare(cli)
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        clear(directory, cli.resume)
+    folder = None
+    with listening() as listener:
+        try:
+            run = assemble(argv, listener, started)
+            listener.wait()
+            run = begin(run)
+            folder = run.folder if run.trainer.is_global_zero else None
+            try:
+                live(run, argv, listener, final)
+            finally:
+                if run.start.lock:
+                    run.start.lock.release()
+            listener.release()
+        except Stopped as stop:
+            if launch.launched():  # Lightning kills the first process when another ends with any code but 0
+                raise SystemExit(0) from None
+            if stop.signum == signal.SIGINT:
+                raise Interrupted(folder) from None  # what a notebook and a caller expect
+            raise Stopped(stop.signum, stop.validating, folder) from None
+    return run
+
+
+def begin(run: Run) -> Run:
+    """The run in its folder, on which all processes agree, with its curves; its configuration is written there."""
+    start, trainer = run.start, run.trainer
+    made = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
+    if run.writes:
+        start = claim(run.experiment, start)
+        made = [start.folder, *made] if run.start.folder is None else []
+    elif start.folder is None:
+        start = start._replace(folder=run.experiment / f"version_{runs.next_version(run.experiment)}")
     try:
-        trainer.fit(model, cli.datamodule, ckpt_path=cli.resume and cli.resume.path, weights_only=True)
-    except Stopped as stop:
+        run = replace(run, start=launch.agreed(trainer, run.model, start))
+        trainer.logger = False if trainer.fast_dev_run else curves(run)
+        resume, changes = run.start.resume, []
+        if resume:
+            before = runs.directory(resume.path)
+            changes = differences(resume, hparams_of(run.model), before, run.cli.config)
         if trainer.is_global_zero:
-            stop.run = directory
-            step = runs.newest_step(directory)
-            print(
-                f"stopped at step {trainer.global_step:,}; "
-                + ("no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"),
-                flush=True,
-            )
+            print(report.begins(run.model, trainer, run.data, run.folder, run.why))
+            for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
+                print(
+                    f"budget {clock(keeper.total)}: batch {run.data.batch_size}, lr {run.model.lr:.2g}, "
+                    f"{keeper.step:.2g} s a step as it begins"
+                )
+            if resume:
+                print("\n".join([restored(resume), *(f"changed: {line}" for line in changes)]), flush=True)
+        judge(run)
+        if run.writes:
+            clear(run.folder, resume)
+            run.cli.save(run.folder / CONFIG)  # now, so that what was chosen is there at the next start
+    except BaseException:
+        remove(made)
+        raise
+    return run
+
+
+def curves(run: Run) -> TensorBoardLogger:
+    """The run's curves."""
+    resume = run.start.resume
+    return TensorBoardLogger(
+        run.folder.parent.parent,
+        name=run.folder.parent.name,
+        version=run.folder.name,
+        default_hp_metric=False,
+        # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
+        purge_step=resume.step if resume and resume.checkpoint["logs"] is None else None,
+    )
+
+
+def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> None:
+    """Train, and say how it ended.
+
+    Raises:
+        Stopped: a signal came; what there was to save is saved.
+        KeyboardInterrupt: Ctrl-C came twice.
+    """
+    trainer, folder, resume = run.trainer, run.folder, run.start.resume
+    try:
+        if trainer.world_size == 1:
+            with listener.acting():  # a download is cut short at once
+                run.data.prepare_data()
+        trainer.fit(run.model, run.data, ckpt_path=resume and resume.path, weights_only=True)
+    except Stopped:
+        if trainer.is_global_zero:
+            step = runs.newest_step(folder)
+            newest = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"
+            print(f"stopped at step {trainer.global_step:,}; {newest}", flush=True)
             if not in_notebook():
-                hints(directory, argv, trainer)
-        if launch.launched():  # Lightning kills the first process when another ends with any code but 0
-            raise SystemExit(0) from None
-        if stop.signum == signal.SIGINT:
-            raise KeyboardInterrupt from None  # what a notebook and a caller expect
+                report.hints(folder, argv, trainer)
         raise
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
-        raise KeyboardInterrupt from None
+        raise Interrupted(folder) from None
     except Exception as error:
-        gone = not directory.exists() or trainer.global_step and not (directory / "config.yaml").exists()
+        gone = not folder.exists() or trainer.global_step and not (folder / CONFIG).exists()
         if isinstance(error, OSError) and trainer.is_global_zero and gone:
-            said = f"{directory}: the run's folder was removed while it trained"
-            if runs.checkpoints(directory):
-                said += f"; its last state was saved there once more, go on with --resume {shown(directory)}"
+            said = f"{folder}: the run's folder was removed while it trained"
+            if runs.checkpoints(folder):
+                said += f"; its last state was saved there once more, go on with --resume {shown(folder)}"
             raise FileNotFoundError(said) from error
-        told = runs.checkpoints(directory) or list(directory.glob("nonfinite-*.json"))
-        if trainer.is_global_zero and not told and not trainer.fast_dev_run:  # it never got anywhere: leave nothing
-            shutil.rmtree(directory, ignore_errors=True)
-            for folder in made:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+        told = runs.checkpoints(folder) or list(folder.glob("nonfinite-*.json"))
+        if run.writes and not told:  # it never got anywhere
+            remove([folder, run.experiment, run.experiment.parent])
         raise
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        if cli.resume and trainer.global_step == cli.resume.step:
-            more = "--budget" if cli.budget else "--trainer.max_epochs or max_steps"
-            print(f"this run is complete, nothing left to train; raise {more} to go on")
-        elif final:
-            hints(directory, argv, trainer)
-    return cli, directory
+    if run.writes and resume and trainer.global_step == resume.step:
+        more = "--budget" if run.cli.config.budget else "--trainer.max_epochs or max_steps"
+        print(f"this run is complete, nothing left to train; raise {more} to go on")
+    elif run.writes and final:
+        report.hints(folder, argv, trainer)
 
 
-def prepare(cli: DiffusionCLI) -> None:
-    """What the evaluation callback judges with, if it is on; its classifier is trained first where there is none."""
-    evaluation = next((c for c in cli.trainer.callbacks if isinstance(c, Evaluation)), None)
-    if evaluation and evaluation.every_n_epochs and evaluation.features == "auto" and cli.trainer.world_size > 1:
-        if not runs.versions(folder(cli.datamodule)):
-            name = type(cli.datamodule).__name__
-            raise ValueError(
-                f"there is no classifier of {name} to judge samples with; train it in one process first: "
-                f"{tool('diffusion')} fit -c configs/features_{name.lower()}.yaml"
-            )
-    if evaluation and evaluation.every_n_epochs and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
-        cli.datamodule.prepare_data()
-        where = cli.trainer.strategy.root_device
-        extractor = open_extractor(cli.datamodule, evaluation.features, where, train=partial(train_classifier, fit=fit))
-        evaluation.evaluator = open_evaluator(cli.datamodule, extractor)
+def remove(made: list[Path]) -> None:
+    """Leave nothing of a run that never got anywhere: its folder goes, and those above it if they are empty."""
+    for k, folder in enumerate(made):
+        if not k:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def writable(directory: Path) -> None:
-    """Make the run's folder now, so that a place that cannot be written is found before training."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        message = f"{directory}: the run's folder cannot be written ({error.strerror}); choose another with --out"
-        raise type(error)(message) from error
+# --- the judge of samples ------------------------------------------------------------------------------------
 
 
-def hints(directory: Path, argv: list[str], trainer: pl.Trainer) -> None:
-    """What was written, and the exact commands to go on."""
-    if not runs.checkpoints(directory):
+def judge(run: Run) -> None:
+    """Open what the evaluation callback judges with, if it is on.
+
+    Raises:
+        ValueError: several processes, and no classifier of the data yet.
+    """
+    trainer, data = run.trainer, run.data
+    evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation) and c.every_n_epochs), None)
+    if evaluation is None:
         return
-    rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
-    if rate and rate.images:
-        print(f"{trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training")
-    for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
-        print(f"budget {clock(keeper.total)}, spent {clock(keeper.spent)}")
-    run = shown(directory)
-    files = [str(p.relative_to(directory)) for p in sorted(directory.rglob("*")) if p.is_file()]
-    print(f"files in {run}/: {', '.join(files[:12])}{' ...' if files[12:] else ''}")
-    arguments = [a for i, a in enumerate(argv) if a != "--resume" and (i == 0 or argv[i - 1] != "--resume")]
-    arguments = [a for a in arguments if not a.startswith("--resume=")]
-    diffusion = tool("diffusion")
-    if not isinstance(trainer.lightning_module, Diffusion):
-        noisy = isinstance(trainer.lightning_module, NoisyClassifier)
-        if "val/accuracy" in trainer.callback_metrics:
-            share = float(trainer.callback_metrics["val/accuracy"])
-            print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
-        use = f"sample RUN --classifier {run} --scale 3" if noisy else f"evaluate RUN --features {run}"
-        print(f"next:\n  {diffusion} {use}")
-        return
-    print("next:")
-    image = " --image test" if getattr(trainer.lightning_module, "hint", None) else ""
-    print(f"  {diffusion} sample {run}{image} --n 64 --out grid.png")
-    print(f"  {diffusion} evaluate {run}")
-    print(f"  {diffusion} film {run}{image} --out denoising.gif")
-    print(f"  {board(run)}")
-    print(f"  {diffusion} fit {shlex.join(arguments)} --resume {run}")
+    if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
+        name = type(data).__name__
+        raise ValueError(
+            f"there is no classifier of {name} to judge samples with; train it in one process first: "
+            f"{tool('diffusion')} fit -c configs/features_{name.lower()}.yaml"
+        )
+    if run.writes:
+        data.prepare_data()
+        evaluation.open(trainer.strategy.root_device)
+
+
+def open_judge(data: ImageData, features: str, device: torch.device) -> Evaluator:
+    """The judge of samples of a data set; its classifier is trained first where there is none."""
+    return open_evaluator(data, open_extractor(data, features, device, train=partial(train_classifier, fit=train)))

@@ -232,12 +232,12 @@ def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):
     """By the data set's own configuration, on all of its images, though the run had 320."""
     asked = {}
 
-    def fit(argv, final):
+    def train(argv, final):
         asked["argv"] = argv
         raise ValueError("enough")
 
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("diffusion.commands.evaluate.fit", fit)
+    monkeypatch.setattr("diffusion.commands.evaluate.train", train)
     assert main(["evaluate", str(run), "--n", "10"]) == 2
     assert "training one" in capsys.readouterr().out
     assert asked["argv"][1].endswith("features_digits.yaml")

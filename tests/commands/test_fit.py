@@ -7,15 +7,17 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import diffusion
 from diffusion.cli import main
-from diffusion.nets import speed
 from diffusion.support import runs
+from diffusion.training import precision
 
 from .conftest import TINY
 
 
 def test_a_run_directory_has_everything(tiny):
     assert {p.name for p in tiny.iterdir() if "tfevents" not in p.name} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "hparams.yaml",
@@ -105,23 +107,48 @@ def test_validate_gives_the_curves_last_value(tiny, capsys):
     assert float(capsys.readouterr().out.split("val/loss ")[1].split()[0]) != shown
 
 
-def test_a_precision_is_chosen_once_in_the_life_of_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(speed, "fastest", lambda *args: speed.Pace("bf16-mixed", "contiguous", "said so"))
-    argv = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs"]
+@pytest.mark.parametrize("options", [["RUN", "--weights=raw"], ["--weights", "raw", "RUN"], ["--weights=raw", "RUN"],
+                                     ["--data.batch_size", "100", "--weights", "raw", "RUN"],
+                                     ["RUN", "--weights", "raw", "--data.batch_size=100"]])  # fmt: skip
+def test_validate_takes_its_options_in_any_order(options, tiny, capsys):
+    assert main(["validate", *(str(tiny) if word == "RUN" else word for word in options)]) == 0
+    said = capsys.readouterr().out
+    assert "raw weights, 360 images" in said
+    raw = diffusion.validate(tiny, "raw")
+    assert float(said.split("val/loss ")[1].split()[0]) == pytest.approx(raw, abs=2e-6)
+    assert raw != diffusion.validate(tiny)
+
+
+def test_validate_refuses_what_it_does_not_know(tiny, capsys):
+    assert main(["validate", str(tiny), "--weights", "best"]) == 2
+    assert "invalid choice: 'best'" in capsys.readouterr().err
+    assert main(["validate", str(tiny), "--modle.lr", "1"]) == 2
+    assert "there is no option '--modle.lr'" in capsys.readouterr().err
+    assert main(["validate"]) == 2
+    assert "required: run" in capsys.readouterr().err
+
+
+def test_a_precision_that_is_measured_is_chosen_once_in_the_life_of_a_run(tmp_path, capsys, monkeypatch):
+    found = precision.Choice("bf16-mixed", "contiguous", "said so")
+    monkeypatch.setattr(precision, "measured", lambda *args: found)
+    argv = ["fit", *TINY, "--out", str(tmp_path), "--precision", "fastest", "--trainer.max_epochs"]
     assert main([*argv, "1"]) == 0
     assert "precision bf16-mixed (said so); run:" in capsys.readouterr().out
 
     def never(*args):
         raise AssertionError("a resumed run measures nothing")
 
-    monkeypatch.setattr(speed, "fastest", never)
+    monkeypatch.setattr(precision, "measured", never)
     assert main([*argv, "2", "--resume", "auto"]) == 0
     said = capsys.readouterr().out
     assert "precision bf16-mixed; run:" in said and "changed: trainer.precision" not in said
     config = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
     assert config["trainer"]["precision"] == "bf16-mixed" and config["layout"] == "contiguous"
-    assert main([*argv, "3", "--resume", "auto", "--trainer.precision", "32-true"]) == 0
+    assert config["precision"] == ""
+    assert main([*argv[:-3], "--trainer.max_epochs", "3", "--resume", "auto", "--precision", "32-true"]) == 0
     assert "changed: trainer.precision: bf16-mixed -> 32-true" in capsys.readouterr().out
+    assert main([*argv[:-3], "--precision", "32-true", "--trainer.precision", "bf16-mixed"]) == 2
+    assert "--precision 32-true and --trainer.precision bf16-mixed: give one of them" in capsys.readouterr().err
 
 
 def test_recomputing_changes_no_number(tmp_path):

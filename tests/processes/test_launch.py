@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from diffusion.training import launch
+from diffusion.training.resume import Start
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "8",
@@ -72,11 +73,11 @@ def test_processes_that_lightning_starts_are_told_the_run(environment, monkeypat
     environment({})
     options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)
-    assert launch.agreed(trainer, None, tmp_path / "version_3", None) == (tmp_path / "version_3", None)
+    assert launch.agreed(trainer, None, Start(tmp_path / "version_3")) == Start(tmp_path / "version_3")
     assert not launch.launched()
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert launch.launched()
-    assert launch.agreed(trainer, None, tmp_path / "version_4", None) == (tmp_path / "version_3", None)
+    assert launch.agreed(trainer, None, Start(tmp_path / "version_4")) == Start(tmp_path / "version_3")
     os.environ.pop(launch.DECIDED)
 
 
@@ -87,4 +88,4 @@ def test_several_machines_want_a_launcher(environment, tmp_path):
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     with pytest.raises(ValueError, match="torchrun or srun"):
-        launch.agreed(trainer, None, tmp_path, None)
+        launch.agreed(trainer, None, Start(tmp_path))

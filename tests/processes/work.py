@@ -55,7 +55,7 @@ class Record(pl.Callback):
 
     def on_train_batch_end(self, trainer, m, outputs, batch, batch_idx):
         self.batches.append((trainer.current_epoch, trainer.train_dataloader.indices(trainer.current_epoch, batch_idx)))
-        self.times.append(m.last[1].t.flatten().clone())
+        self.times.append(outputs["level"].t.flatten().clone())
 
     def on_validation_end(self, trainer, m):
         self.validated.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))

@@ -124,7 +124,7 @@ def test_a_checksum_goes_with_the_file(run, tmp_path):
     ("subprocess.Popen", {"args": ["touch", "MARK"]}),
     ("builtins.exec", {"source": "open('MARK', 'w')"}),
     ("pathlib.Path.touch", {"self": "MARK"}),
-    ("diffusion.training.run.DiffusionCLI", {"argv": ["--out", "MARK"]}),
+    ("diffusion.training.build.DiffusionCLI", {"argv": ["--out", "MARK"]}),
     ("diffusion.cli.main", {"argv": ["fit"]}),
 ])  # fmt: skip
 @pytest.mark.parametrize("part", ["net", "sampler"])

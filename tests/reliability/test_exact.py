@@ -17,7 +17,8 @@ from diffusion.noise import Cosine
 from diffusion.noise.times import LossAware
 from diffusion.samplers import DDIM
 from diffusion.support import runs
-from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Stopped
+from diffusion.support.signals import Stopped
+from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals
 
 EPOCHS, BATCHES = 3, 6
 

@@ -16,7 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffusion.cli import main
 from diffusion.support import runs
+from diffusion.support.lock import Lock, held
+from diffusion.training import pace, precision
 from diffusion.training.callbacks import Checkpoint
+from diffusion.training.resume import Start, claim
+from diffusion.training.systems import Diffusion
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = [
@@ -125,6 +129,103 @@ def test_when_all_are_damaged(run, capsys):
     assert "none of its 3 checkpoints is sound; start a new run" in capsys.readouterr().err
     resume(run, "--trainer.max_epochs", "1")
     assert "no sound checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
+
+
+# --- a run that died before its first checkpoint ---------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing of ours saves or removes anything because of it."""
+
+
+def die(monkeypatch, out, *options, step=1):
+    """Begin a run that is killed in a step before its first checkpoint; its folder."""
+    real = Diffusion.training_step
+
+    def killed(self, batch, batch_idx):
+        if self.trainer.global_step == step:
+            raise Killed
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "training_step", killed)
+        with pytest.raises(Killed):
+            main(["fit", *TINY, "--out", str(out), "--resume", "auto", *options])
+    (run,) = (out / "digits").glob("version_*")
+    assert (run / "config.yaml").is_file() and not runs.checkpoints(run) and list(run.glob("events*"))
+    return run
+
+
+def steps(run):
+    return [(e.step, e.value) for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+
+
+def test_a_start_that_died_is_begun_again_in_its_folder_and_is_the_unbroken_run(done, tmp_path, monkeypatch, capsys):
+    run = die(monkeypatch, tmp_path)
+    (run / "samples").mkdir(exist_ok=True)
+    (run / "samples" / ".grid.tmp-x.png").write_bytes(b"half")
+    (run / "samples" / "step00000001.png").write_bytes(b"old")
+    (run / "note.txt").write_text("a user's own")
+    resume(run)
+    said = capsys.readouterr().out
+    assert f"--resume auto: {run} has no checkpoint yet, starting it again" in said and "removed 1 half-written" in said
+    assert [p.name for p in run.parent.iterdir()] == ["version_0"] and len(list(run.glob("events*"))) == 1
+    assert {p.name for p in (run / "samples").iterdir()} == {p.name for p in (done / "samples").iterdir()}
+    assert (run / "note.txt").read_text() == "a user's own"
+    a, b = (runs.read_checkpoint(r / "checkpoints" / "last.ckpt") for r in (run, done))
+    assert all(torch.equal(v, b["state_dict"][k]) for k, v in a["state_dict"].items())
+    assert steps(run) == steps(done) and len(steps(run)) == 10
+
+
+def test_what_a_start_that_died_has_chosen_is_kept(tmp_path, monkeypatch, capsys):
+    """Though the clock, and so the choice, would be another one now."""
+    monkeypatch.setattr(precision, "measured", lambda *args: precision.Choice("bf16-mixed", "channels_last", "quick"))
+    monkeypatch.setattr(pace, "smallest", lambda found: (16, 0.01))
+    options = ["--precision", "fastest", "--budget", "5m"]
+    run = die(monkeypatch, tmp_path, *options)
+    before = (run / "config.yaml").read_text()
+    assert "precision bf16-mixed (quick); run:" in capsys.readouterr().out
+    monkeypatch.setattr(precision, "measured", lambda *args: pytest.fail("measured again"))
+    monkeypatch.setattr(pace, "smallest", lambda found: found[0])
+    assert die(monkeypatch, tmp_path, *options) == run
+    said = capsys.readouterr().out
+    assert "precision bf16-mixed; run:" in said and "batch 16, lr 0.0015" in said
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_run_that_is_alive_is_left_alone(run, tmp_path, monkeypatch, capsys):
+    """Another process may have its last checkpoint or none yet: in both cases a new run is begun."""
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    theirs = Lock(run)
+    resume(run)
+    said = capsys.readouterr().out
+    assert f"another process is training {run}, starting a new run" in said
+    assert f"run: {run.with_name('version_1')}" in said and "resuming" not in said
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.name != ".lock"} | {
+        p: t for p, t in before.items() if p.name == ".lock"}  # fmt: skip
+    resume(run, what=run, code=2)
+    assert "another process is training it; wait for that, or stop it" in capsys.readouterr().err
+    theirs.release()
+    resume(run, what=run)
+    assert "this run is complete" in capsys.readouterr().out
+
+    dead = die(monkeypatch, tmp_path / "dead")
+    theirs = Lock(dead)
+    resume(dead)
+    assert f"run: {dead.with_name('version_1')}" in capsys.readouterr().out and not runs.checkpoints(dead)
+    theirs.release()
+
+
+def test_two_new_runs_never_share_a_folder(tmp_path):
+    experiment = tmp_path / "x"
+    first = claim(experiment, Start())
+    (experiment / "version_1").write_text("a file in the way")
+    second = claim(experiment, Start())
+    assert (first.folder.name, second.folder.name) == ("version_0", "version_2")
+    assert held(first.folder) and held(second.folder)
+    first.lock.release()
+    assert not held(first.folder)
+    second.lock.release()
 
 
 # --- places ---------------------------------------------------------------------------------------------

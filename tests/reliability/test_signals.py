@@ -90,8 +90,8 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
 
     try:
         argv = [*ARGV[1:], "--out", str(tmp_path)]
-        run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import fit")
-        client.execute(f"fit({[*argv, '--trainer.max_epochs', '500']!r})")
+        run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import train")
+        client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
         for _ in range(1200):
             if list(tmp_path.glob("digits/version_0/events*")):
                 break
@@ -104,12 +104,21 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
         assert step and run("import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")[
             "status"] == "ok"  # fmt: skip
         epochs = str(step // 44 + 1)
-        ended = run(f"fit({[*argv, '--trainer.max_epochs', epochs]!r})[0].trainer.global_step")
+        ended = run(f"train({[*argv, '--trainer.max_epochs', epochs]!r}).trainer.global_step")
         assert ended["status"] == "ok", ended
         assert runs.newest_step(tmp_path / "digits" / "version_0") == 44 * int(epochs)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_signals_at_random_times_end_every_process():
+    """The bench `benchmarks/interrupts.py`, in small."""
+    argv = [sys.executable, "-W", "ignore", "benchmarks/interrupts.py", "--tries", "6", "--seed", "1", "--bound", "120"]
+    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=1800)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.strip().splitlines()[-1].startswith("| all | | 6 |"), result.stdout
 
 
 def test_five_kills(tmp_path):

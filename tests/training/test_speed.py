@@ -1,7 +1,6 @@
 """What makes a network fast changes none of its numbers."""
 
 import copy
-import time
 
 import pytest
 import torch
@@ -58,37 +57,6 @@ def test_a_copy_of_a_recomputed_network_has_weights_of_its_own(net):
 def test_the_blocks_of_a_transformer_are_its_layers():
     net = DiT(1, 2, 16, 3, 2)
     assert [type(b).__name__ for b in speed.blocks(net)].count("Block") == 3
-
-
-@pytest.mark.parametrize(("quick", "choice"), [(0.0, "bf16-mixed"), (0.01, "32-true"), (0.02, "32-true")])
-def test_a_precision_is_chosen_by_what_it_costs(monkeypatch, quick, choice):
-    """float32 sleeps 10 ms; bf16 has to be 1.2 times as fast."""
-    monkeypatch.setattr(speed, "bf16_is_fast", lambda: True)
-
-    net = torch.nn.Conv2d(2, 2, 3)
-
-    def loss(n):
-        time.sleep(quick if torch.is_autocast_enabled("cpu") else 0.01)
-        return torch.ones((), requires_grad=True).sum()
-
-    assert speed.fastest(net, loss, 8, CPU).precision == choice
-    assert speed.fastest(net, loss, 8, CPU, measure=False).precision == "32-true"
-    monkeypatch.setattr(speed, "bf16_is_fast", lambda: False)
-    assert speed.fastest(net, loss, 8, CPU) == ("32-true", "channels_last", "bf16 is not fast here")
-
-
-@pytest.mark.parametrize(("quick", "choice"), [("contiguous", "contiguous"), ("channels_last", "channels_last")])
-def test_a_layout_is_chosen_by_what_it_costs(monkeypatch, quick, choice):
-    monkeypatch.setattr(speed, "bf16_is_fast", lambda: True)
-    net = torch.nn.Conv2d(2, 2, 3)
-
-    def loss(n):
-        fast = net.weight.is_contiguous(memory_format=speed.LAYOUTS[quick])
-        time.sleep(0.001 if fast and torch.is_autocast_enabled("cpu") else 0.01)
-        return torch.ones((), requires_grad=True).sum()
-
-    assert speed.fastest(net, loss, 8, CPU).layout == choice
-    assert net.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_compiling_is_refused_in_words(net, monkeypatch):

@@ -9,7 +9,7 @@ from diffusion.training.callbacks.guard import Guard
 from diffusion.training.callbacks.pictures import Gif, Samples
 from diffusion.training.callbacks.progress import Lines, Rate
 from diffusion.training.callbacks.ranks import Ranks
-from diffusion.training.callbacks.signals import Signals, Stopped
+from diffusion.training.callbacks.signals import Signals
 
 __all__ = [
     "EMA",
@@ -25,5 +25,4 @@ __all__ = [
     "Rate",
     "Samples",
     "Signals",
-    "Stopped",
 ]

@@ -46,16 +46,14 @@ class Budget(pl.Callback):
         started: when the command began, on `time.perf_counter`'s clock.
     """
 
+    state_key = "Budget"  # of its part of a checkpoint
+
     def __init__(self, total: float, step: float, started: float) -> None:
         self.total, self.step, self.started = total, step, started
         self.before = 0.0  # seconds that the run has had before this process
         self._ending = 0.0  # seconds that the pictures after training take
         self._next = 0
         self._seen: list[tuple[float, int]] = []  # when which step was done
-
-    @property
-    def state_key(self) -> str:
-        return "Budget"
 
     @property
     def spent(self) -> float:

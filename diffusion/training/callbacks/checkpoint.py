@@ -14,7 +14,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.support.seal import seal
-from diffusion.training.callbacks.signals import Stopped
+from diffusion.support.signals import Stopped
+from diffusion.training.callbacks.guard import look
 
 
 class Checkpoint(pl.callbacks.Checkpoint):
@@ -94,6 +95,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
                 stacklevel=1,
             )
         path = run / "checkpoints" / f"step{step:08d}.ckpt"
+        look(trainer)  # no file of a poisoned state
         trainer.save_checkpoint(path)
         self._made = True
         if trainer.is_global_zero:

@@ -33,6 +33,8 @@ class Diagnostics(pl.Callback):
         ValueError: images < 0.
     """
 
+    state_key = "Diagnostics"  # of its part of a checkpoint
+
     def __init__(self, images: int = 200) -> None:
         if images < 0:
             raise ValueError(f"Diagnostics: images must be at least 0, got {images}")
@@ -43,13 +45,8 @@ class Diagnostics(pl.Callback):
         self._window: deque[tuple[Tensor, Tensor]] = deque(maxlen=1000)  # error and log-SNR of each step
         self._spectrum: Spectrum | None = None
         self._probes: tuple[Probe, ...] = ()  # training, validation
-        self._norm: Tensor | None = None
         self._began = self._logged = self._probed = -1  # steps
         self._batch_size = 1
-
-    @property
-    def state_key(self) -> str:
-        return "Diagnostics"
 
     def state_dict(self) -> dict:
         state = {"said": list(self.said), "trained": self.trained, "best": list(self.best)}
@@ -105,23 +102,18 @@ class Diagnostics(pl.Callback):
 
     # --- each step --------------------------------------------------------------------------------------
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
-            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._norm = whole(torch.nn.utils.get_total_norm(grads))
-
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Keep references to what the step has computed; look at them, and so wait for the device, when due."""
         self._batch_size = len(batch[0])
         self.trained += len(batch[0]) * trainer.world_size
-        if self._spectrum is not None and pl_module.last is not None:
-            error, t = pl_module.last
-            self._window.append((error, t))
+        if self._spectrum is not None and isinstance(outputs, dict) and "error" in outputs:
+            self._window.append((outputs["error"], outputs["level"]))
         step = trainer.global_step
         if step % trainer.log_every_n_steps or step == self._logged or not trainer.is_global_zero:
             return
         self._logged = step
-        figures = {} if self._norm is None else {"train/grad_norm": float(self._norm)}
+        norm = getattr(trainer.optimizers[0], "norm", None)
+        figures = {} if norm is None else {"train/grad_norm": float(norm)}
         if (ema := _ema(trainer)) and ema.shadow:
             figures["train/ema_distance"] = float(distance(ema, pl_module))
         _log(trainer, figures | self._recent())

@@ -22,6 +22,8 @@ class EMA(pl.Callback):
         ValueError: decay outside [0, 1).
     """
 
+    state_key = "EMA"  # of its part of a checkpoint
+
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA: decay must lie in [0, 1), got {decay}")
@@ -31,10 +33,6 @@ class EMA(pl.Callback):
         self._live: list[Tensor] = []  # the weights, in the shadow's order
         self._step = 0  # optimizer steps seen: gradient accumulation calls back without one
         self._raw: dict[str, Tensor] = {}  # the raw weights while the shadow stands in for them
-
-    @property
-    def state_key(self) -> str:
-        return "EMA"
 
     def state_dict(self) -> dict:
         return {"decay": self.decay, "updates": self.updates, "shadow": {k: whole(v) for k, v in self.shadow.items()}}

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ from diffusion.generation.sheets import examples
 from diffusion.metrics.base import Figure, metric, mixed
 from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
 from diffusion.metrics.extractor import to_labels
+from diffusion.training.callbacks.guard import look
 from diffusion.training.callbacks.pictures import averaged
 
 
@@ -29,9 +30,12 @@ class Evaluation(pl.Callback):
         budget: share of the training time that evaluations may take, > 0.
         best: the figure that chooses best.ckpt; "" keeps none.
         features: auto, a Classifier's run, or Inception:FILE.
+        judge: opens the judge of the data by `features` on a device; linked from the data.
     Raises:
         ValueError: a number out of range, or an unknown metric.
     """
+
+    state_key = "Evaluation"  # of its part of a checkpoint
 
     def __init__(
         self,
@@ -41,31 +45,33 @@ class Evaluation(pl.Callback):
         budget: float = 0.1,
         best: str = "frechet",
         features: str = "auto",
+        judge: Callable[[str, torch.device], Evaluator] | None = None,
     ) -> None:
         if every_n_epochs < 0 or n < 2 or budget <= 0:
             raise ValueError(
                 f"Evaluation: every_n_epochs >= 0, n >= 2 and budget > 0, got {every_n_epochs}, {n} and {budget}"
             )
         self.every_n_epochs, self.metrics, self.n, self.budget = every_n_epochs, tuple(metrics), n, budget
-        self.best, self.features = best, features
+        self.best, self.features, self.judge = best, features, judge
         self.chosen = [metric(name) for name in metrics]
         names = [name for kind in self.chosen for name in kind.better]
         if every_n_epochs and best and best not in names:
             raise ValueError(f"Evaluation: best {best!r} is not measured; there are: {', '.join(names)}, or ''")
-        self.evaluator: Evaluator | None = None  # set before training, on the first process
+        self.evaluator: Evaluator | None = None  # once it is open, on the first process
         self.record: dict = {}  # the best so far: value, low, high, step
         self.spent = self.last = 0.0  # seconds of all evaluations, and of the last
         self._began = time.perf_counter()
-
-    @property
-    def state_key(self) -> str:
-        return "Evaluation"
 
     def state_dict(self) -> dict:
         return {"record": dict(self.record)}
 
     def load_state_dict(self, state: dict) -> None:
         self.record = dict(state["record"])
+
+    def open(self, device: torch.device) -> None:
+        """Open the judge before training, on the first process: it may have to train a classifier first."""
+        if self.every_n_epochs and self.judge is not None:
+            self.evaluator = self.judge(self.features, device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began, self.spent, self.last = time.perf_counter(), 0.0, 0.0
@@ -84,6 +90,7 @@ class Evaluation(pl.Callback):
             self.write(trainer, pl_module, figures, time.perf_counter() - began)
         improved = trainer.strategy.broadcast(figures is not None and self.improves(figures, trainer.global_step))
         if improved:
+            look(trainer)
             trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "best.ckpt")
         self.last = time.perf_counter() - began
         self.spent += self.last

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from diffusion.noise.level import Level
 from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.training.callbacks.advice import Advice
@@ -28,15 +29,16 @@ class Seen(NamedTuple):
     epoch: int
     batch: int
     loss: Tensor
-    last: Any  # error and level of each image, if the module keeps them
+    error: Tensor | None  # of each image, if the module says so
+    level: Level | None
 
 
 class Guard(pl.Callback):
     """Watch for NaN and infinity in the gradients, and before each checkpoint in all that it holds.
 
-    A step with a non-finite gradient is not taken: the fused optimizer is told on the device, so that nothing waits
-    for it; the host asks every `log_every_n_steps` steps (on a CPU each step) and before a checkpoint is written. What
-    it finds goes to nonfinite-stepN.json in the run: the step, the batch, its images and their noise levels.
+    A step with a non-finite gradient is not taken, see `systems.optimizer.AdamW`. The host asks for it every
+    `log_every_n_steps` steps (on a CPU each step) and before a checkpoint is written. What it finds goes to
+    nonfinite-stepN.json in the run: the step, the batch, its images and their noise levels.
 
     Then weights, averaged weights and optimizer go back to the newest sound checkpoint of the run, while data, noise
     and the learning rate go on from where they are: both are functions of the step, so doing the same steps again
@@ -49,6 +51,8 @@ class Guard(pl.Callback):
         ValueError: retries < 0.
     """
 
+    state_key = "Guard"  # of its part of a checkpoint
+
     def __init__(self, retries: int = 1) -> None:
         if retries < 0:
             raise ValueError(f"Guard: retries must be at least 0, got {retries}")
@@ -56,11 +60,7 @@ class Guard(pl.Callback):
         self.used: list[int] = []  # steps at which it went back
         self._bad: Tensor | None = None  # the first bad step since the last look, -1 if there is none
         self._recent: deque[Seen] = deque(maxlen=1000)
-        self._step = 0
-
-    @property
-    def state_key(self) -> str:
-        return "Guard"
+        self._last = self._step = 0  # the steps that the last batch and the next one belong to
 
     def state_dict(self) -> dict:
         return {"used": list(self.used)}
@@ -68,56 +68,33 @@ class Guard(pl.Callback):
     def load_state_dict(self, state: dict) -> None:
         self.used = list(state["used"])
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        save = type(trainer).save_checkpoint
-
-        def sound(*args: Any, **options: Any) -> None:
-            """No file of a poisoned state, whoever asks for it."""
-            self.look(trainer, pl_module, thorough=True)
-            save(trainer, *args, **options)
-
-        trainer.save_checkpoint = sound
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        vars(trainer).pop("save_checkpoint", None)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._bad = torch.full((), -1, device=pl_module.device)
+        self._last = self._step = trainer.global_step
         self._recent.clear()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        self._step = trainer.global_step
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
-        if _scaled(trainer):  # the scaler passes over steps by itself, and has to: it looks for the largest scale
-            return
-        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        pl_module.grad_norm = _norm([p.grad for p in weights])  # for who clips, too
-        bad = ~pl_module.grad_norm.isfinite()  # Adam squares them: an overflow there is as bad
-        self._note(bad)
-        if optimizer.param_groups[0].get("fused"):
-            optimizer.found_inf = bad.float()  # its kernel leaves weights and averages as they are
-        elif bad:
-            for p in weights:
-                p.grad = None
-
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        loss = outputs["loss"].detach() if isinstance(outputs, dict) else torch.zeros(())
-        last = getattr(pl_module, "last", None)
-        self._recent.append(Seen(self._step, trainer.current_epoch, batch_idx, loss, last))
-        if _scaled(trainer):
-            self._note(~loss.isfinite())
+        step, now = self._step, trainer.global_step
+        outputs = outputs if isinstance(outputs, dict) else {"loss": torch.zeros(())}
+        loss = outputs["loss"].detach()
+        self._recent.append(
+            Seen(step, trainer.current_epoch, batch_idx, loss, outputs.get("error"), outputs.get("level"))
+        )
+        bad = None
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            # The scaler passes over steps by itself, and has to: it looks for the largest scale.
+            bad = ~loss.isfinite()
+        elif now != step:
+            bad = getattr(trainer.optimizers[0], "bad", None)
+        if bad is not None:
+            self._bad = torch.where(bad & (self._bad < 0), step, self._bad)
+        self._last, self._step = step, now
         free = trainer.world_size == 1 and pl_module.device.type == "cpu"
-        if free or trainer.global_step != self._step and trainer.global_step % trainer.log_every_n_steps == 0:
+        if free or now != step and now % trainer.log_every_n_steps == 0:
             self.look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.look(trainer, pl_module)
-
-    def _note(self, bad: Tensor) -> None:
-        self._bad = torch.where(bad & (self._bad < 0), self._step, self._bad)
 
     # --- what to do about it ----------------------------------------------------------------------------
 
@@ -141,7 +118,7 @@ class Guard(pl.Callback):
             while self._recent and self._recent[0].step < trainer.global_step:  # of a step under way more may come
                 self._recent.popleft()
             return
-        found = self.describe(trainer, pl_module, step if step >= 0 else self._step, lost)
+        found = self.describe(trainer, pl_module, step if step >= 0 else self._last, lost)
         self._bad.fill_(-1)
         self._recent.clear()
         self.go_back(trainer, pl_module, *found)
@@ -198,8 +175,8 @@ def account(seen: Seen, loader: Any, rank: int, levels: bool) -> dict:
     said = {"rank": rank, "epoch": seen.epoch, "batch": seen.batch, "loss": str(float(seen.loss)), "images": None}
     images = loader.indices(seen.epoch, seen.batch).tolist() if hasattr(loader, "indices") else None
     said["images"] = images
-    if seen.last is not None and levels:
-        error, t = seen.last
+    if seen.error is not None and levels:
+        error, t = seen.error, seen.level
         bad = (~error.isfinite()).nonzero().flatten().tolist()
         said["bad"] = [images[i] for i in bad] if images else bad
         said["t"] = [round(v, 6) for v in t.t.flatten().tolist()]
@@ -240,7 +217,7 @@ def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool)
     found = []
     for name, tensors in parts.items():
         tensors = {k: v.detach() for k, v in tensors.items() if v.is_floating_point()}
-        if tensors and not _norm(list(tensors.values()), float("inf")).isfinite():  # one answer for all; then, which
+        if tensors and not norm(list(tensors.values())).isfinite():  # one answer for all; then, which
             found += [f"{name}.{k}" for k, v in tensors.items() if not v.isfinite().all()]
     return found
 
@@ -274,14 +251,16 @@ def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> i
     return checkpoint["global_step"]
 
 
-def _norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
-    """The norm of all of them together, in one pass; of infinite order, it is finite if and only if all of them are.
+def norm(tensors: list[Tensor]) -> Tensor:
+    """The largest absolute value in all of them, in one pass: finite if and only if all of them are.
 
-    Of tensors that are sharded over processes, which may leave some with nothing, it is always the Euclidean one.
+    Of tensors that are sharded over processes, which may leave some with nothing, the Euclidean norm.
     """
-    order = 2.0 if any(isinstance(v, DTensor) for v in tensors) else order
+    order = 2.0 if any(isinstance(v, DTensor) for v in tensors) else float("inf")
     return whole(torch.nn.utils.get_total_norm(tensors, order))
 
 
-def _scaled(trainer: pl.Trainer) -> bool:
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
+def look(trainer: pl.Trainer) -> None:
+    """Have the trainer's guard, if it has one, look through all that a checkpoint would hold before one is written."""
+    for guard in (c for c in trainer.callbacks if isinstance(c, Guard)):
+        guard.look(trainer, trainer.lightning_module, thorough=True)

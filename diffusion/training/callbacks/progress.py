@@ -19,15 +19,10 @@ class Rate(pl.Callback):
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
-        self.started = time.perf_counter()
-        self._last: float | None = None
+        self._last = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.images, self.seconds, self.started, self._last = 0, 0.0, time.perf_counter(), None
-
-    def on_train_batch_start(self, *args) -> None:
-        if self._last is None:
-            self._last = time.perf_counter()
+        self.images, self.seconds, self._last = 0, 0.0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
@@ -36,10 +31,10 @@ class Rate(pl.Callback):
         if trainer.logger and trainer.global_step % trainer.log_every_n_steps == 0:
             trainer.logger.log_metrics({"train/images_per_s": self.per_second}, trainer.global_step)
 
-    def _pause(self, *args) -> None:
-        self._last = None
+    def _go_on(self, *args) -> None:
+        self._last = time.perf_counter()
 
-    on_validation_start = on_train_epoch_end = _pause
+    on_train_epoch_start = on_validation_end = _go_on
 
     @property
     def per_second(self) -> float:

@@ -1,82 +1,61 @@
 """Signals end a run within seconds: after the step under way, with a checkpoint, before any validation."""
 
-import os
 import signal
-import threading
-from pathlib import Path
-from types import FrameType
 
 import pytorch_lightning as pl
+from torch.utils.hooks import RemovableHandle
 
+from diffusion.support.signals import Listener, Stopped
 from diffusion.training.callbacks.ranks import Agreement
-
-NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-
-
-class Stopped(SystemExit):
-    """A signal has ended training: exit code 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1.
-
-    Args:
-        signum: the signal.
-        validating: a pass of validation was cut short, and is to be done again from its start.
-    """
-
-    def __init__(self, signum: int, validating: bool = False) -> None:
-        super().__init__(130 if signum == signal.SIGINT else 143)
-        self.signum, self.validating = signum, validating
-        self.run: Path | None = None  # the first process's folder, once `fit` has seen this
 
 
 class Signals(pl.Callback):
     """Ctrl-C, SIGTERM and SIGUSR1 raise `Stopped` where a run can go on from exactly; `Checkpoint` then saves.
 
-    In a training step that is after the optimizer's step and its log (with gradient accumulation, after its last
-    batch); in validation after the batch; in pictures and evaluations at the end of an epoch at once, for they change
-    nothing. With several processes all stop at the same batch, whichever of them was told. A second Ctrl-C raises
-    KeyboardInterrupt at once. Lightning's own handlers, which end with exit code 0 or a run's validation, are replaced
-    while training lasts.
+    In a training step that is after the optimizer's step, its log and the validation that follows it (with gradient
+    accumulation, after its last batch); in validation after the batch; in pictures and evaluations at the end of an
+    epoch before the next call of the denoiser, for they change nothing. Never in the middle of anything: an exception
+    that is raised inside of somebody else's lock, as TensorBoard's writer has one, may leave it locked. With several
+    processes all stop at the same batch, whichever of them was told. A second Ctrl-C raises KeyboardInterrupt at once.
+    Lightning's own handlers, which end with exit code 0 or a run's validation, are replaced while training lasts.
+
+    Args:
+        listener: what hears them; one that listens during training only by default.
     """
 
-    def __init__(self) -> None:
-        self.signum: int | None = None  # the first signal that came
-        self.idle = False  # nothing of the training state is changing
-        self._whole, self._step = True, 0  # was the last batch an optimizer step's last?
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.listener = listener or Listener()
+        self._step = -1  # optimizer steps when the last batch began
         self._agreement, self._common = Agreement(), 0
+        self._hook: RemovableHandle | None = None  # looks for a signal at each call of the denoiser
+
+    # --- before the first step: what comes now has nothing to save ---------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.world_size == 1:  # one of several would leave the others waiting
+            self.listener.check()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size == 1:
+            self.listener.check()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.signum, self.idle, self._whole, self._step = None, False, True, trainer.global_step
-        if threading.current_thread() is threading.main_thread():
-            for number in NUMBERS:
-                signal.signal(number, self.receive)  # Lightning puts the old ones back
-        if trainer.received_sigterm:  # before we listened
-            self.signum = signal.SIGTERM
+        self._step = -1
+        self.listener.install()  # over Lightning's, which puts back what it found
+        self.listener.wait()
+        if trainer.received_sigterm:
+            self.listener.note(signal.SIGTERM)
         self._agreement.begin()
 
-    def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Take note; act at once only where nothing can be lost, or at the second Ctrl-C."""
-        again, self.signum = self.signum is not None, self.signum or signum
-        if again and signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
-        if not again:
-            name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-            more = ", Ctrl-C again quits at once" if signum == signal.SIGINT else ""
-            os.write(2, f"\n{name}: stopping after this step{more}\n".encode())  # print may be in use just now
-            if self.idle:
-                raise Stopped(signum)
-
-    def poll(self, trainer: pl.Trainer, validating: bool = False) -> None:
-        """Raise `Stopped` if any process got a signal: all of them at the same call."""
-        if self._agreement.any(self.signum is not None):
-            raise Stopped(self.signum or signal.SIGTERM, validating)
+    # --- then ---------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
-        self.idle = False
-        if self._whole:
-            self.poll(trainer)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
-        self._whole, self._step = trainer.global_step != self._step, trainer.global_step
+        """Between two batches: raise `Stopped`, on all processes at once, unless a step is half done."""
+        if trainer.global_step == self._step:  # gradient accumulation: the last batch ended no step
+            return
+        self._step = trainer.global_step
+        if self._agreement.any(self.listener.signum is not None):
+            raise Stopped(self.listener.signum or signal.SIGTERM)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -87,16 +66,37 @@ class Signals(pl.Callback):
     ) -> None:
         done = batch_idx + sum(trainer.num_val_batches[:dataloader_idx])
         if trainer.state.fn == "fit" and not trainer.sanity_checking and done < self._common:  # all have this batch
-            self.poll(trainer, validating=True)
+            self._poll(validating=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.poll(trainer)
-        self.idle = trainer.world_size == 1  # else the others would wait for ever
+        self._poll()
+        self._watch(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.idle = False
+        self._unwatch()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.idle = False
-        self.poll(trainer)
-        self.idle = trainer.world_size == 1
+        self._poll()
+        self._watch(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._unwatch()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._unwatch()
+
+    def _watch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at each call of the denoiser from here on; not in several processes, where the others would wait."""
+        denoiser = getattr(pl_module, "denoiser", None)
+        if self._hook is None and denoiser is not None and trainer.world_size == 1:
+            self._hook = denoiser.register_forward_pre_hook(lambda *args: self.listener.check())
+
+    def _unwatch(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _poll(self, validating: bool = False) -> None:
+        """Raise `Stopped` if any process got a signal: all of them at the same call."""
+        if self._agreement.any(self.listener.signum is not None):
+            raise Stopped(self.listener.signum or signal.SIGTERM, validating)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,10 +9,10 @@ from diffusion.metrics.extractor import to_labels
 from diffusion.metrics.features import FeatureNet, jitter
 from diffusion.noise.draws import seed_streams
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due, one_cycle
+from diffusion.training.systems.base import System, one_cycle
 
 
-class Classifier(pl.LightningModule):
+class Classifier(System):
     """Learns the classes of images that are slightly turned, scaled and shifted; its last hidden layer is the features.
 
     AdamW with one cycle of the learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
@@ -57,7 +56,7 @@ class Classifier(pl.LightningModule):
         x, y = batch
         seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
         loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
-        if due(self.trainer, batch_idx):
+        if self.due(batch_idx):
             self.log("train/loss", loss, prog_bar=True)
         return loss
 

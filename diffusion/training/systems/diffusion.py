@@ -1,10 +1,8 @@
 """The LightningModule that trains a denoiser and samples from it."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -18,13 +16,12 @@ from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
-from diffusion.noise.level import Level
 from diffusion.samplers import DDIM, Sampler
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due
+from diffusion.training.systems.base import System, scheduled
 
 
-class Diffusion(pl.LightningModule):
+class Diffusion(System):
     """A diffusion model: what it is made of, how it learns, how it is sampled.
 
     Its hyper-parameters are plain specs of its parts, so that one checkpoint file rebuilds the whole model.
@@ -95,31 +92,29 @@ class Diffusion(pl.LightningModule):
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
         self._seen = 0  # validation images of this pass so far
-        self.grad_norm: Tensor | None = None  # of the optimizer step under way, once somebody has measured it
-        self.last: tuple[Tensor, Level] | None = None  # error of x_0 and level of each image of the last training step
 
     # --- training ---------------------------------------------------------------------------------------
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
+        """The loss of a batch, and what the callbacks look at: squared error of x_0 (B,) and level of each image."""
         x0, y = batch
+        cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout: it knows no other
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
-        hint = None
         if self.pipeline.hint:
-            key = seed_of(self.seed, HINTS)
-            hint = self.pipeline.hint(x0, StepDraws(key, step, self.global_rank, x0.device).normal)
-        terms = self.objective(self.denoiser, x0, self.pipeline.condition(y, hint), draws.normal, draws.uniform)
-        self.last = terms.error, terms.t
-        if due(self.trainer, batch_idx):
+            hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
+            cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
+        terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
+        if self.due(batch_idx):
             self.log("train/loss", terms.loss, prog_bar=True)
-        if terms.vlb is not None and due(self.trainer, batch_idx):
-            self.log("train/mse", terms.mse.mean())
-            self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
+            if terms.vlb is not None:
+                self.log("train/mse", terms.mse.mean())
+                self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
         if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
             seen = self.all_gather((terms.t.t.flatten(), terms.mse.detach()))
             times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
-        return terms.loss
+        return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         if state := self.objective.times.state_dict():
@@ -147,49 +142,11 @@ class Diffusion(pl.LightningModule):
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
 
     def configure_optimizers(self) -> dict:
-        fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.lr, tuple(self.betas), weight_decay=self.weight_decay, fused=fused
-        )
-        endless = self.trainer.max_epochs == -1 and self.trainer.max_steps == -1
-        if self.decay != "constant" and endless:
+        if self.decay != "constant" and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
-
-        def factor(step: int) -> float:
-            # Asking for the number of steps now would set the loader up before its place in the data is restored.
-            return self.lr_factor(step, self.trainer.estimated_stepping_batches if step else math.inf)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def clip_gradients(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """As `torch.nn.utils.clip_grad_norm_`, but the fused optimizer divides as it reads, by what `Guard` measured.
-
-        Lightning's own, for all other cases, refuses a fused optimizer in bf16 too, where nothing is scaled.
-        """
-        norm, self.grad_norm = self.grad_norm, None
-        fused = optimizer.param_groups[0].get("fused") and self.trainer.precision in ("32-true", "bf16-mixed")
-        if not fused or not gradient_clip_val or gradient_clip_algorithm == "value":
-            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif self.device_mesh is not None:  # weights that are sharded over processes
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            if norm is None:
-                norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-            optimizer.grad_scale = ((norm + 1e-6) / gradient_clip_val).clamp(min=1.0)
-
-    def lr_factor(self, step: int, total: float) -> float:
-        """The learning rate at a step in units of `lr`: a linear rise over `warmup` steps, then `decay` to 0."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        if self.decay == "constant":
-            return rise
-        done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
-        return rise * (1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+        fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
+        optimizer = self.adamw(self.lr, self.betas, weight_decay=self.weight_decay, fused=fused)
+        return scheduled(optimizer, self.trainer, self.warmup, self.decay)
 
     def configure_model(self) -> None:
         """Under Lightning's ModelParallelStrategy the network is one FSDP2 unit over the data-parallel processes.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,14 +13,14 @@ from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import Linear, Schedule, Stratified, Times
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_streams
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import due, one_cycle
+from diffusion.training.systems.base import System, one_cycle
 
 EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
 NAMES = ["below_-8", *(f"{int(a)}_to_{int(a) + 2}" for a in EDGES[:-1]), "above_8"]
 ASKED = 8  # levels that each validation image is asked at
 
 
-class NoisyClassifier(NoisyImageClassifier, pl.LightningModule):
+class NoisyClassifier(NoisyImageClassifier, System):
     """Learns p(y | x_t) at every level of a schedule; what it computes is NoisyImageClassifier's.
 
     AdamW with one cycle of the learning rate; images are slightly turned, scaled and shifted.
@@ -75,7 +74,7 @@ class NoisyClassifier(NoisyImageClassifier, pl.LightningModule):
         level = self.schedule.level(self.times(draws.uniform(len(x0)), self.schedule))
         t = level.like(x0)
         loss = F.cross_entropy(self(t.alpha * x0 + t.sigma * draws.normal(x0), level), to_labels(y))
-        if due(self.trainer, batch_idx):
+        if self.due(batch_idx):
             self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -46,8 +46,8 @@ class Spy(pl.Callback):
     def on_before_optimizer_step(self, trainer, m, optimizer):
         self.norms.append(sum(float(p.grad.square().sum()) for p in m.parameters() if p.grad is not None) ** 0.5)
 
-    def on_train_batch_end(self, trainer, m, *args):
-        error, t = m.last
+    def on_train_batch_end(self, trainer, m, outputs, *args):
+        error, t = outputs["error"], outputs["level"]
         self.steps.append((error.double(), t.t.double().flatten()))
         flat = torch.cat([v.flatten() for v in self.ema.shadow.values()])
         raw = torch.cat([dict(m.named_parameters())[k].detach().flatten() for k in self.ema.shadow])

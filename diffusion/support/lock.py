@@ -1,0 +1,78 @@
+"""A lock on a folder that ends with the process that holds it."""
+
+import os
+from pathlib import Path
+from weakref import WeakSet
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
+NAME = ".lock"
+
+
+class Lock:
+    """An exclusive lock on a folder, by `flock` on the file .lock in it; free again when the process ends, however.
+
+    Children that are forked do not share it. Where the system or the file system knows no such locks, it holds nothing.
+
+    Args:
+        folder: that exists.
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle: int | None = None
+        if fcntl is None:
+            return
+        try:
+            handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:  # a folder that cannot be written says so elsewhere
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:  # some network file systems
+            os.close(handle)
+            return
+        self._handle = handle
+        HELD.add(self)
+
+    def __repr__(self) -> str:
+        return f"Lock({str(self.folder)!r}{'' if self._handle is not None else ', not held'})"
+
+    def release(self) -> None:
+        """Give it back."""
+        HELD.discard(self)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+HELD: WeakSet[Lock] = WeakSet()
+
+
+def _forget() -> None:
+    """In a forked child: close the parent's locks, which would outlive it otherwise."""
+    for lock in list(HELD):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def held(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder."""
+    if not (folder / NAME).exists():
+        return False
+    try:
+        Lock(folder).release()
+    except BlockingIOError:
+        return True
+    return False

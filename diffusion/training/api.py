@@ -1,0 +1,121 @@
+"""Training from Python: `diffusion.fit` and `diffusion.validate`, with the words of the command line."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError
+
+from diffusion.support import runs
+from diffusion.support.paths import REPO
+from diffusion.training.build import quiet, recorded
+from diffusion.training.report import speed
+from diffusion.training.run import train
+from diffusion.training.systems import Diffusion
+
+Config = str | Path
+
+
+def fit(
+    config: Config | Sequence[Config] = (),
+    *,
+    data: str | Mapping[str, Any] | None = None,
+    max_epochs: int | None = None,
+    max_steps: int | None = None,
+    budget: str | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    resume: str | Path | None = None,
+    experiment: str | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train a model as `diffusion fit` does, and return the run's directory.
+
+        run = diffusion.fit("configs/digits.yaml", max_epochs=20, settings={"model.lr": 1e-3})
+
+    Signal handlers are as before when it returns; in a thread it installs none.
+
+    Args:
+        config: configuration files, the later ones changing the earlier; one that is not there is looked for in the
+            repository.
+        data: the name of a data set, or its `class_path` and `init_args`.
+        max_epochs: passes over the training images; -1 for no limit.
+        max_steps: optimizer steps; training ends at whichever of the two comes first.
+        budget: "90s", "20m" or "1h30m": when all has to be done; chooses batch size and steps.
+        precision: "32-true", "bf16-mixed", any other name that Lightning knows, or "fastest", which measures. By
+            default it depends on what the device says about itself.
+        seed: of weights, data order, noise and previews.
+        resume: "auto" for the newest run of the experiment, or a new one; a run; or a checkpoint file.
+        experiment: the folder of the run (default: the data's name).
+        out: the folder of the runs (default: lightning_logs).
+        settings: any other options of `diffusion fit` by their dotted names, e.g. {"model.net.width": 32}.
+    Raises:
+        ValueError: a wrong configuration, in one line.
+        FileNotFoundError: no such configuration, run or checkpoint.
+        OSError: a place that cannot be written.
+        FloatingPointError: training has diverged.
+        KeyboardInterrupt: Ctrl-C; the newest checkpoint is saved.
+    """
+    options = {
+        "data": data,
+        "trainer.max_epochs": max_epochs,
+        "trainer.max_steps": max_steps,
+        "budget": budget,
+        "precision": precision,
+        "seed_everything": seed,
+        "resume": resume,
+        "experiment": experiment,
+        "out": out,
+    }
+    files = [config] if isinstance(config, (str, Path)) else config
+    given = {k: v for k, v in options.items() if v is not None} | dict(settings or {})
+    argv = [w for file in files for w in ("-c", str(found(file)))] + words(given)
+    try:
+        run = train(argv, final=False)
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if run.trainer.is_global_zero:
+        print(speed(run.trainer), end="")
+    return run.folder
+
+
+def validate(
+    run: str | Path, weights: Literal["ema", "raw"] = "ema", settings: Mapping[str, Any] | None = None
+) -> float:
+    """val/loss of a run on the test split of its own data: evenly spread times and fixed noise.
+
+    Args:
+        run: run directory, experiment folder, or checkpoint file.
+        weights: averaged or raw.
+        settings: options of `diffusion fit` that change its configuration, by their dotted names.
+    Raises:
+        FileNotFoundError: no such run, or its configuration is missing.
+        ValueError: not a run of a diffusion model, or a wrong option.
+    """
+    try:
+        return validated(runs.find_checkpoint(run), weights, settings or {})[0]
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str, Any]) -> tuple[float, int]:
+    """val/loss of a checkpoint file, and of how many images; see `validate`."""
+    quiet()
+    model = Diffusion.load(path, weights)
+    cli = recorded(path, words(settings))
+    loss = cli.trainer.validate(model, cli.datamodule, verbose=False)[0]["val/loss"]
+    return loss, len(cli.datamodule.arrays("test")[0])
+
+
+def words(settings: Mapping[str, Any]) -> list[str]:
+    """Options of `diffusion fit` as its command line has them."""
+    return [f"--{name}={value if isinstance(value, (str, Path)) else json.dumps(value)}" for name, value in
+            settings.items()]  # fmt: skip
+
+
+def found(config: Config) -> Path:
+    """A configuration file here, else in the repository."""
+    path = Path(config).expanduser()
+    return path if path.exists() or not (REPO / path).is_file() else REPO / path

@@ -1,0 +1,188 @@
+"""From a command line to the parts of a training: configuration, data, model and trainer. Runs nothing."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from diffusion.data import ImageData
+from diffusion.nets.speed import LAYOUTS, MODES
+from diffusion.support import runs
+from diffusion.support.files import atomic
+from diffusion.support.paths import REPO
+from diffusion.support.specs import build, gather, suggest, today
+from diffusion.training import launch
+from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
+from diffusion.training.precision import FASTEST, wanted
+from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
+
+set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
+SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
+    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
+    "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
+}
+LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
+    "shape": "model.shape",
+    "class_names": "model.class_names",
+    "channels": "model.net.init_args.channels",
+    "num_classes": "model.net.init_args.num_classes",
+    "context_dim": "model.net.init_args.context_dim",
+}
+
+
+class DiffusionCLI(LightningCLI):
+    """A configuration, and the parts that it describes: each is built when it is first asked for.
+
+    Args:
+        argv: words of `diffusion fit`.
+        judge: (data, features, device) -> the judge of samples of these data, for `Evaluation`.
+    """
+
+    def __init__(self, argv: list[str], judge: Callable[[ImageData, str, torch.device], Any] | None = None) -> None:
+        for package in ("data", "nets", "noise", "samplers", "guidance"):
+            gather(f"diffusion.{package}")  # classes are then known by their short names
+        self.argv, self.judge = argv, judge
+        self.system = system_of(argv)
+        kind, defaults, self.configured = SYSTEMS[self.system]
+        super().__init__(
+            kind,
+            ImageData,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_kwargs={
+                "default_config_files": [str(REPO / "configs" / defaults)],
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+            trainer_defaults={"use_distributed_sampler": False},
+            args=argv,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add = parser.add_argument
+        add("--system", type=str, default="Diffusion", help=f"one of {', '.join(SYSTEMS)}")
+        add("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
+        add("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
+        add("--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file")
+        add("--budget", type=str, default="", help="90s, 20m, 1h30m: when all has to be done; chooses batch and steps")
+        add("--precision", type=str, default="", help=f"as --trainer.precision, or {FASTEST}: measured here")
+        add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
+        add("--layout", type=str, default="", help=f"of the weights: {' or '.join(LAYOUTS)} (default: by precision)")
+        add("--recompute", type=bool, default=False, help="gradient checkpointing: less memory, a third more time")
+        for kind in self.configured:
+            parser.add_lightning_class_args(kind, kind.__name__.lower())
+        for fact, target in LINKS.items():
+            if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
+                parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
+            else:
+                parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        image_channels = "model.net.init_args.image_channels"
+        parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
+        if Evaluation in self.configured:
+            parser.link_arguments("data", "evaluation.judge", compute_fn=self.judged, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def hinted(self, shape: tuple[int, int, int]) -> int:
+        """Channels of the image that the model's hint makes of images of a shape; 0 without a hint."""
+        hint = self.config.model.get("hint")
+        return build(hint.as_dict()).shape(shape)[0] if hint else 0
+
+    def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
+        """How `Evaluation` opens its judge."""
+        return self.judge and partial(self.judge, data)
+
+    def given(self, option: str) -> bool:
+        """Whether an option is on the command line."""
+        return any(word.split("=")[0] == f"--{option}" for word in self.argv)
+
+    def before_instantiate_classes(self) -> None:
+        launch.count(self.config.trainer)
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet."""
+
+    @cached_property
+    def config_init(self) -> Namespace:
+        """The configuration with objects in it."""
+        return self.parser.instantiate_classes(self.config)
+
+    @property
+    def model(self) -> pl.LightningModule:
+        """What is trained."""
+        return self.config_init.model
+
+    @property
+    def datamodule(self) -> ImageData:
+        """What it is trained on."""
+        return self.config_init.data
+
+    @cached_property
+    def trainer(self) -> pl.Trainer:
+        """A trainer that writes nothing: for validation, and for a look."""
+        named = wanted(self.config)
+        return self.make_trainer(**({"precision": named} if named not in ("", FASTEST) else {}))
+
+    def make_trainer(self, **options: Any) -> pl.Trainer:
+        """A trainer as it is configured, but for some options of `pl.Trainer`."""
+        return super().instantiate_trainer(plugins=[DurableIO(), *launch.plugins()], logger=False, **options)
+
+    def save(self, path: Path) -> None:
+        """Write the whole configuration, defaults included."""
+        skip = "skip_unset" if "skip_unset" in inspect.signature(self.parser.dump).parameters else "skip_none"
+        with atomic(path) as temporary:
+            temporary.write_text(self.parser.dump(self.config, **{skip: False}))
+
+
+def system_of(argv: list[str]) -> str:
+    """The system that a command line or its last configuration file names: it decides what the options are.
+
+    Raises:
+        ValueError: there is no such system.
+    """
+    words = [w for word in argv for w in (word.split("=", 1) if word.startswith("-") else [word])]
+    name = "Diffusion"
+    for option, value in zip(words[:-1], words[1:], strict=True):
+        if option in ("-c", "--config") and Path(value).is_file():
+            try:
+                read = yaml.safe_load(Path(value).read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue  # the parser says what is wrong with it
+            name = read.get("system", name) if isinstance(read, dict) else name
+    name = next((v for o, v in zip(words[:-1], words[1:], strict=True) if o == "--system"), name)
+    if name not in SYSTEMS:
+        near = suggest(str(name), list(SYSTEMS))
+        raise ValueError(f"system: there is no {name!r}{near}; there are: {', '.join(SYSTEMS)}")
+    return name
+
+
+def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
+    """The parts of the run that a checkpoint lies in, by its own configuration and further options.
+
+    Raises:
+        FileNotFoundError: the run's configuration is missing.
+    """
+    config = runs.directory(checkpoint) / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
+    return DiffusionCLI(["-c", str(config), *argv])
+
+
+def quiet() -> None:
+    """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):
+        warnings.filterwarnings("ignore", message)

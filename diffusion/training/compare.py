@@ -1,0 +1,108 @@
+"""What differs between a run and the configuration that goes on with it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion.support.console import shown
+from diffusion.support.specs import spec, today
+from diffusion.training.resume import Resume
+
+MODEL = ("net", "schedule", "target", "shape", "class_names")  # other weights, or weights that mean something else
+KEPT = ("lr", "betas", "weight_decay")  # the optimizer that is restored has its own
+PLACES = ("config", "resume", "out", "experiment", "precision", "model")  # not compared: the checkpoint has the model
+
+
+class OtherModel(ValueError):
+    """The model that is configured is not the checkpoint's.
+
+    Attributes:
+        changed: what differs, in words.
+    """
+
+    def __init__(self, message: str, changed: str) -> None:
+        super().__init__(message)
+        self.changed = changed
+
+
+def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[str]:
+    """A line for each thing that is configured otherwise than the run was.
+
+    Args:
+        hparams: of the new model, plain.
+        run: folder whose config.yaml is compared.
+        config: the new configuration, a jsonargparse namespace or None.
+    Raises:
+        OtherModel: the model itself would be another one.
+    """
+    old = resume.checkpoint["hyper_parameters"]
+    names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
+    changed = {k: (old.get(k), hparams.get(k)) for k in names if old.get(k) != hparams.get(k)}
+    wrong = [
+        line for k, pair in changed.items() if k in MODEL or k not in hparams for line in compared(f"model.{k}", *pair)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if wrong[4:] else ""
+        remedy = "leave these options as they were"
+        if (run / "config.yaml").is_file():
+            remedy = (
+                f"use the run's own configuration (diffusion fit -c {shown(run)}/config.yaml --resume {shown(run)})"
+            )
+        changed = "; ".join(wrong[:4]) + more
+        raise OtherModel(
+            f"{shown(resume.path)}: its model is not the one that is configured: {changed}; "
+            f"{remedy}, or start a new run without --resume",
+            changed,
+        )
+    lines = []
+    for k, pair in changed.items():
+        note = "; no effect, the restored optimizer goes on with its own" if k in KEPT else ""
+        lines += [line + note for line in compared(f"model.{k}", *pair)]
+    if config is not None and (run / "config.yaml").is_file():
+        try:
+            before = today(yaml.safe_load((run / "config.yaml").read_text()))
+            before = before if isinstance(before, dict) else {}
+        except (yaml.YAMLError, UnicodeDecodeError, OSError):
+            return [*lines, f"{shown(run)}/config.yaml cannot be read, so it is not compared"]
+        now = plain(config)
+        for each in (before, now):  # linked to seed_everything, and not written
+            ((each.get("data") or {}).get("init_args") or {}).pop("seed", None)
+        for k in sorted({*before, *now} - {*PLACES}):
+            if k in before and k in now:
+                lines += compared(k, before[k], now[k])
+    return lines
+
+
+def compared(name: str, old: Any, new: Any) -> list[str]:
+    """Where two plain values differ: "name: old -> new", at any depth."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        if "class_path" in old and old.get("class_path") != new.get("class_path"):
+            return [f"{name}: {_short(old)} -> {_short(new)}"]
+        names = [(k, f"{name}.{k}".replace(".init_args", "")) for k in sorted({*old, *new}) if k != "class_path"]
+        return [line for k, label in names for line in compared(label, old.get(k), new.get(k))]
+    return [] if old == new or list_of(old) == list_of(new) else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def list_of(value: Any) -> Any:
+    """Tuples as YAML and checkpoints write them."""
+    return [list_of(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _short(value: Any) -> str:
+    name = value["class_path"].rpartition(".")[2] if isinstance(value, dict) and "class_path" in value else str(value)
+    return name if len(name) <= 60 else name[:57] + "..."
+
+
+def plain(config: Any) -> Any:
+    """A configuration in plain types."""
+    if hasattr(config, "as_dict"):
+        config = config.as_dict()
+    if isinstance(config, dict):
+        return {k: plain(v) for k, v in config.items()}
+    return [plain(v) for v in config] if isinstance(config, (list, tuple)) else config
+
+
+def hparams_of(model: Any) -> dict:
+    """The hyper-parameters of a model as a checkpoint holds them."""
+    return {k: spec(v) for k, v in dict(model.hparams).items()}

@@ -1,0 +1,132 @@
+"""The precision that a run trains in, and the layout of its weights: by what the chip says, or measured if asked."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.nets import speed
+
+FASTEST = "fastest"  # instead of a precision's name: measure
+
+
+class Choice(NamedTuple):
+    """How a network is computed: Lightning's name of the precision, the layout of its weights, and why."""
+
+    precision: str
+    layout: str
+    reason: str = ""
+
+
+def usual(device: torch.device, nodes: int = 1) -> Choice:
+    """The default: a function of the kind of device, of what it says about itself, and of the number of machines.
+
+    It is the same in one and in several processes, at every start. Machines of a run may have different processors,
+    so several of them train in 32-true on a CPU.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16-mixed", "channels_last", "this GPU computes bf16")
+        return Choice("32-true", "channels_last", "this GPU does not compute bf16")
+    if device.type == "cpu" and nodes == 1 and speed.has_amx():
+        return Choice("bf16-mixed", "contiguous", "this processor has AMX")
+    return Choice("32-true", "channels_last")
+
+
+def layout_of(precision: str, device: torch.device) -> str:
+    """The layout of the weights that suits a precision.
+
+    channels_last, but for bf16 on a CPU: there it makes some networks much slower, and gains 1 % at best
+    (docs/speed.md).
+    """
+    return "contiguous" if device.type == "cpu" and precision.startswith("bf16") else "channels_last"
+
+
+def wanted(config: Any) -> str:
+    """The precision that a configuration names: one of Lightning's, "fastest", or "" for the default.
+
+    Raises:
+        ValueError: two options name different ones, or the layout is unknown.
+    """
+    long, short = config.trainer.precision, config.precision
+    if long is not None and short and str(long) != short:
+        raise ValueError(f"--precision {short} and --trainer.precision {long}: give one of them")
+    if config.layout and config.layout not in speed.LAYOUTS:
+        raise ValueError(f"layout: wanted {' or '.join(speed.LAYOUTS)}, got {config.layout!r}")
+    return short or ("" if long is None else str(long))
+
+
+def choose(
+    config: Any, recorded: dict, device: torch.device, measure: Callable[[list[Choice]], Choice], conv: bool = True
+) -> Choice:
+    """The precision and layout of a run: what is asked for, else what the run has had, else the default.
+
+    Args:
+        config: the configuration.
+        recorded: that of the run that goes on or starts again; empty for a new one.
+        measure: finds the fastest; called only where it is asked for and nothing is recorded.
+        conv: False leaves the layout of a new run contiguous, unless another one is asked for.
+    """
+    asked, default = wanted(config), usual(device, config.trainer.num_nodes or 1)
+    before = recorded.get("trainer", {}).get("precision") or ("32-true" if recorded else None)
+    if asked == FASTEST and before is None:
+        found = measure(ways(default, device))
+        return found._replace(layout=config.layout or found.layout)
+    known = before if asked in ("", FASTEST) else asked
+    found = default if known is None else Choice(str(known), layout_of(str(known), device))
+    layout = config.layout or recorded.get("layout") or (found.layout if conv else "contiguous")
+    return found._replace(layout=layout)
+
+
+def ways(default: Choice, device: torch.device) -> list[Choice]:
+    """What "fastest" chooses among, the default first."""
+    if device.type != "cpu":
+        return [default]
+    every = [Choice(p, layout) for p in ("32-true", "bf16-mixed") for layout in speed.LAYOUTS]
+    return [default, *(way for way in every if way[:2] != default[:2])]
+
+
+def measured(
+    net: nn.Module, loss: Callable[[int], Tensor], batch: int, device: torch.device, choices: list[Choice]
+) -> Choice:
+    """The fastest of some ways to train, by the processor's time; the first one if none is clearly faster.
+
+    Args:
+        net: is put into each layout.
+        loss: of a batch of so many images.
+        batch: the largest that is asked for; fewer where a step would take long.
+        choices: the default, and what may be better.
+    """
+    if len(choices) == 1:
+        return choices[0]._replace(reason="not measured: there is nothing to choose from on this device")
+
+    def step(way: Choice, n: int) -> None:
+        net.to(memory_format=speed.LAYOUTS[way.layout])
+        with torch.autocast(device.type, torch.bfloat16, enabled=way.precision == "bf16-mixed"):
+            value = loss(n)
+        value.backward()
+
+    n = speed.affordable(lambda n: step(choices[0], n), batch)
+    spent = speed.interleaved([lambda way=way: step(way, n) for way in choices])
+    best = speed.clearly_fastest(spent)
+    mean = [sum(s) / len(s) for s in spent]
+    spread = max(spent[best]) / min(spent[best]) - 1
+    if best == 0:
+        return choices[0]._replace(reason="nothing was clearly faster here")
+    gain = mean[0] / mean[best]
+    return choices[best]._replace(reason=f"{gain:.1f} times as fast as {choices[0].precision} here, +- {spread:.0%}")
+
+
+def device_of(trainer: Any) -> torch.device:
+    """The device that Lightning will choose for this process.
+
+    Args:
+        trainer: the trainer's part of a configuration.
+    """
+    if trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if trainer.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,66 @@
+"""What a run says: what it is as it begins, and at its end what was written and how to go on."""
+
+import shlex
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from diffusion.support import runs
+from diffusion.support.console import board, clock, shown, tool
+from diffusion.training.callbacks import Budget, Rate
+from diffusion.training.systems import Diffusion, NoisyClassifier
+
+
+def begins(model: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, run: Path, why: str) -> str:
+    """The network, the data, the device, the precision and the folder, in a line.
+
+    Args:
+        why: the reason of the precision, or "".
+    """
+    params = sum(p.numel() for p in model.parameters())
+    return (
+        f"{type(getattr(model, 'denoiser', model).net).__name__} ({params:,} parameters) on {type(data).__name__}, "
+        f"{trainer.strategy.root_device}, precision {trainer.precision}{f' ({why})' if why else ''}; run: {shown(run)}"
+    )
+
+
+def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
+    """Print what was written, and the exact commands to go on."""
+    if not runs.checkpoints(run):
+        return
+    print(speed(trainer), end="")
+    for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
+        print(f"budget {clock(keeper.total)}, spent {clock(keeper.spent)}")
+    here = shown(run)
+    files = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and not p.name.startswith("."))
+    print(f"files in {here}/: {', '.join(files[:12])}{' ...' if files[12:] else ''}")
+    diffusion, model = tool("diffusion"), trainer.lightning_module
+    if not isinstance(model, Diffusion):
+        noisy = isinstance(model, NoisyClassifier)
+        if "val/accuracy" in trainer.callback_metrics:
+            share = float(trainer.callback_metrics["val/accuracy"])
+            print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
+        use = f"sample RUN --classifier {here} --scale 3" if noisy else f"evaluate RUN --features {here}"
+        print(f"next:\n  {diffusion} {use}")
+        return
+    image = " --image test" if model.pipeline.hint else ""
+    print(f"""next:
+  {diffusion} sample {here}{image} --n 64 --out grid.png
+  {diffusion} evaluate {here}
+  {diffusion} film {here}{image} --out denoising.gif
+  {board(here)}
+  {diffusion} fit {shlex.join(without(argv, "--resume"))} --resume {here}""")
+
+
+def speed(trainer: pl.Trainer) -> str:
+    """Steps, images/s and the time of training, in a line; nothing if no step was taken."""
+    rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
+    if rate is None or not rate.images:
+        return ""
+    return f"{trainer.global_step:,} steps, {rate.per_second:,.0f} images/s, {clock(rate.seconds)} of training\n"
+
+
+def without(argv: list[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value."""
+    kept = [a for i, a in enumerate(argv) if a != option and (i == 0 or argv[i - 1] != option)]
+    return [a for a in kept if not a.startswith(f"{option}=")]
