@@ -37,6 +37,7 @@ PROJECT = Path(diffusion.__file__).parent
 OTHERS = ("pytorch_lightning", "torchmetrics", "tensorboard")  # who else may ask, where no function of ours does
 DEVICE = torch.device("cuda", 0)
 FREE = 80 * 2**30  # bytes of memory that the device has
+Places = dict[str, set[tuple[str, int]]]  # name of a function -> kind and line of each place where it waits
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
@@ -44,7 +45,7 @@ class Wait(NamedTuple):
     """One wait of the host: which kind, who caused it, and where that is."""
 
     kind: str
-    name: str  # qualified name of the innermost function of the project, or the name of a package
+    name: str  # qualified name of the innermost function of the project, or of a package; "" for a test itself
     line: int
 
 
@@ -99,11 +100,9 @@ class FakeDevice(FakeTensorMode):
             if args[1].ndim and not (kwargs.get("non_blocking") or len(args) > 2 and args[2]):
                 self.gpu.wait("send")
         elif func is aten._to_copy.default and torch.device(kwargs.get("device") or DEVICE).type == "cpu":
-            self.gpu.wait("read")
-            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            return torch.full(args[0].shape, self.gpu.asked(), dtype=kwargs.get("dtype") or args[0].dtype)
         elif func is aten.copy_.default and not fake(args[0]):
-            self.gpu.wait("read")
-            return args[0].fill_(1)
+            return args[0].fill_(self.gpu.asked())
         if func in INDEXED and fake(args[0]):
             for index in (v for v in args[1] if v is not None and not fake(v)):
                 self.gpu.wait("read" if index.dtype in (torch.bool, torch.uint8) else "index")
@@ -146,7 +145,7 @@ class FakeGPU:
     """The device, and what the host has waited for.
 
     Args:
-        answers: function of the project -> what its next reads of a single value give. Any other is told 1: true.
+        answers: function of the project -> the value of all that it reads. Any other reads ones.
     """
 
     def __init__(self, answers: dict[str, float] | None = None) -> None:
@@ -180,14 +179,21 @@ class FakeGPU:
         """The value that is read now."""
         return self.answers.get(self.wait("read").name, 1.0)
 
+    def since(self, first: int = 0) -> Places:
+        """The places of the first-th wait and of all later ones, by function; those of a test itself do not count."""
+        found: Places = defaultdict(set)
+        for kind, name, line in self.waits[first:]:
+            if name:
+                found[name].add((kind, line))
+        return found
+
     @contextmanager
-    def counted(self) -> Iterator[dict[str, set[tuple[str, int]]]]:
-        """Fills in, at its end, for each function that waited inside: the kind and the line of each place."""
-        found: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    def counted(self) -> Iterator[Places]:
+        """Filled in, at its end, with the places that waited inside."""
+        found: Places = {}
         first = len(self.waits)
         yield found
-        for kind, name, line in self.waits[first:]:
-            found[name].add((kind, line))
+        found |= self.since(first)
 
 
 def fake(value: Any) -> bool:
@@ -207,13 +213,13 @@ def real_on_cpu(value: FakeTensor) -> Tensor:
 
 def caller(frame: FrameType | None) -> tuple[str, int]:
     """The innermost function of the project that is running, else the innermost of `OTHERS`, and its line."""
-    other = ("elsewhere", 0)
+    other = ("", 0)
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(f"{PROJECT}/"):
             return qualified(path, frame.f_lineno), frame.f_lineno
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package in OTHERS and other[0] == "elsewhere":
+        if package in OTHERS and not other[0]:
             other = (package, 0)
         frame = frame.f_back
     return other
@@ -291,3 +297,54 @@ def graph(output: Tensor) -> list:
 
 
 GRAD = torch.autograd.grad
+
+
+class Allowed(NamedTuple):
+    """A function that may make the host wait: at how many places, in which parts of the tests, and why it may."""
+
+    places: int
+    scopes: frozenset[str]
+    why: str
+
+    @classmethod
+    def at(cls, places: int, scopes: str, why: str) -> "Allowed":
+        """Scopes in a line, with commas between them."""
+        return cls(places, frozenset(scopes.split(", ")), why)
+
+
+class Ledger:
+    """Holds what has happened against what is allowed.
+
+    Args:
+        allowed: by the name of the function.
+    """
+
+    def __init__(self, allowed: dict[str, Allowed]) -> None:
+        self.allowed = allowed
+        self.places: Places = defaultdict(set)
+        self.scopes: dict[str, set[str]] = defaultdict(set)
+
+    def check(self, scope: str, found: Places) -> None:
+        """Note what waited in a part of the tests.
+
+        Raises:
+            AssertionError: a wait that is not allowed there.
+        """
+        for name, places in found.items():
+            said = f"{name} makes the host wait ({', '.join(f'{kind} in line {n}' for kind, n in sorted(places))})"
+            allowed = self.allowed.get(name)
+            assert allowed and scope in allowed.scopes, f"{said} in {scope!r}, which is not allowed"
+            self.places[name] |= places
+            self.scopes[name].add(scope)
+            count = len(self.places[name])
+            assert count <= allowed.places, f"{said}: at {count} places in all, and {allowed.places} are allowed"
+
+    def idle(self) -> list[str]:
+        """What is allowed and has not happened, in words."""
+        found = []
+        for name, allowed in self.allowed.items():
+            if missing := sorted(allowed.scopes - self.scopes[name]):
+                found.append(f"{name} is allowed to wait in {', '.join(missing)}, and does not")
+            if (count := len(self.places[name])) < allowed.places:
+                found.append(f"{name} is allowed to wait at {allowed.places} places, and does at {count}")
+        return found
