@@ -18,7 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -225,7 +225,7 @@ def caller(frame: FrameType | None) -> tuple[str, int]:
     return other
 
 
-@lru_cache(maxsize=None)
+@cache
 def qualified(path: str, line: int) -> str:
     """Class and function that a line of a file lies in, of whatever function is not inside another: `Masked.read`."""
     name, inside = [], ast.parse(Path(path).read_text()).body

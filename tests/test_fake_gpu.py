@@ -19,23 +19,12 @@ from diffusion.data import Batches, ImageData
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.denoiser.hints import Hint, LowResolution, Masked
 from diffusion.denoiser.targets import Target, V
-from diffusion.guidance import (
-    APG,
-    Bound,
-    Clamp,
-    ClassifierFree,
-    Guidance,
-    Interval,
-    Likelihood,
-    Plain,
-    Steer,
-)
+from diffusion.guidance import APG, Bound, ClassifierFree, Guidance, Interval, Likelihood, Plain, Steer
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.loss.objective import Objective
 from diffusion.loss.pairing import Pairing
 from diffusion.loss.weights import Distance, Weight
-from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.features import DigitsNet, FeatureNet
 from diffusion.metrics.inception import Inception
@@ -45,7 +34,7 @@ from diffusion.noise import Cosine, Linear
 from diffusion.noise.draws import ImageDraws, StepDraws
 from diffusion.noise.schedule import Schedule
 from diffusion.noise.times import Times
-from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, Sampler, UniPC
+from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, ProbabilityFlow, Sampler, UniPC
 from diffusion.support.specs import concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
 from diffusion.training.run import DiffusionCLI
@@ -61,8 +50,45 @@ from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake
 ALLOWED = {
     name: Allowed.at(*entry)
     for name, entry in {
-        # training
-        "pytorch_lightning": (2, "setup", "..."),
+        # data
+        "Batches.__init__": (1, "setup, data", "the images are moved to the device once"),
+        "Batches.__iter__": (2, "setup, validation, data", "an epoch's order and flips are sent at its start"),
+        # a step
+        "pytorch_lightning": (2, "setup, log, validation, end", "moves the model, shows and writes figures"),
+        "Diffusion.training_step": (1, "first, log", "the loss, for the bar and the log"),
+        "Classifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
+        "NoisyClassifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
+        "Guard.on_before_optimizer_step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
+        "Guard.look": (1, "log, epoch, end", "whether a step was bad: at a log, before a checkpoint, at the end"),
+        "Diagnostics.on_train_batch_end": (2, "log", "the gradient's norm and the distance of the averages"),
+        "Diagnostics._recent": (2, "log", "the errors of all steps since the last log"),
+        # parts of the objective, each a wait in every step
+        "ELBO.__call__": (1, "loss", "the slope of the log-SNR is computed in float64 on the CPU"),
+        "LossAware._bin": (1, "loss", "the losses are kept on the CPU, where the next times are drawn"),
+        "LossAware.observe": (1, "loss", "the losses are kept on the CPU, where the next times are drawn"),
+        "OptimalTransport.__call__": (2, "loss", "scipy solves the assignment on the CPU"),
+        # validation, checkpoints, and the end of a training
+        "Diagnostics.on_validation_end": (1, "validation", "whether val/loss is the lowest so far"),
+        "NoisyClassifier.validation_step": (1, "validation", "what was right at which level is counted on the CPU"),
+        "NoisyClassifier.on_validation_epoch_end": (2, "validation", "the counts of all processes, once"),
+        "Diagnostics.state_dict": (1, "epoch", "a checkpoint is written"),
+        "poisoned": (1, "epoch", "all that a checkpoint holds is looked through before it is written"),
+        "Probe.errors": (2, "end", "a probe's images are on the CPU"),
+        "Probe.of": (1, "end", "a probe's errors are looked at on the CPU"),
+        "to_uint8": (1, "end", "the frames of a film"),
+        # sampling and editing
+        "Diffusion.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
+        "Diffusion.batches": (1, "walk, epoch, end", "the images of a batch"),
+        "settle": (1, "walk", "a guide is moved to the images once"),
+        "rk45": (5, "walk, likelihood", "an adaptive solver looks at the error of its step"),
+        "batches": (2, "edit", "the images and labels of a batch are sent"),
+        "inpaint": (2, "edit", "the mask is sent, the images come back"),
+        "img2img": (1, "edit", "the images come back"),
+        "to_noise": (1, "edit", "the noise comes back"),
+        "from_noise": (2, "edit", "a second condition is sent, the images come back"),
+        # metrics
+        "Extractor.describe": (2, "metrics", "images are sent, features come back"),
+        "fingerprint": (1, "metrics", "the hash of the weights"),
     }.items()
 }
 LEDGER = Ledger(ALLOWED)
@@ -92,7 +118,10 @@ def watched(scope: str, free: int = 2**40) -> Iterator[FakeGPU]:
 # --- training -----------------------------------------------------------------------------------------------
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-WHOLE = {"digits", "digits_inpaint", "digits_superres", "digits_context"}  # with what comes at the end of a training
+WHOLE = {  # with a step that logs, and with what comes at the end of a training
+    *("digits", "digits_inpaint", "digits_superres", "digits_context"),  # labels, hints, contexts
+    *("digits_classifier", "features_digits"),
+}
 
 
 class OnDevice(CPUAccelerator):
@@ -158,12 +187,12 @@ def built(config: Path, folder: Path, *options: str) -> DiffusionCLI:
 
 
 def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
-    """Three steps of its training on the device, by Lightning's own loop: a first, one that logs, and a plain one.
+    """A step of its training on the device, by Lightning's own loop, with the callbacks that a run has.
 
     Args:
-        whole: with the pictures, probes and evaluations of the end.
+        whole: three steps, of which the last logs, a validation, and the pictures and probes of the end.
     """
-    gpu = FakeGPU(ANSWERS)
+    gpu, steps = FakeGPU(ANSWERS), 3 if whole else 1
     scopes, last = Scopes(gpu), (Samples, Gif, Evaluation)
     callbacks = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
     if isinstance(cli.model, Diffusion):
@@ -175,8 +204,9 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
         warnings.simplefilter("ignore")  # advice about random images
         trainer = pl.Trainer(
             strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()], logger=cli.log(),
-            callbacks=[scopes, *(c for c in callbacks if whole or not isinstance(c, last))], max_steps=3,
-            log_every_n_steps=2, gradient_clip_val=cli.config.trainer.gradient_clip_val, num_sanity_val_steps=0,
+            callbacks=[scopes, *(c for c in callbacks if whole or not isinstance(c, last))], max_steps=steps,
+            log_every_n_steps=3, limit_train_batches=steps, limit_val_batches=int(whole), num_sanity_val_steps=0,
+            gradient_clip_val=cli.config.trainer.gradient_clip_val,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         )  # fmt: skip
         trainer.fit(cli.model, cli.datamodule)
@@ -187,11 +217,12 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
 def test_training_of_every_configuration(config, tmp_path, random_images):
     whole = config.stem in WHOLE
-    pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if whole else []
+    drawn = whole and "classifier" not in config.stem and "features" not in config.stem
+    pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if drawn else []
     narrow = ["--model.net.width", "32", "--model.net.head_width", "64"] if config.stem == "cifar10" else []
     cli = built(config, tmp_path, *pictures, *narrow)
     trainer = trained(cli, whole)
-    assert trainer.global_step == 3
+    assert trainer.global_step == (3 if whole else 1)
     assert any(isinstance(c, Checkpoint) for c in trainer.callbacks)
 
 
@@ -316,6 +347,7 @@ def samplers() -> Iterator[Sampler]:
 
 
 SAMPLERS = list(samplers())
+FEW = [DDPM(3), Heun(3, churn=10), ProbabilityFlow(3)]  # at random, at levels off the grid, and at one an image
 OTHER_WAYS = [
     *(DDIM(3, eta=0.5), DEIS(5, 4), DPMSolver(5, 3), DPMSolver(3, sde=True), Heun(3, churn=10), UniPC(5, 3)),
     *(DDPM(3, "large"), DDPM(3, "learned")),
@@ -324,12 +356,8 @@ OTHER_WAYS = [
 
 def walked(it: Diffusion, samplers: list[Sampler], guidance: Guidance) -> list[tuple]:
     """Device and shape of where each sampler ends."""
-    ends = []
-    for sampler in samplers:
-        for frame in it.frames(B, None, 0, sampler, guidance):
-            pass
-        ends.append((frame.x.device, tuple(frame.x.shape)))
-    return ends
+    ends = [list(it.frames(B, None, 0, sampler, guidance))[-1].x for sampler in samplers]
+    return [(x.device, tuple(x.shape)) for x in ends]
 
 
 def test_every_guidance_is_tried():
@@ -337,6 +365,15 @@ def test_every_guidance_is_tried():
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
+def test_walk_with_every_guidance(guidance):
+    it = model()
+    with watched("walk"):
+        assert walked(it.to(DEVICE), FEW, GUIDANCES[guidance]()) == len(FEW) * [(DEVICE, (B, *SHAPE))]
+
+
+@pytest.mark.parametrize(
+    "guidance", [g if g == "ClassifierFree" else pytest.param(g, marks=pytest.mark.slow) for g in GUIDANCES]
+)
 def test_walk_of_every_sampler_with(guidance):
     it = model()
     with watched("walk"):
@@ -482,7 +519,7 @@ MIXED = {
     "a generator of the device": lambda x: torch.randn(x.shape, generator=torch.Generator("cuda")),
     "draws of the host": lambda x: StepDraws(0, 0, 0, "cpu").normal(x),
     "a network on the host": lambda x: network()(x, torch.ones(len(x), device=x.device)),
-    "a label on the host": lambda x: network().to(x.device)(x, torch.ones(len(x), device=x.device), torch.ones(len(x))),
+    "labels on the host": lambda x: network().to(x.device)(x, x[:, 0, 0, 0], torch.arange(len(x))),
     "numpy": lambda x: x.numpy(),
 }
 

@@ -58,7 +58,8 @@ class Classifier(pl.LightningModule):
         seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
         loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
         if due(self.trainer, batch_idx):
-            self.log("train/loss", loss, prog_bar=True)
+            # On the CPU: Lightning reads what a bar shows after every step, also of the steps that log nothing.
+            self.log("train/loss", loss.detach().cpu(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -112,7 +112,8 @@ class Diffusion(pl.LightningModule):
         terms = self.objective(self.denoiser, x0, self.pipeline.condition(y, hint), draws.normal, draws.uniform)
         self.last = terms.error, terms.t
         if due(self.trainer, batch_idx):
-            self.log("train/loss", terms.loss, prog_bar=True)
+            # On the CPU: Lightning reads what a bar shows after every step, also of the steps that log nothing.
+            self.log("train/loss", terms.loss.detach().cpu(), prog_bar=True)
         if terms.vlb is not None and due(self.trainer, batch_idx):
             self.log("train/mse", terms.mse.mean())
             self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's

@@ -76,7 +76,8 @@ class NoisyClassifier(NoisyImageClassifier, pl.LightningModule):
         t = level.like(x0)
         loss = F.cross_entropy(self(t.alpha * x0 + t.sigma * draws.normal(x0), level), to_labels(y))
         if due(self.trainer, batch_idx):
-            self.log("train/loss", loss, prog_bar=True)
+            # On the CPU: Lightning reads what a bar shows after every step, also of the steps that log nothing.
+            self.log("train/loss", loss.detach().cpu(), prog_bar=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
