@@ -54,7 +54,7 @@ ALLOWED = {
         "Batches.__init__": (1, "setup, data", "the images are moved to the device once"),
         "Batches.__iter__": (2, "setup, validation, data", "an epoch's order and flips are sent at its start"),
         # a step
-        "pytorch_lightning": (2, "setup, log, validation, end", "moves the model, shows and writes figures"),
+        "pytorch_lightning": (2, "setup, validation, end", "moves the model, shows and writes figures"),
         "Diffusion.training_step": (1, "first, log", "the loss, for the bar and the log"),
         "Classifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
         "NoisyClassifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
