@@ -19,7 +19,20 @@ from diffusion.data import Batches, ImageData
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.denoiser.hints import Hint, LowResolution, Masked
 from diffusion.denoiser.targets import Target, V
-from diffusion.guidance import APG, Bound, ClassifierFree, Guidance, Interval, Likelihood, Plain, Steer
+from diffusion.generation.pipeline import Pipeline
+from diffusion.guidance import (
+    APG,
+    AutoGuidance,
+    Bound,
+    ClassifierFree,
+    ClassifierGuidance,
+    Guidance,
+    Interval,
+    Likelihood,
+    NoisyImageClassifier,
+    Plain,
+    Steer,
+)
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.loss.objective import Objective
@@ -38,7 +51,7 @@ from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, Probabi
 from diffusion.support.specs import concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
 from diffusion.training.run import DiffusionCLI
-from diffusion.training.systems import AutoGuidance, ClassifierGuidance, Diffusion, NoisyClassifier
+from diffusion.training.systems import Diffusion
 from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake
 
 # --- the only waits there are -----------------------------------------------------------------------------
@@ -77,8 +90,8 @@ ALLOWED = {
         "Probe.of": (1, "end", "a probe's errors are looked at on the CPU"),
         "to_uint8": (1, "end", "the frames of a film"),
         # sampling and editing
-        "Diffusion.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
-        "Diffusion.batches": (1, "walk, epoch, end", "the images of a batch"),
+        "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
+        "Pipeline.batches": (1, "walk, epoch, end", "the images of a batch"),
         "settle": (1, "walk", "a guide is moved to the images once"),
         "rk45": (5, "walk, likelihood", "an adaptive solver looks at the error of its step"),
         "batches": (2, "edit", "the images and labels of a batch are sent"),
@@ -196,7 +209,7 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
     scopes, last = Scopes(gpu), (Samples, Gif, Evaluation)
     callbacks = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
     if isinstance(cli.model, Diffusion):
-        cli.model.sampler.steps = 2
+        cli.model.pipeline.sampler.steps = 2
     for callback in callbacks:
         if isinstance(callback, Diagnostics):
             callback.images = 4 if whole else 0
@@ -272,7 +285,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Denoiser], Callable[[], Objectiv
         for kind in every(base):
             yield kind.__name__, denoiser(), lambda word=word, kind=kind: Objective(**{word: kind()})
     yield "offset", denoiser(), lambda: Objective(offset=0.1)
-    yield "guess", denoiser(self_condition=True), lambda: Objective(guess=1.0)
+    yield "self_condition", denoiser(self_condition=True), lambda: Objective(self_condition=1.0)
     yield "vlb", denoiser(learn_variance=True), lambda: Objective(vlb=0.001)
 
 
@@ -314,17 +327,22 @@ def darker(x0: Tensor, t: object) -> Tensor:
     return -torch.ones_like(x0)
 
 
-def model(**options) -> Diffusion:
+def model(learn_variance: bool = False, **options) -> Pipeline:
     """A small model with labels."""
-    net = network(learn_variance=True) if options.pop("learns", False) else network()
-    objective = Objective(vlb=0.001 if net.learn_variance else 0.0)
-    return Diffusion(net, Cosine(100), V(), objective, DDIM(3), shape=SHAPE, class_names=tuple("0123456789"), **options)
+    denoiser = Denoiser(network(learn_variance=learn_variance), Cosine(100), V()).eval()
+    return Pipeline(denoiser, DDIM(3), shape=SHAPE, class_names=tuple("0123456789"), **options)
 
 
-def classifier() -> NoisyClassifier:
+def moved(it: Pipeline) -> Pipeline:
+    """The model, on the device now."""
+    it.denoiser.to(DEVICE)
+    return it
+
+
+def classifier() -> NoisyImageClassifier:
     """One that a model can be guided by."""
     net = HalfUNet(C, 8, (1,), attention=(), num_classes=10)
-    return NoisyClassifier(net, Cosine(100), shape=SHAPE, class_names=tuple("0123456789")).eval()
+    return NoisyImageClassifier(net, Cosine(100), SHAPE, tuple("0123456789")).eval()
 
 
 GUIDANCES = {
@@ -354,7 +372,7 @@ OTHER_WAYS = [
 ]
 
 
-def walked(it: Diffusion, samplers: list[Sampler], guidance: Guidance) -> list[tuple]:
+def walked(it: Pipeline, samplers: list[Sampler], guidance: Guidance) -> list[tuple]:
     """Device and shape of where each sampler ends."""
     ends = [list(it.frames(B, None, 0, sampler, guidance))[-1].x for sampler in samplers]
     return [(x.device, tuple(x.shape)) for x in ends]
@@ -368,7 +386,7 @@ def test_every_guidance_is_tried():
 def test_walk_with_every_guidance(guidance):
     it = model()
     with watched("walk"):
-        assert walked(it.to(DEVICE), FEW, GUIDANCES[guidance]()) == len(FEW) * [(DEVICE, (B, *SHAPE))]
+        assert walked(moved(it), FEW, GUIDANCES[guidance]()) == len(FEW) * [(DEVICE, (B, *SHAPE))]
 
 
 @pytest.mark.parametrize(
@@ -377,21 +395,21 @@ def test_walk_with_every_guidance(guidance):
 def test_walk_of_every_sampler_with(guidance):
     it = model()
     with watched("walk"):
-        assert walked(it.to(DEVICE), SAMPLERS, GUIDANCES[guidance]()) == len(SAMPLERS) * [(DEVICE, (B, *SHAPE))]
+        assert walked(moved(it), SAMPLERS, GUIDANCES[guidance]()) == len(SAMPLERS) * [(DEVICE, (B, *SHAPE))]
 
 
 def test_walk_of_the_other_ways_of_samplers():
-    it = model(learns=True)
+    it = model(learn_variance=True)
     with watched("walk"):
-        assert walked(it.to(DEVICE), OTHER_WAYS, Plain()) == len(OTHER_WAYS) * [(DEVICE, (B, *SHAPE))]
+        assert walked(moved(it), OTHER_WAYS, Plain()) == len(OTHER_WAYS) * [(DEVICE, (B, *SHAPE))]
 
 
 @pytest.mark.parametrize("clamp", every(Bound), ids=lambda kind: kind.__name__)
 def test_samples_come_to_the_host_once_a_batch(clamp):
     with watched("walk") as gpu:
-        x = model(clamp=clamp()).to(DEVICE).sample(5, batch_size=2)
+        x = moved(model(clamp=clamp())).sample(5, batch_size=2)
     assert not fake(x) and x.shape == (5, *SHAPE)
-    assert [w.name for w in gpu.waits if w.kind == "read"] == 3 * ["Diffusion.batches"]
+    assert [w.name for w in gpu.waits if w.kind == "read"] == 3 * ["Pipeline.batches"]
 
 
 # --- editing ------------------------------------------------------------------------------------------------
@@ -409,7 +427,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_edits_of_images_on_the_host(edit):
     with watched("edit"):
-        x = EDITS[edit](model().to(DEVICE), torch.zeros(B, *SHAPE), torch.arange(B))
+        x = EDITS[edit](moved(model()), torch.zeros(B, *SHAPE), torch.arange(B))
     assert not fake(x) and x.shape[0] == B and tuple(x.shape[-3:]) == SHAPE
 
 
@@ -419,7 +437,7 @@ def test_edits_of_images_on_the_host(edit):
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
 def test_terms_of_the_bound(variance):
     with watched("likelihood"):
-        it = model(learns=variance == "learned").to(DEVICE).eval()
+        it = moved(model(variance == "learned"))
         denoise = it.clamp(it.denoiser.bind(Condition(labels())))
         terms = list(vlb.terms(denoise, on_device(B, *SHAPE), Cosine(100), 4, variance, noise=ImageDraws(0, range(B))))
         assert [(v.device, v.shape) for v in terms] == 5 * [(DEVICE, (B,))]
@@ -428,7 +446,7 @@ def test_terms_of_the_bound(variance):
 @pytest.mark.parametrize("divergence", ["hutchinson", "exact"])
 def test_likelihood_by_the_flow(divergence):
     with watched("likelihood"):
-        it, noise = model().to(DEVICE).eval(), ImageDraws(0, range(B))
+        it, noise = moved(model()), ImageDraws(0, range(B))
         x0 = dequantise(on_device(B, *SHAPE), noise)
         log_p = log_likelihood(it.denoiser.bind(Condition(labels())), x0, Cosine(100), divergence, noise=noise)
         assert bits_per_dim(log_p, C * SIZE * SIZE).device == DEVICE
@@ -525,7 +543,7 @@ MIXED = {
 
 
 def planted(mistake) -> None:
-    for _ in model().to(DEVICE).frames(B, None, 0, Planted(mistake)):
+    for _ in moved(model()).frames(B, None, 0, Planted(mistake)):
         pass
 
 
