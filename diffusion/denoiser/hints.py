@@ -123,7 +123,7 @@ class Masked(Hint):
     def __call__(self, x0, noise=torch.randn_like):
         B, _, H, W = x0.shape
         u = uniform(noise, x0.new_empty(B, self.holes, 4))
-        side = torch.tensor([H, W], device=x0.device)
+        side = torch.tensor([H, W]).to(x0.device, non_blocking=True)
         size = ((self.low + (self.high - self.low) * u[..., :2]) * side).round().clamp(min=1)  # (B, holes, 2)
         start = (u[..., 2:] * (side - size + 1)).floor()
         rows, columns = (

@@ -40,7 +40,7 @@ class NoisyImageClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Level) -> Tensor:
         """Logits (B, K) of x (B, C, H, W) at level t, one for the batch () or one per image (B,)."""
-        clock = self.schedule.clock(t.t).to(x.device, x.dtype).reshape(-1).expand(len(x))
+        clock = self.schedule.clock(t.t).to(x.device, x.dtype, non_blocking=True).reshape(-1).expand(len(x))
         t = t.like(x)
         return self.net(t.alpha / (t.alpha**2 + t.sigma**2) * x, clock)
 

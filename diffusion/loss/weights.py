@@ -55,8 +55,9 @@ class ELBO(Weight):
     """
 
     def __call__(self, t: Level, target: Target, schedule: Schedule) -> Tensor:
-        f, g2 = schedule.sde(t.t.double().cpu())
-        slope = (g2 / schedule.scales(t.t.double().cpu())[1] ** 2).to(t.alpha)
+        times = t.t.double().cpu()
+        f, g2 = schedule.sde(times)
+        slope = (g2 / schedule.scales(times)[1] ** 2).to(t.alpha, non_blocking=True)
         weight = (t.alpha / t.sigma).square() * slope / 2
         return torch.where(t.alpha > 0, weight, 0.0)  # the limit where no signal is left: 0 times an infinite slope
 

@@ -108,4 +108,5 @@ def jitter(x: Tensor, degrees: float = 10.0, shift: float = 0.2, scale: float = 
     turn, size, dx, dy = (torch.rand(4, len(x)) * 2 - 1) * most[:, None]
     cos, sin = (1 + size) * turn.cos(), (1 + size) * turn.sin()
     theta = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)  # (B, 2, 3)
+    theta = theta.to(x.device, non_blocking=True)
     return F.grid_sample(x + 1, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False) - 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from diffusion.training.systems.optimizer import AdamW
 
@@ -18,6 +19,10 @@ class System(pl.LightningModule):
         `self.log` costs a millisecond, and what it is told between two of the logger's steps goes nowhere.
         """
         return batch == 0 or self.trainer._logger_connector.should_update_logs
+
+    def log_loss(self, loss: Tensor) -> None:
+        """Log train/loss, on the CPU: Lightning reads what a progress bar shows after every step, due or not."""
+        self.log("train/loss", loss.detach().cpu(), prog_bar=True)
 
     def adamw(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), **options: Any) -> AdamW:
         """The optimizer of all weights, which clips as the trainer is configured."""

@@ -57,7 +57,7 @@ class Classifier(System):
         seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
         loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
         if self.due(batch_idx):
-            self.log("train/loss", loss, prog_bar=True)
+            self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -107,7 +107,7 @@ class Diffusion(System):
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
         terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
         if self.due(batch_idx):
-            self.log("train/loss", terms.loss, prog_bar=True)
+            self.log_loss(terms.loss)
             if terms.vlb is not None:
                 self.log("train/mse", terms.mse.mean())
                 self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's

@@ -75,7 +75,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
         t = level.like(x0)
         loss = F.cross_entropy(self(t.alpha * x0 + t.sigma * draws.normal(x0), level), to_labels(y))
         if self.due(batch_idx):
-            self.log("train/loss", loss, prog_bar=True)
+            self.log_loss(loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
