@@ -111,10 +111,10 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
         raise ValueError(f"--out {out}: wanted a .png, a .npz, or a folder name without a dot")
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: this folder is not empty; give a new one")
+    opened = request.open(PICTURES)
+    pipeline, n, (y, image, truth), _ = opened
     check_writable(out if out.suffix else out / "x")
     with together() as processes:
-        opened = request.open(PICTURES)
-        pipeline, n, (y, image, truth), _ = opened
         started = time.perf_counter()
         part = processes.part(n)
         mine, its = (v if v is None else v[part] for v in (y, image))

@@ -1,22 +1,12 @@
-"""Model tensors to 8-bit images, grids of them, and PNG files."""
+"""Grids of images, and PNG files."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from diffusion.support.files import atomic
-
-
-def to_uint8(x: Tensor) -> np.ndarray:
-    """Images (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C): (x + 1) / 2 clamped, times 255, rounded.
-
-    Never scaled by an image's own extremes, which would change colours between images.
-    """
-    x = ((x.detach().float().cpu() + 1) / 2).clamp(0, 1) * 255
-    return x.round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def grid(

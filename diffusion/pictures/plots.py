@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise
 from diffusion.noise import Level, Schedule, forward_var
-from diffusion.pictures.grid import pillow, to_uint8
+from diffusion.pictures.eight_bit import to_uint8
+from diffusion.pictures.grid import pillow
 from diffusion.pictures.sweeps import blank
 from diffusion.support import runs
 
