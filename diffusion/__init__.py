@@ -17,9 +17,12 @@ _HOMES = {
     "Prediction": "diffusion.denoiser",
     "check": "diffusion.bench.report",
     "describe": "diffusion.training.describe",
+    "edit": "diffusion.editing.sheet",
     "evaluate": "diffusion.training.evaluate",
+    "film": "diffusion.generation.film",
     "fit": "diffusion.training.api",
     "nll": "diffusion.judging.nll",
+    "sample": "diffusion.generation.sample",
     "validate": "diffusion.training.api",
 }
 __all__ = ["__version__", *_HOMES]

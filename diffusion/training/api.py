@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError
-
 from diffusion.support import runs
 from diffusion.support.paths import REPO
 from diffusion.training.build import quiet, recorded
@@ -72,10 +70,7 @@ def fit(
     files = [config] if isinstance(config, (str, Path)) else config
     given = {k: v for k, v in options.items() if v is not None} | dict(settings or {})
     argv = [w for file in files for w in ("-c", str(found(file)))] + words(given)
-    try:
-        run = train(argv, final=False)
-    except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    run = train(argv, final=False)
     if run.trainer.is_global_zero:
         print(speed(run.trainer), end="")
     return run.folder
@@ -94,10 +89,7 @@ def validate(
         FileNotFoundError: no such run, or its configuration is missing.
         ValueError: not a run of a diffusion model, or a wrong option.
     """
-    try:
-        return validated(runs.find_checkpoint(run), weights, settings or {})[0]
-    except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    return validated(runs.find_checkpoint(run), weights, settings or {})[0]
 
 
 def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str, Any]) -> tuple[float, int]:

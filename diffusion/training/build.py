@@ -23,6 +23,7 @@ from diffusion.support.specs import build, gather, suggest, today
 from diffusion.training import launch
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
 from diffusion.training.precision import FASTEST, wanted
+from diffusion.training.refusal import explained
 from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
@@ -114,10 +115,15 @@ class DiffusionCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Nothing yet."""
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        with explained(parser, SYSTEMS[self.system][0]):
+            super().parse_arguments(parser, args)
+
     @cached_property
     def config_init(self) -> Namespace:
         """The configuration with objects in it."""
-        return self.parser.instantiate_classes(self.config)
+        with explained(self.parser, SYSTEMS[self.system][0]):
+            return self.parser.instantiate_classes(self.config)
 
     @property
     def model(self) -> pl.LightningModule:
