@@ -33,11 +33,13 @@ from diffusion.guidance import (
     Plain,
     Steer,
 )
+from diffusion.judging import nll
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.loss.objective import Objective
 from diffusion.loss.pairing import Pairing
 from diffusion.loss.weights import Distance, Weight
+from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.features import DigitsNet, FeatureNet
 from diffusion.metrics.inception import Inception
@@ -89,6 +91,7 @@ ALLOWED = {
         "Probe.errors": (2, "end", "a probe's images are on the CPU"),
         "Probe.of": (1, "end", "a probe's errors are looked at on the CPU"),
         "to_uint8": (1, "end", "the frames of a film"),
+        "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
         "Pipeline.batches": (1, "walk, epoch, end", "the images of a batch"),
@@ -99,9 +102,13 @@ ALLOWED = {
         "img2img": (1, "edit", "the images come back"),
         "to_noise": (1, "edit", "the noise comes back"),
         "from_noise": (2, "edit", "a second condition is sent, the images come back"),
+        # likelihood
+        "batches_of": (2, "likelihood", "the images and labels of a batch are sent"),
+        "bounds": (1, "likelihood", "a term of the bound, at each level"),
+        "flows": (1, "likelihood", "the bits of a batch"),
         # metrics
-        "Extractor.describe": (2, "metrics", "images are sent, features come back"),
-        "fingerprint": (1, "metrics", "the hash of the weights"),
+        "Extractor.describe": (2, "metrics, setup, epoch", "images are sent, features come back"),
+        "fingerprint": (1, "metrics, setup", "the hash of the weights"),
     }.items()
 }
 LEDGER = Ledger(ALLOWED)
@@ -215,6 +222,9 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
             callback.images = 4 if whole else 0
     with gpu.on(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about random images
+        for callback in callbacks:
+            if isinstance(callback, Evaluation) and callback.every_n_epochs:
+                callback.evaluator = evaluator(cli.datamodule)
         trainer = pl.Trainer(
             strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()], logger=cli.log(),
             callbacks=[scopes, *(c for c in callbacks if whole or not isinstance(c, last))], max_steps=steps,
@@ -227,13 +237,21 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
     return trainer
 
 
+def evaluator(data: ImageData) -> Evaluator:
+    """What judges samples, with a classifier on the device."""
+    net = FeatureNet(data.channels, len(data.class_names)).to(DEVICE)
+    return Evaluator(Extractor.of(net, "FeatureNet"), "random", data.arrays("train"), data.arrays("test"))
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args")
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
 def test_training_of_every_configuration(config, tmp_path, random_images):
     whole = config.stem in WHOLE
     drawn = whole and "classifier" not in config.stem and "features" not in config.stem
     pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if drawn else []
+    judged = ["--evaluation.every_n_epochs", "1", "--evaluation.n", "4"] if config.stem == "digits" else []
     narrow = ["--model.net.width", "32", "--model.net.head_width", "64"] if config.stem == "cifar10" else []
-    cli = built(config, tmp_path, *pictures, *narrow)
+    cli = built(config, tmp_path, *pictures, *judged, *narrow)
     trainer = trained(cli, whole)
     assert trainer.global_step == (3 if whole else 1)
     assert any(isinstance(c, Checkpoint) for c in trainer.callbacks)
@@ -292,6 +310,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Denoiser], Callable[[], Objectiv
 CASES = {name: parts for name, *parts in cases()}
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("name", CASES)
 def test_loss_with_every_part(name):
     if name == "OptimalTransport":
@@ -450,6 +469,13 @@ def test_likelihood_by_the_flow(divergence):
         x0 = dequantise(on_device(B, *SHAPE), noise)
         log_p = log_likelihood(it.denoiser.bind(Condition(labels())), x0, Cosine(100), divergence, noise=noise)
         assert bits_per_dim(log_p, C * SIZE * SIZE).device == DEVICE
+
+
+def test_bits_of_images_on_the_host():
+    it, images = model(), torch.zeros(B, *SHAPE, dtype=torch.uint8)
+    with watched("likelihood"):
+        found = nll.measure(nll.Request("run", steps=4), moved(it), images, torch.arange(B))
+    assert not fake(found.vlb) and found.vlb.shape == (5, B) and not fake(found.ode) and found.ode.shape == (B,)
 
 
 # --- metrics ------------------------------------------------------------------------------------------------
