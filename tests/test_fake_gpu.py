@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ from diffusion.noise.times import Times
 from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, ProbabilityFlow, Sampler, UniPC
 from diffusion.support.specs import concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
-from diffusion.training.run import DiffusionCLI
+from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
 from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake
 
@@ -70,10 +71,8 @@ ALLOWED = {
         "Batches.__iter__": (2, "setup, validation, data", "an epoch's order and flips are sent at its start"),
         # a step
         "pytorch_lightning": (2, "setup, validation, end", "moves the model, shows and writes figures"),
-        "Diffusion.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "Classifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "NoisyClassifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "Guard.on_before_optimizer_step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
+        "System.log_loss": (1, "first, log", "the loss, for the bar and the log"),
+        "AdamW.step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
         "Guard.look": (1, "log, epoch, end", "whether a step was bad: at a log, before a checkpoint, at the end"),
         "Diagnostics.on_train_batch_end": (2, "log", "the gradient's norm and the distance of the averages"),
         "Diagnostics._recent": (2, "log", "the errors of all steps since the last log"),
@@ -200,13 +199,13 @@ def random_images(monkeypatch):
         monkeypatch.setattr(kind, "prepare_data", lambda self: None)
 
 
-def built(config: Path, folder: Path, *options: str) -> DiffusionCLI:
-    """The parts of a configuration, on the CPU."""
+def built(config: Path, folder: Path, *options: str) -> Run:
+    """The parts of a training by a configuration, on the CPU."""
     fixed = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--layout", "channels_last"]
-    return DiffusionCLI(["-c", str(config), "--out", str(folder), "--data.batch_size", "2", *fixed, *options])
+    return assemble(["-c", str(config), "--out", str(folder), "--data.batch_size", "2", *fixed, *options])
 
 
-def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
+def trained(run: Run, folder: Path, whole: bool) -> pl.Trainer:
     """A step of its training on the device, by Lightning's own loop, with the callbacks that a run has.
 
     Args:
@@ -214,9 +213,9 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
     """
     gpu, steps = FakeGPU(ANSWERS), 3 if whole else 1
     scopes, last = Scopes(gpu), (Samples, Gif, Evaluation)
-    callbacks = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
-    if isinstance(cli.model, Diffusion):
-        cli.model.pipeline.sampler.steps = 2
+    callbacks = [c for c in run.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
+    if isinstance(run.model, Diffusion):
+        run.model.pipeline.sampler.steps = 2
     for callback in callbacks:
         if isinstance(callback, Diagnostics):
             callback.images = 4 if whole else 0
@@ -224,15 +223,16 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
         warnings.simplefilter("ignore")  # advice about random images
         for callback in callbacks:
             if isinstance(callback, Evaluation) and callback.every_n_epochs:
-                callback.evaluator = evaluator(cli.datamodule)
+                callback.evaluator = evaluator(run.data)
         trainer = pl.Trainer(
-            strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()], logger=cli.log(),
+            strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()],
+            logger=TensorBoardLogger(folder, "run"),
             callbacks=[scopes, *(c for c in callbacks if whole or not isinstance(c, last))], max_steps=steps,
             log_every_n_steps=3, limit_train_batches=steps, limit_val_batches=int(whole), num_sanity_val_steps=0,
-            gradient_clip_val=cli.config.trainer.gradient_clip_val,
+            gradient_clip_val=run.trainer.gradient_clip_val,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         )  # fmt: skip
-        trainer.fit(cli.model, cli.datamodule)
+        trainer.fit(run.model, run.data)
         scopes.begin("after")
     return trainer
 
@@ -251,8 +251,8 @@ def test_training_of_every_configuration(config, tmp_path, random_images):
     pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if drawn else []
     judged = ["--evaluation.every_n_epochs", "1", "--evaluation.n", "4"] if config.stem == "digits" else []
     narrow = ["--model.net.width", "32", "--model.net.head_width", "64"] if config.stem == "cifar10" else []
-    cli = built(config, tmp_path, *pictures, *judged, *narrow)
-    trainer = trained(cli, whole)
+    run = built(config, tmp_path, *pictures, *judged, *narrow)
+    trainer = trained(run, tmp_path, whole)
     assert trainer.global_step == (3 if whole else 1)
     assert any(isinstance(c, Checkpoint) for c in trainer.callbacks)
 
