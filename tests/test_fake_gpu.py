@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -33,11 +34,13 @@ from diffusion.guidance import (
     Plain,
     Steer,
 )
+from diffusion.judging import nll
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.loss.objective import Objective
 from diffusion.loss.pairing import Pairing
 from diffusion.loss.weights import Distance, Weight
+from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.features import DigitsNet, FeatureNet
 from diffusion.metrics.inception import Inception
@@ -50,7 +53,7 @@ from diffusion.noise.times import Times
 from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, ProbabilityFlow, Sampler, UniPC
 from diffusion.support.specs import concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
-from diffusion.training.run import DiffusionCLI
+from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
 from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake
 
@@ -68,10 +71,8 @@ ALLOWED = {
         "Batches.__iter__": (2, "setup, validation, data", "an epoch's order and flips are sent at its start"),
         # a step
         "pytorch_lightning": (2, "setup, validation, end", "moves the model, shows and writes figures"),
-        "Diffusion.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "Classifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "NoisyClassifier.training_step": (1, "first, log", "the loss, for the bar and the log"),
-        "Guard.on_before_optimizer_step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
+        "System.log_loss": (1, "first, log", "the loss, for the bar and the log"),
+        "AdamW.step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
         "Guard.look": (1, "log, epoch, end", "whether a step was bad: at a log, before a checkpoint, at the end"),
         "Diagnostics.on_train_batch_end": (2, "log", "the gradient's norm and the distance of the averages"),
         "Diagnostics._recent": (2, "log", "the errors of all steps since the last log"),
@@ -89,6 +90,7 @@ ALLOWED = {
         "Probe.errors": (2, "end", "a probe's images are on the CPU"),
         "Probe.of": (1, "end", "a probe's errors are looked at on the CPU"),
         "to_uint8": (1, "end", "the frames of a film"),
+        "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
         "Pipeline.batches": (1, "walk, epoch, end", "the images of a batch"),
@@ -99,9 +101,13 @@ ALLOWED = {
         "img2img": (1, "edit", "the images come back"),
         "to_noise": (1, "edit", "the noise comes back"),
         "from_noise": (2, "edit", "a second condition is sent, the images come back"),
+        # likelihood
+        "batches_of": (2, "likelihood", "the images and labels of a batch are sent"),
+        "bounds": (1, "likelihood", "a term of the bound, at each level"),
+        "flows": (1, "likelihood", "the bits of a batch"),
         # metrics
-        "Extractor.describe": (2, "metrics", "images are sent, features come back"),
-        "fingerprint": (1, "metrics", "the hash of the weights"),
+        "Extractor.describe": (2, "metrics, setup, epoch", "images are sent, features come back"),
+        "fingerprint": (1, "metrics, setup", "the hash of the weights"),
     }.items()
 }
 LEDGER = Ledger(ALLOWED)
@@ -193,13 +199,13 @@ def random_images(monkeypatch):
         monkeypatch.setattr(kind, "prepare_data", lambda self: None)
 
 
-def built(config: Path, folder: Path, *options: str) -> DiffusionCLI:
-    """The parts of a configuration, on the CPU."""
+def built(config: Path, folder: Path, *options: str) -> Run:
+    """The parts of a training by a configuration, on the CPU."""
     fixed = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--layout", "channels_last"]
-    return DiffusionCLI(["-c", str(config), "--out", str(folder), "--data.batch_size", "2", *fixed, *options])
+    return assemble(["-c", str(config), "--out", str(folder), "--data.batch_size", "2", *fixed, *options])
 
 
-def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
+def trained(run: Run, folder: Path, whole: bool) -> pl.Trainer:
     """A step of its training on the device, by Lightning's own loop, with the callbacks that a run has.
 
     Args:
@@ -207,34 +213,46 @@ def trained(cli: DiffusionCLI, whole: bool) -> pl.Trainer:
     """
     gpu, steps = FakeGPU(ANSWERS), 3 if whole else 1
     scopes, last = Scopes(gpu), (Samples, Gif, Evaluation)
-    callbacks = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
-    if isinstance(cli.model, Diffusion):
-        cli.model.pipeline.sampler.steps = 2
+    callbacks = [c for c in run.trainer.callbacks if type(c).__module__.startswith("diffusion.")]
+    if isinstance(run.model, Diffusion):
+        run.model.pipeline.sampler.steps = 2
     for callback in callbacks:
         if isinstance(callback, Diagnostics):
             callback.images = 4 if whole else 0
     with gpu.on(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about random images
+        for callback in callbacks:
+            if isinstance(callback, Evaluation) and callback.every_n_epochs:
+                callback.evaluator = evaluator(run.data)
         trainer = pl.Trainer(
-            strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()], logger=cli.log(),
+            strategy=SingleDeviceStrategy(DEVICE, accelerator=OnDevice()), plugins=[NoFile()],
+            logger=TensorBoardLogger(folder, "run"),
             callbacks=[scopes, *(c for c in callbacks if whole or not isinstance(c, last))], max_steps=steps,
             log_every_n_steps=3, limit_train_batches=steps, limit_val_batches=int(whole), num_sanity_val_steps=0,
-            gradient_clip_val=cli.config.trainer.gradient_clip_val,
+            gradient_clip_val=run.trainer.gradient_clip_val,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         )  # fmt: skip
-        trainer.fit(cli.model, cli.datamodule)
+        trainer.fit(run.model, run.data)
         scopes.begin("after")
     return trainer
 
 
+def evaluator(data: ImageData) -> Evaluator:
+    """What judges samples, with a classifier on the device."""
+    net = FeatureNet(data.channels, len(data.class_names)).to(DEVICE)
+    return Evaluator(Extractor.of(net, "FeatureNet"), "random", data.arrays("train"), data.arrays("test"))
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args")
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
 def test_training_of_every_configuration(config, tmp_path, random_images):
     whole = config.stem in WHOLE
     drawn = whole and "classifier" not in config.stem and "features" not in config.stem
     pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if drawn else []
+    judged = ["--evaluation.every_n_epochs", "1", "--evaluation.n", "4"] if config.stem == "digits" else []
     narrow = ["--model.net.width", "32", "--model.net.head_width", "64"] if config.stem == "cifar10" else []
-    cli = built(config, tmp_path, *pictures, *narrow)
-    trainer = trained(cli, whole)
+    run = built(config, tmp_path, *pictures, *judged, *narrow)
+    trainer = trained(run, tmp_path, whole)
     assert trainer.global_step == (3 if whole else 1)
     assert any(isinstance(c, Checkpoint) for c in trainer.callbacks)
 
@@ -292,6 +310,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Denoiser], Callable[[], Objectiv
 CASES = {name: parts for name, *parts in cases()}
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("name", CASES)
 def test_loss_with_every_part(name):
     if name == "OptimalTransport":
@@ -450,6 +469,13 @@ def test_likelihood_by_the_flow(divergence):
         x0 = dequantise(on_device(B, *SHAPE), noise)
         log_p = log_likelihood(it.denoiser.bind(Condition(labels())), x0, Cosine(100), divergence, noise=noise)
         assert bits_per_dim(log_p, C * SIZE * SIZE).device == DEVICE
+
+
+def test_bits_of_images_on_the_host():
+    it, images = model(), torch.zeros(B, *SHAPE, dtype=torch.uint8)
+    with watched("likelihood"):
+        found = nll.measure(nll.Request("run", steps=4), moved(it), images, torch.arange(B))
+    assert not fake(found.vlb) and found.vlb.shape == (5, B) and not fake(found.ode) and found.ode.shape == (B,)
 
 
 # --- metrics ------------------------------------------------------------------------------------------------
