@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+# Attention on a CPU: a kind of its own, which torch 2.6 does not count.
+ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 
 
 class Part(NamedTuple):
@@ -109,7 +112,7 @@ def flops_of(name: str, part: nn.Module, flops: dict[str, int]) -> int:
 def work(net: nn.Module, shape: Sequence[int]) -> Work:
     """FLOPs and memory of one image, from one forward pass in training mode; the network's mode is restored."""
     x, clock, y = example(net, shape)
-    kept, counter, training = Kept(net), FlopCounterMode(display=False), net.training
+    kept, counter, training = Kept(net), FlopCounterMode(display=False, custom_mapping=ATTENTION), net.training
     net.train()
     try:
         with torch.enable_grad(), counter, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
