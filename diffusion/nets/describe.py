@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 class Part(NamedTuple):
@@ -106,10 +106,19 @@ def flops_of(name: str, part: nn.Module, flops: dict[str, int]) -> int:
     return own or sum(flops_of(f"{name}.{key}", child, flops) for key, child in part.named_children())
 
 
+def attention(query: torch.Size, key: torch.Size, value: torch.Size, *args, **kwargs) -> int:
+    """FLOPs of one call of torch's attention, from the shapes of its arguments."""
+    return sdpa_flop_count(query, key, value)
+
+
+# Torch 2.6 does not count the CPU's own kind of attention.
+COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+
+
 def work(net: nn.Module, shape: Sequence[int]) -> Work:
     """FLOPs and memory of one image, from one forward pass in training mode; the network's mode is restored."""
     x, clock, y = example(net, shape)
-    kept, counter, training = Kept(net), FlopCounterMode(display=False), net.training
+    kept, counter, training = Kept(net), FlopCounterMode(display=False, custom_mapping=COUNTED), net.training
     net.train()
     try:
         with torch.enable_grad(), counter, saved_tensors_hooks(kept.keep, lambda tensor: tensor):

@@ -1,6 +1,5 @@
 """From a command line to the parts of a training: configuration, data, model and trainer. Runs nothing."""
 
-import inspect
 import logging
 import warnings
 from collections.abc import Callable
@@ -123,7 +122,7 @@ class DiffusionCLI(LightningCLI):
     def config_init(self) -> Namespace:
         """The configuration with objects in it."""
         with explained(self.parser, SYSTEMS[self.system][0]):
-            return self.parser.instantiate_classes(self.config)
+            return self.parser.instantiate(self.config)
 
     @property
     def model(self) -> pl.LightningModule:
@@ -147,9 +146,8 @@ class DiffusionCLI(LightningCLI):
 
     def save(self, path: Path) -> None:
         """Write the whole configuration, defaults included."""
-        skip = "skip_unset" if "skip_unset" in inspect.signature(self.parser.dump).parameters else "skip_none"
         with atomic(path) as temporary:
-            temporary.write_text(self.parser.dump(self.config, **{skip: False}))
+            temporary.write_text(self.parser.dump(self.config, skip_unset=False))
 
 
 def system_of(argv: list[str]) -> str:

@@ -79,6 +79,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path, capsys):
     refused(capsys, [*FIT, "--out", tmp_path / "file"], "cannot be written", "--out")
 
 
+@pytest.mark.filterwarnings("ignore:step.0. Advice. prior mismatch")  # of the training that goes on
 def test_a_schedule_that_does_not_reach_noise_warns(tmp_path, capsys):
     options = ["--model.schedule", "Linear", "--model.schedule.T", "100", "--model.schedule.rescale", "false"]
     with pytest.warns(UserWarning, match="alpha-bar at T = 100 is 0.36.*brightness"):

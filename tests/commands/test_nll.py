@@ -25,15 +25,18 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
     model.denoiser.requires_grad_(False)
     images, y = (v[:7] for v in Digits(limit=320).arrays("test"))
     x0, schedule = images.float() / 127.5 - 1, model.denoiser.schedule
-    denoise = model.denoiser.bind(model.condition(y))
-    with torch.no_grad():
-        table = torch.stack(
-            list(vlb.terms(model.clamp(denoise), x0, schedule, 12, "large", noise=ImageDraws(3, range(7))))
-        )
-    torch.testing.assert_close(torch.tensor(found["vlb"]), table.double(), rtol=1e-3, atol=1e-4, check_dtype=False)
-    noise = ImageDraws(3, range(7))
-    density = log_likelihood(denoise, dequantise(x0, noise), schedule, rtol=1e-3, atol=1e-3, noise=noise)
-    torch.testing.assert_close(torch.tensor(found["ode"]), bits_per_dim(density, 64), rtol=0, atol=0.02)
+    tables, odes = [], []
+    for part in (slice(0, 4), slice(4, 7)):  # its batches: in others an adaptive solver rounds, and steps, otherwise
+        denoise, numbers = model.denoiser.bind(model.condition(y[part])), range(7)[part]
+        with torch.no_grad():
+            terms = vlb.terms(model.clamp(denoise), x0[part], schedule, 12, "large", noise=ImageDraws(3, numbers))
+            tables.append(torch.stack(list(terms)))
+        noise = ImageDraws(3, numbers)
+        density = log_likelihood(denoise, dequantise(x0[part], noise), schedule, rtol=1e-3, atol=1e-3, noise=noise)
+        odes.append(bits_per_dim(density, 64))
+    table = torch.cat(tables, dim=1)
+    torch.testing.assert_close(torch.tensor(found["vlb"]), table, check_dtype=False)
+    torch.testing.assert_close(torch.tensor(found["ode"]), torch.cat(odes), check_dtype=False)
     mean, error = (float(v) for v in re.search(r"vlb  (\S+) \+- (\S+) bits/dim", text).groups())
     bits = table.double().sum(0)
     assert mean == pytest.approx(float(bits.mean()), rel=1e-3)

@@ -37,6 +37,7 @@ def test_all_are_found():
     assert {Linear, Quadratic, Sigmoid, Cosine} <= set(ALL)
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind", ALL)
 def test_snr_falls_and_time_inverts_it(kind):
     schedule = kind()
@@ -47,6 +48,7 @@ def test_snr_falls_and_time_inverts_it(kind):
     torch.testing.assert_close(schedule.time(level.log_snr), t, rtol=0, atol=snapped)
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind", [*sorted(concrete(Discrete, "diffusion"), key=lambda k: k.__name__), VP])
 def test_variance_is_preserved(kind):
     level = kind().level(torch.rand(1000, dtype=torch.float64).clamp(min=1e-3))
@@ -214,13 +216,12 @@ def probes(schedule):
 OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
 def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
     """Without the snapping to the table, which makes log-SNR jump, both are the one inverse."""
     assert kind.exact_time is not Schedule.exact_time
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
+    schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
     if zero_snr:
         schedules = [kind(zero_snr=True), kind(T=20, zero_snr=True)]
     for schedule in schedules:

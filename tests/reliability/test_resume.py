@@ -255,6 +255,7 @@ def test_a_place_that_stops_taking_files(number, words, tmp_path, capsys, monkey
     assert runs.read_checkpoint(folder / "last.ckpt")["global_step"] == 10
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the thread that logs there
 def test_a_folder_that_is_removed_under_the_run(tmp_path, capsys, monkeypatch):
     """It stops, for it cannot log; but it saves its state first, so that nothing but the old files is lost."""
     real = Checkpoint.on_train_batch_end

@@ -14,6 +14,7 @@ from diffusion.support.specs import build, concrete, named, spec, suggest
 PARTS = {kind for base in (Schedule, Target, Sampler) for kind in concrete(base, "diffusion")}
 
 
+@pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind", sorted(PARTS, key=str))
 def test_every_part_goes_through_a_spec(kind):
     plain = spec(kind())

@@ -165,6 +165,7 @@ def test_what_was_said_and_the_best_step_are_in_the_checkpoint():
     assert (other.said, other.trained, other.best) == (["overfitting"], 7, (3, 0.5))
 
 
+@pytest.mark.filterwarnings("ignore:step.0. Advice. labels never used")
 @pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"fast_dev_run": 1},
                                      {"limit_val_batches": 0}, {"logger": False}])  # fmt: skip
 def test_every_way_of_training(tmp_path, options):

@@ -67,13 +67,14 @@ def test_guidance_keeps_the_image():
     assert len(net.asked[0]) == 6
 
 
-def test_null_is_a_learned_row_and_no_condition_of_zeros():
+def test_null_is_a_learned_row_and_no_condition_of_zeros(float64):
     net = AttentionUNet(1, (8, 16), attention=9, context_dim=4)
     nn.init.normal_(net.condition.null)
     x, clock = torch.randn(2, 1, 8, 8), torch.zeros(2)
     dropped = net(x, clock, torch.zeros(2, 4), torch.tensor([True, False]))
     zeros, null = net(x, clock, torch.zeros(2, 4)), net(x, clock)
-    assert torch.allclose(dropped[0], zeros[0]) and torch.allclose(dropped[1], null[1])
+    torch.testing.assert_close(dropped[0], zeros[0])
+    torch.testing.assert_close(dropped[1], null[1])
     assert (zeros - null).abs().max() > 1e-3
     null.sum().backward()
     assert net.condition.null.grad.abs().max() > 0
