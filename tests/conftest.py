@@ -10,6 +10,11 @@ if not ALONE:  # tests run side by side: a thread each, for the processes that t
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from diffusion.support.specs import PACKAGES, gather  # noqa: E402
+
+for package in {*PACKAGES, "metrics"} - {"data"}:  # a new file there is in the tests of all its kind; data need Lightning
+    gather(f"diffusion.{package}")
+
 torch.set_num_threads(min(2, torch.get_num_threads()) if ALONE else 1)
 
 

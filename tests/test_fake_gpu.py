@@ -51,7 +51,7 @@ from diffusion.noise.draws import ImageDraws, StepDraws
 from diffusion.noise.schedule import Schedule
 from diffusion.noise.times import Times
 from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, ProbabilityFlow, Sampler, UniPC
-from diffusion.support.specs import concrete, gather
+from diffusion.support.specs import PACKAGES, concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
 from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
@@ -116,8 +116,8 @@ ANSWERS = {
     "rk45": 0,  # the error of a step: ones would have it go on for ever
 }
 
-for room in ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers"):
-    gather(f"diffusion.{room}")
+for package in PACKAGES:
+    gather(f"diffusion.{package}")
 
 
 def every(base: type) -> list[type]:

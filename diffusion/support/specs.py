@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 PLAIN = (bool, int, float, str, type(None))
+PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # of what a configuration names
 NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # rooms whose classes no file may name
 MOVED = {  # modules that checkpoints and configurations of version 0.1 name, and where they are now
     "diffusion.targets": "diffusion.denoiser.targets",

@@ -18,7 +18,7 @@ from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.support.paths import REPO
-from diffusion.support.specs import build, gather, suggest, today
+from diffusion.support.specs import PACKAGES, build, gather, suggest, today
 from diffusion.training import launch
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
 from diffusion.training.precision import FASTEST, wanted
@@ -49,7 +49,7 @@ class DiffusionCLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str], judge: Callable[[ImageData, str, torch.device], Any] | None = None) -> None:
-        for package in ("data", "nets", "noise", "samplers", "guidance"):
+        for package in PACKAGES:
             gather(f"diffusion.{package}")  # classes are then known by their short names
         self.argv, self.judge = argv, judge
         self.system = system_of(argv)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.nets import BlockUNet, ContextUNet, DiT, ResidualMLP, UNet
+from diffusion.nets import AttentionUNet, BlockUNet, ContextUNet, DiT, Net, ResidualMLP, UNet
 from diffusion.nets.block_unet import ChannelAttention, ClassAttention
+from diffusion.nets.diffusers_unet import DiffusersUNet
 from diffusion.nets.embed import ClockEmbedding
 from diffusion.nets.layers import PixelAttention
-from diffusion.support.specs import build, spec
+from diffusion.support.specs import build, concrete, spec
 
 BLOCKS = ("res", "conv", "atn", "chnAtn")
 NETS = {
@@ -23,6 +24,12 @@ NETS = {
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
     "mlp": (ResidualMLP, {"size": (8, 8), "width": 16, "depth": 2}),
 }
+
+
+def test_every_network_of_the_package_is_in_the_list():
+    elsewhere = {Net, AttentionUNet, DiffusersUNet}  # tests/nets/test_attention_unet.py, test_adapters.py
+    missing = concrete(Net, "diffusion") - {kind for kind, _ in NETS.values()} - elsewhere
+    assert not missing, f"add a line to NETS for {missing}: a name, the class, and options that make it small"
 
 
 def make(name, channels=1, **more):
