@@ -99,5 +99,13 @@ def classes(key: str, system: type) -> list[str]:
         if kind is nn.Module:  # any network: those made for this system
             default = inspect.signature(owner.__init__).parameters[name].default
             return list(nets.__all__) if default is inspect.Parameter.empty else [type(default).__name__]
-    kinds = [k for k in (kind, *get_args(kind)) if inspect.isclass(k) and k is not type(None)]  # of Hint | None, Hint
+    names = made_of(kind)
+    if names == [getattr(kind, "__name__", "")]:  # no choice here: jsonargparse means an argument of its arguments
+        names = sorted({name for hint in get_type_hints(kind.__init__).values() for name in made_of(hint)})
+    return names
+
+
+def made_of(kind: Any) -> list[str]:
+    """The short names of the classes that an annotation admits; of Hint | None, those of Hint."""
+    kinds = [k for k in (kind, *get_args(kind)) if inspect.isclass(k) and k.__module__.startswith("diffusion.")]
     return sorted(c.__name__ for k in kinds for c in concrete(k))
