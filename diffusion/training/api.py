@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.nets.speed import LAYOUTS
 from diffusion.support import runs
 from diffusion.support.paths import REPO
 from diffusion.training.build import quiet, recorded
@@ -97,6 +98,8 @@ def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str,
     quiet()
     model = Diffusion.load(path, weights)
     cli = recorded(path, words(settings))
+    if layout := cli.config.layout:  # as it was trained: in bf16 the sums of another layout differ
+        model.denoiser.net.to(memory_format=LAYOUTS[layout])
     loss = cli.trainer.validate(model, cli.datamodule, verbose=False)[0]["val/loss"]
     return loss, len(cli.datamodule.arrays("test")[0])
 

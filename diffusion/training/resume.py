@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from diffusion.support import runs
 from diffusion.support.console import shown
 from diffusion.support.files import sweep
+from diffusion.support.lock import NAME as LOCK
 from diffusion.support.lock import Lock
 from diffusion.support.specs import today
 
@@ -85,13 +86,19 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         runs.find_checkpoint(given)  # says that there is none
         raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is sound; start a new run without --resume")
     newest = next(reversed(runs.versions(experiment)), None)
-    if newest is not None and not runs.checkpoints(newest) and (newest / CONFIG).is_file():
+    if newest is not None and begun(newest):
         start = taken(newest, None, first, auto)
         if start.folder is not None:
             say(f"--resume auto: {shown(newest)} has no checkpoint yet, starting it again")
         return start
     say(f"--resume auto: no {'sound ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
     return Start()
+
+
+def begun(run: Path) -> bool:
+    """Whether a folder is that of a run that has no checkpoint yet, however short it has lived."""
+    ours = any((run / name).is_file() for name in (CONFIG, LOCK)) or not any(run.iterdir())
+    return ours and not runs.checkpoints(run)
 
 
 def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -> Start:

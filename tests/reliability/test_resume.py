@@ -177,6 +177,18 @@ def test_a_start_that_died_is_begun_again_in_its_folder_and_is_the_unbroken_run(
     assert steps(run) == steps(done) and len(steps(run)) == 10
 
 
+@pytest.mark.parametrize("left", [(), (".lock",), (".lock", ".config.tmp-x.yaml"), (".lock", ".probe")])
+def test_a_start_that_died_before_its_configuration_was_written(left, tmp_path, capsys):
+    run = tmp_path / "digits" / "version_0"
+    run.mkdir(parents=True)
+    for name in left:
+        (run / name).touch()
+    resume(run, "--trainer.max_epochs", "1")
+    assert "has no checkpoint yet, starting it again" in capsys.readouterr().out
+    assert [p.name for p in run.parent.iterdir()] == ["version_0"] and runs.newest_step(run) == 5
+    assert {p.name for p in run.iterdir() if p.name.startswith(".")} == {".lock"}
+
+
 def test_what_a_start_that_died_has_chosen_is_kept(tmp_path, monkeypatch, capsys):
     """Though the clock, and so the choice, would be another one now."""
     monkeypatch.setattr(precision, "measured", lambda *args: precision.Choice("bf16-mixed", "channels_last", "quick"))

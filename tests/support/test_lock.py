@@ -36,12 +36,14 @@ def test_a_lock_keeps_other_processes_out_until_its_own_is_killed(tmp_path, othe
 
 
 def test_a_forked_child_does_not_keep_its_parent_s_lock(tmp_path):
-    mine, (end, begin) = Lock(tmp_path), os.pipe()
+    mine, (end, begin), (ready, there) = Lock(tmp_path), os.pipe(), os.pipe()
     child = os.fork()
     if not child:
+        os.write(there, b"x")
         os.read(end, 1)  # lives until the parent has looked
         os._exit(0)
     try:
+        os.read(ready, 1)
         assert held(tmp_path)
         mine.release()
         assert not held(tmp_path)
