@@ -15,6 +15,7 @@ from diffusion.support.specs import concrete
 STEP = 1e-6  # of the central differences
 EXACT = 1e-6  # relative
 SLOPE = 1e-4  # relative, of a derivative
+TINY = 1e-7  # an alpha at t = 1 below this is a rounding error of 0
 PRIOR = 0.05  # by which prior_std may miss the spread of x at t = 1, for images of mean square 1/4
 
 
@@ -74,11 +75,13 @@ def check_schedule(schedule: Schedule) -> Facts:
 def fault(schedule: Schedule, facts: Facts) -> str:
     """What is wrong with a falling schedule, or nothing."""
     found = 1.1 * SNAP / schedule.T if schedule.T else EXACT  # a discrete time this near to a level is that level
+    alpha = float(schedule.scales(torch.ones(1, dtype=torch.float64))[0])
+    almost = f"; alpha at t = 1 is {alpha:.2g}, make it exactly 0" if 0 < alpha < TINY else ""
     wrong = {
         f"time(log_snr(t)) misses t by {facts.time:.2g}": facts.time > found,
         f"sde: f is {facts.f:.2g} off the slope of log alpha (relative)": not facts.f < SLOPE,
         f"sde: g^2 is {facts.g2:.2g} off (sigma^2)' - 2 f sigma^2 (relative)": not facts.g2 < SLOPE,
-        f"targets: x_0 comes back {facts.targets:.2g} off": not facts.targets < EXACT,
+        f"targets: x_0 comes back {facts.targets:.2g} off{almost}": not facts.targets < EXACT,
         f"prior_std {schedule.prior_std:g} is {facts.prior:+.0%} off the spread of x at t = 1": abs(facts.prior)
         > PRIOR,
     }

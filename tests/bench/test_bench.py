@@ -147,12 +147,18 @@ class Rigid(VP):
         return super().scales(t.reshape(7))
 
 
+class AlmostZero(Schedule):
+    def scales(self, t):
+        return torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+
+
 @pytest.mark.parametrize("schedule, problem", [
     (Linear(zero_snr=True), ""), (Cosine(20, zero_snr=True), ""), (Linear(2), ""), (VE(0.1, 200), ""),
     (Rising(), "SNR does not fall at t = 0.5"), (WrongTime(), "time.* misses t by 0.[1-4]"),
     (WrongDrift(), "f is .* off the slope of log alpha"), (WrongDiffusion(), "g.2 is .* off"),
     (WrongPrior(), "prior_std 1 is -98% off"), (Undefined(), "must be finite"),
     (Short, r"prior_std 1 is \+76% off"), (Rigid(), "RuntimeError"),
+    (AlmostZero(), "x_0 comes back 0.5 off; alpha at t = 1 is 6.1e-17, make it exactly 0"),
 ], ids=lambda v: getattr(v, "__name__", type(v).__name__) if not isinstance(v, str) else None)  # fmt: skip
 def test_faults_of_schedules_are_found(schedule, problem):
     schedule = schedule() if isinstance(schedule, type) else schedule  # Short warns as it is made

@@ -21,7 +21,8 @@ RANDOM = {
     samplers.AnnealedLangevin: 100,
 }  # fmt: skip
 STEPS = {**RANDOM, samplers.DPM2: 12, samplers.DPMSolverSingle: 12}  # 20 for the others, 60 for other random ones
-ACCURATE = {samplers.ProbabilityFlow, *(k for k in concrete(samplers.Sampler, "diffusion") if (k().convergence or 1) > 1)}
+ALL = sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__)
+ACCURATE = {samplers.ProbabilityFlow, *(kind for kind in ALL if (kind().convergence or 1) > 1)}
 KNOWN: dict[type, dict[float, noise.Level]] = {}
 OPTIONS = {samplers.AnnealedLangevin: {"inner": 4, "epsilon": 0.5}}
 
@@ -70,7 +71,7 @@ def make(kind):
 
 @pytest.mark.parametrize("target", sorted(concrete(targets.Target, "diffusion"), key=lambda k: k.__name__))
 @pytest.mark.parametrize("kind", schedules())
-@pytest.mark.parametrize("sampler", sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__))
+@pytest.mark.parametrize("sampler", ALL)
 def test_gaussian_data(sampler, kind, target):
     schedule, target = make(kind), target()
     if target.needs_signal and schedule.scales(torch.ones(()).double())[0] == 0:
@@ -93,7 +94,7 @@ def test_gaussian_data(sampler, kind, target):
     assert float(x.std()) == pytest.approx(spread, rel=tolerance)
 
 
-@pytest.mark.parametrize("sampler", sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__))
+@pytest.mark.parametrize("sampler", ALL)
 def test_images_keep_their_precision(sampler):
     """Levels are float64 scalars; they must not turn a float32 image into a float64 one."""
     schedule = noise.Cosine()
