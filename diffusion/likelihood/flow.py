@@ -64,7 +64,7 @@ def log_likelihood(
 
 
 def dequantise(x0: Tensor, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
-    """Pixels k / 127.5 - 1 spread evenly over their bins of width 2 / 255, which makes densities comparable to masses."""
+    """Pixels k / 127.5 - 1 with uniform noise over their bins, 2 / 255 wide, so that densities compare with masses."""
     return x0 + (torch.special.ndtr(noise(x0)) - 0.5) * (2 / 255)
 
 

@@ -102,7 +102,9 @@ class LossAware(Times):
 
     def __init__(self, bins: int = 100, history: int = 10, floor: float = 0.001) -> None:
         if bins < 1 or history < 1 or not 0 < floor <= 1:
-            raise ValueError(f"LossAware: expected bins >= 1, history >= 1, 0 < floor <= 1; got {bins}, {history}, {floor}")
+            raise ValueError(
+                f"LossAware: expected bins >= 1, history >= 1 and floor in (0, 1], got {bins}, {history}, {floor}"
+            )
         self.bins, self.history, self.floor = bins, history, floor
         self._losses = torch.zeros(bins, history, dtype=torch.float64)
         self._count = torch.zeros(bins, dtype=torch.long)
