@@ -1,4 +1,4 @@
-"""The correctness bench: samplers and schedules against data with known answers, without Monte Carlo error."""
+"""The correctness bench: samplers and schedules against exact answers, without Monte Carlo error."""
 
 from diffusion.bench.samplers import STEPS, Result, check_sampler, make, settings
 from diffusion.bench.schedules import Facts, check_schedule

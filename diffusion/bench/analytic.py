@@ -1,4 +1,4 @@
-"""Data whose noisy marginals are known, and with them the best denoiser there is: right answers for all the rest."""
+"""Data whose noisy marginals are known in closed form, and with them the ideal denoiser: reference solutions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,18 +15,18 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Analytic(ABC):
-    """Data x_0 whose marginals p_t, the laws of x_t = alpha x_0 + sigma eps, are known. Called, it is a Denoise:
+    """Data x_0 with known marginals p_t, the distributions of x_t = alpha x_0 + sigma eps. Callable as a Denoise:
 
         x_0 = E[x_0 | x_t],    eps = E[eps | x_t] = -sigma grad log p_t(x_t)
 
-    The ideal denoiser is defined wherever sigma > 0, on a schedule or off it; alpha = 0 is allowed. Densities exist
-    at the clean level too, unless a class says no. Results have the dtype and the device of x.
+    The ideal denoiser is defined wherever sigma > 0, on or off a schedule; alpha = 0 is allowed. Densities exist at
+    the clean level too, unless documented otherwise. Results have the dtype and the device of x.
     Source: Tweedie's formula, Efron 2011; Karras et al. 2022, arXiv:2206.00364, app. B.3.
     """
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Level) -> Prediction:
-        """The ideal guess for x (B, C, H, W) at level t, one for the batch () or one an image (B,)."""
+        """The ideal prediction for x (B, C, H, W) at level t, one for the batch () or one per image (B,)."""
 
     @abstractmethod
     def log_density(self, x: Tensor, t: Level = CLEAN) -> Tensor:
@@ -42,18 +42,18 @@ class Analytic(ABC):
 
 
 class Quantiles(Analytic):
-    """Data with a probability flow in closed form: in one dimension it keeps quantiles, so z names a whole path."""
+    """Data with a closed-form probability flow: in one dimension it preserves quantiles, so z identifies a path."""
 
     @abstractmethod
     def at(self, z: Tensor, t: Level) -> Tensor:
-        """Where the quantiles Phi(z) of the data lie at level t: the path of the probability flow through z."""
+        """The quantiles Phi(z) of p_t: the path of the probability flow with parameter z."""
 
     @abstractmethod
     def quantile(self, x: Tensor, t: Level) -> Tensor:
-        """The z that lies at x at level t: the inverse of `at`."""
+        """The z whose path passes through x at level t: the inverse of `at`."""
 
     def transport(self, x: Tensor, t: Level, s: Level = CLEAN) -> Tensor:
-        """Where the probability flow carries x from level t to level s."""
+        """x transported by the probability flow from level t to level s."""
         return self.at(self.quantile(x, t), s)
 
 
@@ -67,10 +67,10 @@ class Gaussian(Quantiles):
     Source: Bishop 2006, eq. 2.113-2.117; the flow: Song et al. 2021, arXiv:2011.13456, eq. 13, solved for this score.
 
     Args:
-        mean: a number, or one a pixel, (C, H, W) or what broadcasts to it.
+        mean: one number, or one per pixel, broadcastable to (C, H, W).
         std: likewise, > 0.
     Raises:
-        ValueError: a std that is not positive.
+        ValueError: std is not positive.
     """
 
     def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
@@ -100,7 +100,7 @@ class Gaussian(Quantiles):
         return (x - t.alpha * mean) / var.sqrt()
 
     def entropy(self, t: Level = CLEAN) -> float:
-        """-E[log p_t(x_t)] of an image in nats, over the pixels of mean and std (one, if they are plain numbers)."""
+        """-E[log p_t(x_t)] of an image in nats, over the pixels of mean and std (one for plain numbers)."""
         var = t.alpha**2 * self.std**2 + t.sigma**2
         return float((0.5 * (var.log() + LOG_2PI + 1) + 0 * self.mean).sum())
 
@@ -115,16 +115,16 @@ class Mixture(Quantiles):
         r_k = w_k N(x; alpha mean_k, v_k) / sum_j ...,    v_k = alpha^2 std_k^2 + sigma^2
         x_0 = sum_k r_k (mean_k + alpha std_k^2 (x - alpha mean_k) / v_k)
 
-    Not affine in x, so it shows what Gaussian data hide. `at` and `quantile` are for images of one pixel: the flow of
-    more has no closed form.
+    Not affine in x, so it reveals errors that Gaussian data hide. `at` and `quantile` support images of one pixel: the
+    flow of more has no closed form.
     Source: Bishop 2006, eq. 2.113-2.117 for each component, and 9.13 for r.
 
     Args:
         means: (K,) numbers, or (K, C, H, W).
-        stds: one number, or K of them, or (K, C, H, W); > 0.
+        stds: one number, K numbers, or (K, C, H, W); > 0.
         weights: (K,) probabilities up to a factor; equal by default.
     Raises:
-        ValueError: a std or a weight that is not positive, or a number of weights other than K.
+        ValueError: a std or weight is not positive, or the number of weights is not K.
     """
 
     def __init__(
@@ -133,12 +133,12 @@ class Mixture(Quantiles):
         self.means = torch.as_tensor(means, dtype=torch.float64)
         stds = torch.as_tensor(stds, dtype=torch.float64)
         K = len(self.means)
-        if stds.ndim == 1:  # K of them: in front, as the means
+        if stds.ndim == 1:  # one per component, along the first dimension
             stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
         self.stds = stds.expand_as(self.means)
         self.weights = torch.as_tensor(weights or [1.0] * K, dtype=torch.float64)
         if len(self.weights) != K or not bool((self.weights > 0).all()) or not bool((self.stds > 0).all()):
-            raise ValueError(f"Mixture: wanted {K} positive weights and positive stds, got {weights} and {stds}")
+            raise ValueError(f"Mixture: expected {K} positive weights and positive stds, got {weights} and {stds}")
         self.weights = self.weights / self.weights.sum()
 
     def __call__(self, x: Tensor, t: Level) -> Prediction:
@@ -159,7 +159,7 @@ class Mixture(Quantiles):
 
     def at(self, z: Tensor, t: Level) -> Tensor:
         _, _, var, mean, t = self._components(z, t)
-        ends = t.alpha * mean + var.sqrt() * z[:, None]  # where each component alone has z
+        ends = t.alpha * mean + var.sqrt() * z[:, None]  # the quantiles of each component alone
         low, high = ends.min(1).values, ends.max(1).values
         for _ in range(60):
             middle = (low + high) / 2
@@ -172,7 +172,7 @@ class Mixture(Quantiles):
 
     def _cdf(self, x: Tensor, t: Level) -> Tensor:
         if x[0].numel() != 1:
-            raise ValueError(f"Mixture: the probability flow is known for images of one pixel, got {x[0].numel()}")
+            raise ValueError(f"Mixture: the probability flow is known for one pixel only, got {x[0].numel()}")
         away, _, var, *_ = self._components(x, t)
         weights = self.weights.to(x).reshape(-1, *(1,) * (x.ndim - 1))
         return (weights * torch.special.ndtr(away / var.sqrt())).sum(1)
@@ -182,22 +182,22 @@ class Mixture(Quantiles):
         return self.weights.to(away).log() - 0.5 * (away**2 / var + var.log() + LOG_2PI).flatten(2).sum(2)
 
     def _components(self, x: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor, Tensor, Level]:
-        """x - alpha mean, std, v and mean with the components as second dimension, (B, K, C, H, W)."""
+        """x - alpha mean, std, v and mean with components along the second dimension, (B, K, C, H, W)."""
         t = t.like(x[:, None])
         mean, std = ((v if v.ndim > 1 else v.reshape(-1, *(1,) * (x.ndim - 1))).to(x) for v in (self.means, self.stds))
         return x[:, None] - t.alpha * mean, std, t.alpha**2 * std**2 + t.sigma**2, mean, t
 
 
 class Empirical(Analytic):
-    """A data set itself, each image equally likely: what a network with endless capacity learns.
+    """A data set itself, each image equally likely: the optimum of a network of unlimited capacity.
 
         r_k = softmax_k(-|x - alpha y_k|^2 / (2 sigma^2)),    x_0 = sum_k r_k y_k
 
-    A walk with it ends at images of the set. No density at the clean level, which is made of points.
+    Walks end at images of the set. No density at the clean level, which consists of points.
     Source: Karras et al. 2022, arXiv:2206.00364, app. B.3, eq. 57; Vincent 2011.
 
     Args:
-        images: (N, C, H, W); kept in float64.
+        images: (N, C, H, W); stored in float64.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -210,7 +210,7 @@ class Empirical(Analytic):
 
     def log_density(self, x: Tensor, t: Level = CLEAN) -> Tensor:
         if not bool((t.sigma > 0).all()):
-            raise ValueError("Empirical: a set of points has no density; ask at a level with sigma > 0")
+            raise ValueError("Empirical: a set of points has no density; use a level with sigma > 0")
         norm = x[0].numel() * (t.sigma.log() + LOG_2PI / 2) + math.log(len(self.images))
         return self._log_kernel(x, t).logsumexp(1) - norm.to(x).flatten()
 
@@ -218,7 +218,7 @@ class Empirical(Analytic):
         return self.images[torch.randint(len(self.images), (n,), generator=generator)]
 
     def _log_kernel(self, x: Tensor, t: Level) -> Tensor:
-        """-|x - alpha y_k|^2 / (2 sigma^2), (B, N). The distance without a matrix product, which would lose digits."""
+        """-|x - alpha y_k|^2 / (2 sigma^2), (B, N); without a matrix product, which would lose precision."""
         flat = x.flatten(1)
         t = t.like(flat)
         if t.t.ndim == 0:

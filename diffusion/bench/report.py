@@ -1,4 +1,4 @@
-"""`diffusion.check`: samplers and schedules against answers in closed form, as tables with a verdict."""
+"""`diffusion.check`: samplers and schedules against closed-form answers, as tables with verdicts."""
 
 import inspect
 import os
@@ -24,12 +24,12 @@ from diffusion.support.specs import concrete, gather, named
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What was measured; `print(report)` shows the tables and the verdict of `diffusion check`.
+    """The measurements; `print(report)` shows the tables and the verdict of `diffusion check`.
 
     Attributes:
         facts: of every schedule.
-        results: of every sampler in every setting, on every schedule that is sound.
-        seconds: time that it took.
+        results: of every sampler in every setting, on every schedule without a problem.
+        seconds: duration of the measurement.
     """
 
     facts: tuple[Facts, ...]
@@ -52,7 +52,7 @@ class Report:
     __repr__ = __str__
 
     def save(self, file: Path, command: str) -> None:
-        """Write the page of all tables as Markdown, with the command that makes it."""
+        """Write all tables as a Markdown page, with the command that generates it."""
         machine = f"{os.cpu_count()} CPU cores, Python {platform.python_version().rpartition('.')[0]}"
         machine += f", torch {'.'.join(torch.__version__.split('.')[:2])}, {self.seconds:.0f} s"
         with atomic(file) as temporary:
@@ -63,30 +63,30 @@ def check(
     sampler: str | type[Sampler] | Sequence[str | type[Sampler]] | None = None,
     schedule: str | type[Schedule] | Sequence[str | type[Schedule]] | None = None,
 ) -> Report:
-    """Measure samplers and schedules against answers in closed form: what `diffusion check` prints.
+    """Measure samplers and schedules against closed-form answers, as printed by `diffusion check`.
 
     Args:
-        sampler: short names, import paths or classes, one or several, each made without arguments; all of this package
-            by default.
+        sampler: short names, import paths or classes, one or several, each constructed without arguments; by default
+            all of this package.
         schedule: the same for schedules.
     Raises:
-        ValueError: there is no such class, or it requires arguments.
+        ValueError: a class does not exist, or requires arguments.
     """
     samplers = classes(sampler, Sampler, "diffusion.samplers")
     kinds = classes(schedule, Schedule, "diffusion.noise")
     started = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a schedule that leaves some signal says so; here its figure stands in a table
+        warnings.simplefilter("ignore")  # schedules with remaining signal warn; the tables show the figure
         schedules = [kind() for kind in kinds]
     facts, results = measure(samplers, schedules)
     return Report(tuple(facts), tuple(results), time.perf_counter() - started)
 
 
 def classes(names: str | type | Sequence[str | type] | None, base: type, package: str) -> list[type]:
-    """The classes that are asked for, or all of a package.
+    """The named classes, or all of a package.
 
     Raises:
-        ValueError: one is not there, or cannot be made without arguments.
+        ValueError: a class does not exist, or cannot be constructed without arguments.
     """
     if names is None:
         gather(package)
@@ -97,8 +97,8 @@ def classes(names: str | type | Sequence[str | type] | None, base: type, package
     for kind in kinds:
         if required := required_arguments(kind):
             raise ValueError(
-                f"{kind.__module__}.{kind.__qualname__} requires {', '.join(required)}, and check makes it without "
-                "arguments; give them defaults, or check a subclass that sets them"
+                f"{kind.__module__}.{kind.__qualname__} requires {', '.join(required)}, but check constructs it "
+                "without arguments; give them defaults, or check a subclass that sets them"
             )
     return kinds
 
@@ -111,9 +111,9 @@ def required_arguments(kind: type) -> list[str]:
 
 
 def measure(samplers: list[type[Sampler]], schedules: list[Schedule]) -> tuple[list[Facts], list[Result]]:
-    """All schedules, and all samplers with their settings on those that are sound.
+    """The facts of all schedules, and the results of all samplers with their settings on those without a problem.
 
-    torch's global random state is seeded for classes that draw noise of their own, which their row then says, and
+    torch's global random state is seeded, for classes that draw their own noise (a fault that their row reports), and
     restored.
     """
     with torch.random.fork_rng(devices=[]):

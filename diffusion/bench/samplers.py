@@ -1,4 +1,4 @@
-"""What a sampler does on a schedule: its order, its errors, and what is wrong with it."""
+"""Measurements of a sampler on a schedule: its order, its errors and its faults."""
 
 import inspect
 import math
@@ -12,24 +12,24 @@ from diffusion.noise.schedule import Schedule
 from diffusion.samplers.base import Sampler
 
 STEPS = (10, 20, 50)  # of the whole walks
-SLOPE = {False: (48, 144), True: (24, 72)}  # levels between which a slope is measured; random walks have wider rows
-NEAR = 0.25  # a measured order may differ by this from the theoretical one; the worst of ours is 0.15 away
-FAR = {False: 0.1, True: 0.25}  # what a walk of 50 steps may be away, by whether it is random: Langevin's is 0.17
-SMALL = 0.005  # a bias below this need not fall any more: Langevin steps of a fixed size keep some
+SLOPE = {False: (48, 144), True: (24, 72)}  # levels between which a slope is measured, by randomness
+NEAR = 0.25  # tolerance of a measured order; the largest deviation of ours is 0.15
+FAR = {False: 0.1, True: 0.25}  # largest error at 50 steps, by randomness; Langevin's is 0.17
+SMALL = 0.005  # a bias below this need not decrease: Langevin steps of a fixed size keep some
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "order": (1, 2, 3, 4), "eta": (0.0, 1.0), "sde": (True,), "variance": ("large",), "churn": (10.0,),
 }  # fmt: skip
 
 
 class Result(NamedTuple):
-    """What one sampler does on one schedule.
+    """The measurements of one sampler on one schedule.
 
     Attributes:
-        random: did it ask for noise?
+        random: whether it draws noise.
         expected: its `convergence`.
-        order: the measured one: of the error if deterministic, else the weak one, of the bias; None if not measured.
+        order: measured: of the error if deterministic, else the weak order, of the bias; None if not measured.
         errors, excess, last, means, stds: of the whole walk at STEPS, see Walk.
-        problem: what is wrong, or nothing.
+        problem: description of a fault, or "".
     """
 
     sampler: str
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 @torch.no_grad()
 def check_sampler(kind: type[Sampler], options: dict[str, Any], schedule: Schedule) -> Result:
-    """Order and errors of a sampler class with some of its arguments set, on a schedule, and what is wrong with it."""
+    """Order and errors of a sampler class with some of its arguments set, on a schedule, and its fault if any."""
     said = f"({', '.join(f'{k}={v}' for k, v in options.items())})" if options else ""
     result = Result(kind.__name__ + said, type(schedule).__name__)
     try:
@@ -68,24 +68,24 @@ def check_sampler(kind: type[Sampler], options: dict[str, Any], schedule: Schedu
             first, last = (measure(make(kind, n, options), schedule) for n in (few, many))
             result = result._replace(order=math.log(first / last) / math.log(many / few))
         return result._replace(problem=fault(result, last, (schedule.T or STEPS[-1]) >= STEPS[-1]))
-    except Exception as failure:  # a user's own class may raise anything: its row says so, and the others go on
+    except Exception as failure:  # user-defined classes may raise anything; their row reports it
         return result._replace(problem=f"{type(failure).__name__}: {failure}".splitlines()[0])
 
 
 def fault(result: Result, last: float, long: bool) -> str:
-    """What is wrong with a result, or nothing.
+    """The fault of a result, or "".
 
     Args:
-        last: the last error of its slope; nan where none is measured.
-        long: has the schedule room for the longest walk?
+        last: the error at the end of its slope; nan where none is measured.
+        long: whether the schedule has enough levels for the longest walk.
     """
     order, expected = result.order, result.expected
     if not all(map(math.isfinite, result.errors)) or (order is not None and not math.isfinite(last)):
-        return "the walk leaves the finite numbers"
+        return "the walk is not finite"
     if result.random and expected:
         return f"draws noise, but declares convergence {expected}"
     if result.random and last > SMALL and order < 1 - NEAR:
-        return f"weak order {order:.1f}, expected 1: mean or std stay wrong however many the steps"
+        return f"weak order {order:.1f}, expected 1: mean or std stay wrong at any number of steps"
     if not result.random and expected and abs(order - expected) > NEAR:
         return f"order {order:.1f}, expected {expected}"
     if long and result.excess[-1] > FAR[result.random]:
@@ -94,7 +94,7 @@ def fault(result: Result, last: float, long: bool) -> str:
 
 
 def settings(kind: type) -> list[dict[str, Any]]:
-    """The default of a sampler class, and each value of SETTINGS that it takes, one at a time."""
+    """The default of a sampler class, and each value of SETTINGS that it accepts, one at a time."""
     parameters, found = inspect.signature(kind).parameters, [{}]
     for name, values in SETTINGS.items():
         for value in values:
@@ -102,13 +102,13 @@ def settings(kind: type) -> list[dict[str, Any]]:
                 continue
             try:
                 kind(**{name: value})
-            except ValueError:  # an order that it does not have
+            except ValueError:  # an unsupported order
                 continue
             found.append({name: value})
     return found
 
 
 def make(kind: type[Sampler], steps: int, options: dict[str, Any]) -> Sampler:
-    """A sampler with so many steps; one that chooses its own may take no such argument."""
+    """A sampler with the given number of steps, if its class has such an argument."""
     own = {"steps": steps} if "steps" in inspect.signature(kind).parameters else {}
     return kind(**own, **options)

@@ -1,4 +1,4 @@
-"""What a schedule must be: a falling SNR, times that can be found, f and g^2 that are the slopes of its scales."""
+"""Measurements of a schedule: falling SNR, invertible times, and f and g^2 that match the slopes of its scales."""
 
 import warnings
 from typing import NamedTuple
@@ -16,19 +16,19 @@ STEP = 1e-6  # of the central differences
 EXACT = 1e-6  # relative
 SLOPE = 1e-4  # relative, of a derivative
 TINY = 1e-7  # an alpha at t = 1 below this is a rounding error of 0
-PRIOR = 0.05  # by which prior_std may miss the spread of x at t = 1, for images of mean square 1/4
+PRIOR = 0.05  # relative tolerance of prior_std, for images of mean square 1/4
 
 
 class Facts(NamedTuple):
-    """What was measured of one schedule.
+    """The measurements of one schedule.
 
     Attributes:
         noisy, clean: log-SNR at t = 1 and at t_min.
         time: largest |time(log_snr(t)) - t|.
         f, g2: largest relative error against central differences of alpha and sigma.
-        targets: largest relative error of x_0 read back from a target.
+        targets: largest relative error of x_0 recovered from a target.
         prior: relative error of prior_std.
-        problem: what is wrong, or nothing.
+        problem: description of a fault, or "".
     """
 
     schedule: str
@@ -43,17 +43,17 @@ class Facts(NamedTuple):
 
 
 def check_schedule(schedule: Schedule) -> Facts:
-    """All that can be known of a schedule without a sampler."""
+    """The facts of a schedule, measured without a sampler."""
     name = type(schedule).__name__
     try:
         t = torch.linspace(schedule.t_min, 1, 997, dtype=torch.float64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a schedule that leaves some signal says so; here it is a figure
+            warnings.simplefilter("ignore")  # schedules with remaining signal warn; here it is a figure
             level = schedule.level(t)
         facts = Facts(name, float(level.log_snr[-1]), float(level.log_snr[0]))
         if not (all(bool(v.isfinite().all()) for v in level) and bool((level.sigma > 0).all())):
             return facts._replace(problem="alpha and sigma must be finite and sigma positive for t in [t_min, 1]")
-        rises = ~(level.log_snr.diff() < 0) & (level.alpha[1:] > 0)  # without signal there is nothing left to fall
+        rises = ~(level.log_snr.diff() < 0) & (level.alpha[1:] > 0)  # without signal, SNR stays 0
         if rises.any():
             return facts._replace(problem=f"SNR does not fall at t = {float(t[:-1][rises][0]):.3g}")
         inner = t[level.alpha > 0]
@@ -66,23 +66,23 @@ def check_schedule(schedule: Schedule) -> Facts:
             targets=max(round_trip(kind(), level) for kind in concrete(Target)),
             prior=float(schedule.prior_std / spread - 1),
         )
-    except Exception as failure:  # a user's own class may raise anything: its row says so, and the others go on
+    except Exception as failure:  # user-defined classes may raise anything; their row reports it
         facts = Facts(name, torch.nan, torch.nan)
         return facts._replace(problem=f"{type(failure).__name__}: {failure}".splitlines()[0])
     return facts._replace(problem=fault(schedule, facts))
 
 
 def fault(schedule: Schedule, facts: Facts) -> str:
-    """What is wrong with a falling schedule, or nothing."""
-    found = 1.1 * SNAP / schedule.T if schedule.T else EXACT  # a discrete time this near to a level is that level
+    """The faults of a schedule with falling SNR, or ""."""
+    found = 1.1 * SNAP / schedule.T if schedule.T else EXACT  # discrete times this near to a level snap to it
     alpha = float(schedule.scales(torch.ones(1, dtype=torch.float64))[0])
     almost = f"; alpha at t = 1 is {alpha:.2g}, make it exactly 0" if 0 < alpha < TINY else ""
     wrong = {
         f"time(log_snr(t)) misses t by {facts.time:.2g}": facts.time > found,
-        f"sde: f is {facts.f:.2g} off the slope of log alpha (relative)": not facts.f < SLOPE,
-        f"sde: g^2 is {facts.g2:.2g} off (sigma^2)' - 2 f sigma^2 (relative)": not facts.g2 < SLOPE,
-        f"targets: x_0 comes back {facts.targets:.2g} off{almost}": not facts.targets < EXACT,
-        f"prior_std {schedule.prior_std:g} is {facts.prior:+.0%} off the spread of x at t = 1": abs(facts.prior)
+        f"sde: f differs by {facts.f:.2g} from the slope of log alpha (relative)": not facts.f < SLOPE,
+        f"sde: g^2 differs by {facts.g2:.2g} from (sigma^2)' - 2 f sigma^2 (relative)": not facts.g2 < SLOPE,
+        f"targets: x_0 is recovered with error {facts.targets:.2g}{almost}": not facts.targets < EXACT,
+        f"prior_std {schedule.prior_std:g} differs by {facts.prior:+.0%} from the std of x at t = 1": abs(facts.prior)
         > PRIOR,
     }
     return "; ".join(text for text, is_so in wrong.items() if is_so)
@@ -91,7 +91,7 @@ def fault(schedule: Schedule, facts: Facts) -> str:
 def slopes(schedule: Schedule) -> tuple[float, float]:
     """Largest relative error of f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2 against central differences.
 
-    In the middle between the entries of a discrete schedule, whose log-SNR has a kink at each.
+    Measured midway between the entries of a discrete schedule, where log-SNR has no kink.
     """
     t = torch.linspace(max(schedule.t_min, 0.02), 0.98, 97, dtype=torch.float64)
     if schedule.T:
@@ -103,7 +103,7 @@ def slopes(schedule: Schedule) -> tuple[float, float]:
 
 
 def round_trip(target: Target, level: Level) -> float:
-    """Largest relative error of x_0 read from what a perfect network says, at levels (N,)."""
+    """Largest relative error of x_0 recovered from a perfect network's output, at levels (N,)."""
     if target.needs_signal:
         level = Level(*(v[level.alpha > 0] for v in level))
     x0 = torch.linspace(-1, 1, len(level.t), dtype=torch.float64)

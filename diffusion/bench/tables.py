@@ -1,4 +1,4 @@
-"""The bench's results as Markdown tables, which line up in plain text too."""
+"""The bench's results as Markdown tables that are aligned in plain text too."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ MIDDLE = len(STEPS) // 2
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns line up."""
+    """A table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * w for w in widths], *rows]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
@@ -58,7 +58,7 @@ def every_row(results: list[Result]) -> str:
 
 
 def by_sampler(results: list[Result]) -> str:
-    """A row a sampler: the range of its orders, the median error over the schedules, and the largest at the end."""
+    """One row per sampler: the range of its orders, the median error over the schedules, and the largest excess."""
     rows = []
     for name, group in groupby(results, lambda r: r.sampler):
         rs = [r for r in group if r.errors]
@@ -81,7 +81,7 @@ def by_sampler(results: list[Result]) -> str:
 
 
 def matrix(results: list[Result], figure: Callable[[Result], float], last: float) -> str:
-    """A row a sampler, a column a schedule; above them what the last step alone does, times `last`."""
+    """One row per sampler, one column per schedule; the first row is the share of the last step alone, times `last`."""
     schedules = list(dict.fromkeys(r.schedule for r in results))
     rows = []
     for name, group in groupby(results, lambda r: r.sampler):
@@ -92,7 +92,7 @@ def matrix(results: list[Result], figure: Callable[[Result], float], last: float
 
 
 def document(facts: list[Facts], results: list[Result], command: str, machine: str) -> str:
-    """The page of all tables."""
+    """The Markdown page of all tables."""
     fixed, drawn = ([r for r in results if r.random == kind] for kind in (False, True))
     tables = [("Schedules", SCHEDULES, schedule_table(facts))]
     if fixed:

@@ -1,4 +1,4 @@
-"""Walks with a right answer: a section of a schedule between exact states, and the whole way to the clean level."""
+"""Walks with exact answers: a section of a schedule between exact states, and whole walks to the clean level."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from diffusion.samplers.base import Noise, Sampler
 from diffusion.samplers.steps import Past
 
 GAUSSIAN = Gaussian(0.3, 0.4)
-# Orders are measured on two modes: on Gaussian data the ODE is linear, and error terms of some methods cancel there
+# Orders are measured on two modes: on Gaussian data the ODE is linear, and some methods' error terms cancel
 # (DEIS of order 3 shows 4, DPMSolver of order 2 shows 2.3 to 2.5).
 MODES = Mixture([-0.5, 0.5], 0.25)
-SECTION = (-4.0, 4.0)  # log-SNR, sigma / alpha from 7.4 to 0.14: where both terms of every step count
+SECTION = (-4.0, 4.0)  # log-SNR, sigma / alpha from 7.4 to 0.14: both terms of every step matter here
 
 
 # --- a section of the schedule, between exact states -----------------------------------------------------
@@ -27,7 +27,7 @@ SECTION = (-4.0, 4.0)  # log-SNR, sigma / alpha from 7.4 to 0.14: where both ter
 
 @lru_cache(maxsize=256)
 def section(schedule: Schedule, n: int) -> list[Level]:
-    """n levels of the schedule in SECTION, in steps of log-SNR that are 5 : 3 in turn, as uneven as rounded times."""
+    """n levels of the schedule in SECTION; log-SNR steps alternate 5 : 3, as uneven as rounded times."""
     ends = schedule.level(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).log_snr.tolist()
     noisy, clean = max(SECTION[0], ends[0]), min(SECTION[1], ends[1])
     k = torch.arange(n, dtype=torch.float64)
@@ -38,9 +38,9 @@ def section(schedule: Schedule, n: int) -> list[Level]:
 
 @lru_cache(maxsize=256)
 def problem(schedule: Schedule, n: int, data: Quantiles) -> tuple[list[tuple[Level, Prediction]], Tensor, Tensor]:
-    """For nine quantiles: what is predicted on the exact path at the first three levels, and it at the next and last.
+    """For nine quantiles: predictions on the exact path at the first three levels, and states at the fourth and last.
 
-    Multistep methods start with lower orders, which would be all that one sees in the end.
+    Without an exact past, the lower-order first steps of multistep methods would dominate the error.
     """
     z, levels = quantiles(), section(schedule, n)
     past = [(t, data(data.at(z, t), t)) for t in levels[:3]]
@@ -52,13 +52,13 @@ def quantiles() -> Tensor:
 
 
 def error(sampler: Sampler, schedule: Schedule, data: Quantiles = MODES) -> float:
-    """Mean distance to the exact flow after a section in `sampler.steps` levels."""
+    """Mean distance to the exact flow after a section of `sampler.steps` levels."""
     past, x, exact = problem(schedule, sampler.steps, data)
     return float((walk(sampler, section(schedule, sampler.steps)[3:], data, x, past) - exact).abs().mean())
 
 
 def bias(sampler: Sampler, schedule: Schedule) -> float:
-    """The larger bias of mean and std after a section in `sampler.steps` levels, from the exact law, in its std."""
+    """The larger bias of mean and std after a section of `sampler.steps` levels, in units of the exact std."""
     levels = section(schedule, sampler.steps)
     (m, s), (mean, std) = moments(levels[0]), moments(levels[-1])
     end = law(lambda x, noise: walk(sampler, levels, GAUSSIAN, x, (), noise), m, s)
@@ -85,7 +85,7 @@ def walk(
 
 
 class Law(NamedTuple):
-    """The exact mean and standard deviation of a walk's end, and how often it drew noise."""
+    """The exact mean and standard deviation of a walk's end, and the number of noise draws."""
 
     mean: float
     std: float
@@ -93,14 +93,14 @@ class Law(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The end of a whole walk, against the data.
+    """The end of a whole walk, compared with the data.
 
     Attributes:
-        random: did it ask for noise?
-        error: mean distance to the exact map, in units of the data's mean distance from their mean; a random walk's is
-            the larger bias of mean and std, in units of the std. The two agree where only the spread is wrong.
-        excess: the same beyond the share of the last step.
-        last: the spread that the last step loses, as a part of the data's.
+        random: whether it draws noise.
+        error: mean distance to the exact map, in units of the data's mean absolute deviation; for a random walk, the
+            larger bias of mean and std, in units of the std. The two agree where only the spread is wrong.
+        excess: the error in excess of the last step's share.
+        last: the spread lost in the last step, as a fraction of the data's.
         mean, std: the biases.
     """
 
@@ -113,9 +113,9 @@ class Walk(NamedTuple):
 
 
 def whole_walk(sampler: Sampler, schedule: Schedule) -> Walk:
-    """From the exact law at t = 1 to the clean level, by `iterate`.
+    """A walk by `iterate` from the exact distribution at t = 1 to the clean level.
 
-    Nearly every sampler ends with E[x_0 | x_t], which has less spread than x_0: on few steps the last t is large.
+    Nearly every sampler ends with E[x_0 | x_t], which has less spread than x_0: with few steps the last t is large.
     """
     start, levels = schedule.level(torch.ones((), dtype=torch.float64)), []
 
@@ -138,7 +138,7 @@ def whole_walk(sampler: Sampler, schedule: Schedule) -> Walk:
 
 
 def counted(walk: Callable[[Tensor, Noise], Tensor], x: Tensor) -> tuple[Tensor, int]:
-    """The end of a walk whose noise is all zeros, and how often it asked for some."""
+    """The end of a walk with zero noise, and its number of noise draws."""
     draws = 0
 
     def count(x: Tensor) -> Tensor:
@@ -152,16 +152,16 @@ def counted(walk: Callable[[Tensor, Noise], Tensor], x: Tensor) -> tuple[Tensor,
 def law(
     walk: Callable[[Tensor, Noise], Tensor], mean: float, std: float, silent: tuple[Tensor, int] | None = None
 ) -> Law:
-    """The exact law of walk(x, noise) for x ~ N(mean, std^2), one pixel, and standard normal noise.
+    """The exact distribution of walk(x, noise) for x ~ N(mean, std^2), one pixel, and standard normal noise.
 
-    On Gaussian data every step is affine in x and in each draw, so the whole walk is. One batch finds all its
-    coefficients: image 0 starts at the mean and gets no noise, image 1 starts a std away, image k + 1 gets noise 1
-    at the k-th draw and 0 elsewhere. The last gets some of everything: it must be the sum.
+    On Gaussian data every step, and so the whole walk, is affine in x and in each draw. One batch determines all
+    coefficients: image 0 starts at the mean with no noise, image 1 starts one std away, image k + 1 gets noise 1 at
+    the k-th draw and 0 elsewhere. The last image mixes all inputs and must be the sum of the responses.
 
     Args:
-        silent: what `counted` says of a walk from the mean, if that is known.
+        silent: the result of `counted` for a walk from the mean, if known.
     Raises:
-        ValueError: the walk is not finite, or not affine: it mixes images, draws noise of its own, or clips.
+        ValueError: the walk is not finite, or not affine: it mixes images, draws its own noise, or clips.
     """
     alone, draws = silent or counted(walk, torch.full((1, 1, 1, 1), mean, dtype=torch.float64))
     given = torch.zeros(draws + 3, draws + 1, dtype=torch.float64)  # images x (start, draw 1, draw 2, ...)
@@ -170,12 +170,12 @@ def law(
     columns = iter(given.T.reshape(draws + 1, draws + 3, 1, 1, 1))
     end = walk(mean + std * next(columns), lambda x: next(columns)).flatten()
     if not end.isfinite().all():
-        raise ValueError("the walk leaves the finite numbers")
+        raise ValueError("the walk is not finite")
     response = end[1:-1] - end[0]
     found, wanted = torch.stack([end[0], end[-1]]), torch.stack([alone.flatten()[0], end[0] + response @ given[-1]])
     if not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9):
         raise ValueError(
-            "not affine on Gaussian data: it mixes the images of a batch, draws noise of its own, or clips"
+            "not affine on Gaussian data: it mixes the images of a batch, draws its own noise, or clips"
         )
     return Law(float(end[0]), float(response.norm()), draws)
 

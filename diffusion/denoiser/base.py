@@ -14,20 +14,20 @@ from diffusion.noise.schedule import Schedule
 
 
 class Denoiser(nn.Module):
-    """E[x_0 | x_t] as a network predicts it.
+    """A network's prediction of E[x_0 | x_t].
 
     Args:
         net: a `nets.base.Net`, or any module with forward(x (B, C, H, W), clock (B,), y=None, keep=None) ->
-            (B, C, H, W) and those of Net's attributes that it needs.
+            (B, C, H, W) and any of Net's attributes that apply.
         schedule: the forward process that the network is trained on.
         target: what the network outputs.
     Attributes:
-        num_classes, context_dim, image_channels, self_condition, learn_variance: the network's, as they were when the
-            denoiser was made; see `nets.base.Net`. Absent ones are 0 and False.
+        num_classes, context_dim, image_channels, self_condition, learn_variance: copied from the network at
+            construction; see `nets.base.Net`. Missing ones are 0 or False.
         conditional: whether the network receives the condition's y.
-        precision: of the network's matrix products; None leaves it to the caller.
+        precision: autocast dtype of the network; None leaves it to the caller.
     Raises:
-        ValueError: the schedule leaves no signal at t = 1, and the target needs some to give x_0.
+        ValueError: no signal remains at t = 1, and x_0 cannot be recovered from the target without it.
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, target: Target = Eps()) -> None:
@@ -35,11 +35,11 @@ class Denoiser(nn.Module):
         signal = schedule.scales(torch.ones((), dtype=torch.float64))[0] > 0
         if target.needs_signal and not signal:
             raise ValueError(
-                f"{type(target).__name__} divides by alpha, which {type(schedule).__name__} brings to 0 at t = 1; "
+                f"{type(target).__name__} divides by alpha, which is 0 at t = 1 for {type(schedule).__name__}; "
                 "choose the target V, X0, Velocity or EDM"
             )
         self.net, self.schedule, self.target = net, schedule, target
-        # A user's own network need not derive from Net, so this is the one place that asks what it has.
+        # User-defined networks need not derive from Net; their attributes are read here only.
         self.num_classes: int = getattr(net, "num_classes", 0)
         self.context_dim: int = getattr(net, "context_dim", 0)
         self.image_channels: int = getattr(net, "image_channels", 0)
@@ -47,17 +47,16 @@ class Denoiser(nn.Module):
         self.learn_variance = bool(getattr(net, "learn_variance", False))
         self.conditional = bool(self.num_classes or self.context_dim)
         self.precision: torch.dtype | None = None
-        self._scales_input = type(target).c_in is not Target.c_in  # a factor of 1 need not be multiplied
+        self._scales_input = type(target).c_in is not Target.c_in  # skip multiplying by 1
 
     def forward(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
         """The prediction at level t, one for the batch () or one per image (B,).
 
         Raises:
-            ValueError: the number of levels is neither 1 nor B, or the image of the condition is not what the network
-                takes.
+            ValueError: the number of levels is neither 1 nor B, or the condition's image does not match the network.
         """
         if t.t.numel() not in (1, len(x)):
-            raise ValueError(f"Denoiser: wanted one noise level or one an image ({len(x)}), got {t.t.numel()}")
+            raise ValueError(f"Denoiser: expected one noise level or one per image ({len(x)}), got {t.t.numel()}")
         clock = self.schedule.clock(t.t).to(x.device, x.dtype, non_blocking=True).reshape(-1).expand(len(x))
         t = t.like(x)
         inputs = self.target.c_in(t) * x if self._scales_input else x
@@ -74,30 +73,30 @@ class Denoiser(nn.Module):
         return Prediction(x0, (x - t.alpha * x0) / t.sigma, var)
 
     def fitted(self, image: Tensor | None, x: Tensor) -> Tensor:
-        """A condition's image (B, K, H, W), of x's size: nearest, so that a mask stays a mask.
+        """A condition's image resized to x, (B, K, H, W), by nearest neighbour, so that a mask stays binary.
 
-        A pixel of a smaller picture then fills the block that it is the mean of; the network may smooth it itself.
-        (Saharia et al. 2021, arXiv:2104.07636, enlarge by bicubic interpolation.)
+        Each pixel of a smaller image fills the block it is the mean of; smoothing is left to the network.
+        (Saharia et al. 2021, arXiv:2104.07636, use bicubic interpolation.)
         """
         if not self.image_channels:
-            raise ValueError("an image was given as a condition, but this network has no image_channels to take it")
+            raise ValueError("got an image as a condition, but this network has image_channels 0; leave the image out")
         if image is None:
             raise ValueError(
-                f"this network is shown an image of {self.image_channels} channels beside x, and none was given; "
-                "give one as image=, or on the command line with --image FILE or --image test"
+                f"this network is conditioned on an image of {self.image_channels} channels, but none was given; "
+                "pass image=, or --image FILE or --image test on the command line"
             )
         if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):
             raise ValueError(
-                f"wanted an image ({len(x)}, {self.image_channels}, H, W) as a condition, got {tuple(image.shape)}"
+                f"expected a condition image ({len(x)}, {self.image_channels}, H, W), got {tuple(image.shape)}"
             )
         return F.interpolate(image.to(x), x.shape[-2:]) if image.shape[-2:] != x.shape[-2:] else image.to(x)
 
     def walk(self) -> "Denoiser | SelfConditioned":
-        """The denoiser of one run of a sampler, with that run's memory if the network wants one."""
+        """The denoiser for one sampling walk, which remembers the previous x_0 if the network is self-conditioned."""
         return SelfConditioned(self) if self.self_condition else self
 
     def bind(self, cond: Condition) -> Conditioned:
-        """This denoiser with the condition fixed: what guidance and samplers take."""
+        """This denoiser with the condition fixed, as guidance and samplers expect it."""
         return Conditioned(self, cond)
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""The links of the chain from a sampler to the network. Each is a Denoise around another; `repr` shows all of them.
+"""Wrappers between a sampler and the network. Each is a Denoise around another; `repr` shows the whole chain.
 
     AnyLevel(Clamped(Conditioned(AttentionUNet, Linear, Eps; y (16,)), -1, 1))
 """
@@ -16,7 +16,7 @@ from diffusion.noise.schedule import Schedule
 
 
 class Conditional(Protocol):
-    """What Denoiser and SelfConditioned have in common: a prediction for a condition, and what it is made of."""
+    """The common interface of Denoiser and SelfConditioned: predictions for a given condition."""
 
     schedule: Schedule
     target: Target
@@ -28,7 +28,7 @@ class Conditional(Protocol):
 
 
 class Conditioned:
-    """A denoiser with its condition fixed: the last link, which calls the network."""
+    """A denoiser with its condition fixed: the innermost link of the chain."""
 
     def __init__(self, denoiser: Conditional, cond: Condition) -> None:
         self.denoiser, self.cond = denoiser, cond
@@ -41,7 +41,7 @@ class Conditioned:
 
 
 class SelfConditioned:
-    """A denoiser that is given its own previous prediction of x_0: the memory of one run of a sampler.
+    """A denoiser that receives its own previous prediction of x_0; holds the state of one sampling walk.
 
     Source: Chen et al. 2023, arXiv:2208.04202, alg. 2.
     """
@@ -53,7 +53,7 @@ class SelfConditioned:
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
         x0 = self.previous
-        if x0 is not None and len(x0) != len(x):  # guidance doubles the batch at some levels, the condition last
+        if x0 is not None and len(x0) != len(x):  # guidance doubles the batch at some levels, conditional half last
             x0 = x0[-len(x) :] if len(x0) > len(x) else x0.repeat(len(x) // len(x0), 1, 1, 1)
         pred = self.denoiser(x, t, cond._replace(previous=x0))
         self.previous = pred.x0.detach().to(x.dtype)
@@ -69,7 +69,7 @@ class SelfConditioned:
 
 @dataclass(eq=False)
 class Clamped:
-    """x_0 limited to [low, high] per pixel; eps is derived from it again, so that the two still make up x."""
+    """x_0 clamped to [low, high] per pixel; eps is recomputed from it, so that alpha x_0 + sigma eps is still x."""
 
     denoise: Denoise
     low: float
@@ -85,9 +85,9 @@ class Clamped:
 
 @dataclass(eq=False)
 class AnyLevel:
-    """Predicts at levels made by `off_grid` too: at the schedule's level of the same log-SNR, with x scaled to it.
+    """Supports `off_grid` levels: evaluates at the schedule's level of the same log-SNR, with x rescaled to it.
 
-    A level noisier than the schedule's end (churn in the first step) is evaluated at the end. A discrete network
+    A level noisier than t = 1 (churn in the first step) is evaluated at t = 1. A discrete network
     receives a fractional index.
     """
 

@@ -1,4 +1,4 @@
-"""Hints: an image made of x_0 that a network is shown beside x, so that it learns to make x_0 of it."""
+"""Hints: images derived from x_0 that a network is conditioned on, so that it learns to reconstruct x_0 from them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 
 class Hint(ABC):
-    """What of an image is known beforehand: a `Condition.image` made of x_0 in training, of a user's picture later."""
+    """The known part of an image: a `Condition.image` derived from x_0 in training and from a user's picture later."""
 
     @abstractmethod
     def shape(self, image: Sequence[int]) -> tuple[int, int, int]:
         """(K, h, w) of the hint for images (C, H, W).
 
         Raises:
-            ValueError: it cannot be made of images of this size.
+            ValueError: images of this size are not supported.
         """
 
     @abstractmethod
@@ -24,44 +24,44 @@ class Hint(ABC):
         """The hint (B, K, h, w) of images x0 (B, C, H, W).
 
         Args:
-            noise: gives N(0, I) of a tensor's shape; all that is random in a hint comes from it.
+            noise: returns N(0, I) of a tensor's shape; the only source of randomness in a hint.
         """
 
     @abstractmethod
     def read(self, picture: Tensor, image: Sequence[int]) -> Tensor:
-        """The hint (N, K, h, w) that a user's pictures mean.
+        """The hint (N, K, h, w) for a user's pictures.
 
         Args:
-            picture: (N, C, h, w) in [-1, 1]; with one channel more, the last is opaque where it is above 0.
-            image: (C, H, W) of the images to make.
+            picture: (N, C, h, w) in [-1, 1], or with an alpha channel in addition, opaque where it is above 0.
+            image: (C, H, W) of the images to generate.
         Raises:
-            ValueError: the pictures are of another size, or lack what this hint needs.
+            ValueError: the pictures have the wrong size, or lack a channel this hint needs.
         """
 
     def show(self, hint: Tensor, image: Sequence[int]) -> Tensor:
-        """The hint as pictures (N, C, H, W) in [-1, 1] for people."""
+        """The hint as viewable pictures (N, C, H, W) in [-1, 1]."""
         return F.interpolate(hint[:, : image[0]], tuple(image[1:]))
 
 
 def uniform(noise: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) of a tensor's shape: the normal distribution function of normal numbers."""
+    """Uniform numbers in [0, 1) of a tensor's shape: the normal CDF of normal numbers."""
     return torch.special.ndtr(noise(like).float()).clamp(max=1 - 2**-24)
 
 
 class LowResolution(Hint):
-    """The mean of each factor x factor block: for super-resolution.
+    """The mean of each factor x factor block, for super-resolution.
 
-    With `noise`, the means are blurred by noise of a random strength, which is shown as one channel more. A network
-    so trained forgives pictures that another network made; a user's picture is shown with strength 0.
+    With `noise`, noise of a random strength is added to the means and the strength is given as an extra channel. This
+    makes the network robust to artefacts in generated inputs; a user's picture is given with strength 0.
 
         hint = mean + s z,    s ~ U(0, noise)
 
     Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; noise augmentation: Ho et al. 2021, arXiv:2106.15282,
-    sec. 4.2, where the means go through the forward process instead.
+    sec. 4.2, which applies the forward process to the means instead.
 
     Args:
         factor: side of a block, in pixels, >= 2; it divides height and width.
-        noise: largest standard deviation, >= 0, of the added noise, in units where pixels span 2.
+        noise: largest standard deviation, >= 0, of the added noise, for pixels in [-1, 1].
     Raises:
         ValueError: factor < 2 or noise < 0.
     """
@@ -91,30 +91,30 @@ class LowResolution(Hint):
             x = F.avg_pool2d(x, self.factor)
         if tuple(x.shape[1:]) != (C, h, w):
             raise ValueError(
-                f"wanted pictures of {h}x{w} pixels, or {H}x{W} to be made so small, in {C} channels; "
-                f"got {'x'.join(map(str, x.shape[-2:]))} in {x.shape[1]}"
+                f"expected pictures of {h}x{w} pixels, or {H}x{W} to be reduced to that, with {C} channels; "
+                f"got {'x'.join(map(str, x.shape[-2:]))} with {x.shape[1]}"
             )
         return F.pad(x, (0, 0, 0, 0, 0, K - C))  # strength 0
 
 
 class Masked(Hint):
-    """The image with rectangles cut out, and a channel that is 1 where it is known: for filling in.
+    """The image with rectangles cut out, and a channel that is 1 where it is known, for inpainting.
 
-    What is cut out is 0, the middle grey (Palette puts noise there; the mask says as much). The loss is that of the
-    whole image, not of the holes alone.
+    Unknown pixels are 0, mid-grey (Palette fills them with noise; the mask carries the same information). The loss is
+    taken over the whole image, not over the holes alone.
     Source: Saharia et al. 2022, arXiv:2111.05826, sec. 4.2 and app. A.
 
     Args:
-        low: smallest side of a rectangle, in (0, 1], as a share of the image's.
+        low: smallest side of a rectangle, in (0, 1], as a fraction of the image's.
         high: largest side, in [low, 1].
-        holes: rectangles an image, >= 1, each of its own random size and place; they may overlap.
+        holes: rectangles per image, >= 1, each of random size and position; they may overlap.
     Raises:
-        ValueError: shares outside of these, or holes < 1.
+        ValueError: low or high out of range, or holes < 1.
     """
 
     def __init__(self, low: float = 0.3, high: float = 0.7, holes: int = 1) -> None:
         if not 0 < low <= high <= 1 or holes < 1:
-            raise ValueError(f"Masked: wanted 0 < low <= high <= 1 and holes >= 1, got {low}, {high} and {holes}")
+            raise ValueError(f"Masked: expected 0 < low <= high <= 1 and holes >= 1, got {low}, {high} and {holes}")
         self.low, self.high, self.holes = float(low), float(high), holes
 
     def shape(self, image):
@@ -138,10 +138,10 @@ class Masked(Hint):
         C, H, W = image
         if tuple(picture.shape[1:]) != (C + 1, H, W):
             raise ValueError(
-                f"wanted pictures of {H}x{W} pixels in {C} channels and one more (alpha), transparent where they are "
-                f"to be filled in; got {'x'.join(map(str, picture.shape[-2:]))} in {picture.shape[1]}"
+                f"expected pictures of {H}x{W} pixels with {C} channels plus alpha, transparent where they are to be "
+                f"filled in; got {'x'.join(map(str, picture.shape[-2:]))} with {picture.shape[1]}"
             )
         known = (picture[:, C:] > 0).to(picture)
         if known.all():
-            raise ValueError("the picture is opaque everywhere: make transparent what is to be filled in")
+            raise ValueError("the picture is opaque everywhere; make the part to be filled in transparent")
         return torch.cat([picture[:, :C] * known, known], dim=1)

@@ -1,4 +1,4 @@
-"""What a denoiser is given and what it returns."""
+"""The condition and the prediction: what a denoiser receives and returns."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,10 +13,10 @@ class Condition(NamedTuple):
 
     Attributes:
         y: class labels (B,) int64, or context vectors (B, D) float.
-        keep: (B,) bool; False replaces y by the network's learned null row. None keeps all.
+        keep: (B,) bool; False replaces y by the network's learned null embedding. None keeps all.
         previous: (B, C, H, W), the previous prediction of x_0, for a self-conditioned network. None stands for zeros.
-        image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other picture that it is given
-            beside x. It is never dropped: what classifier-free guidance leaves out is y alone.
+        image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other image that it is
+            conditioned on. It is never dropped: classifier-free guidance omits y alone.
     """
 
     y: Tensor | None = None
@@ -30,10 +30,10 @@ class Condition(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """A prediction at one level: x0 and eps, both (B, C, H, W), with x = alpha x0 + sigma eps always true.
+    """A prediction at one level: x0 and eps, both (B, C, H, W), and x = alpha x0 + sigma eps always holds.
 
     Attributes:
-        var: (B, C, H, W) where a network learns the variance: from -1 for Var[x_s | x_t, x_0] to 1 for Var[x_t | x_s].
+        var: (B, C, H, W) for networks that learn the variance: from -1 for Var[x_s | x_t, x_0] to 1 for Var[x_t | x_s].
     """
 
     x0: Tensor
@@ -45,5 +45,5 @@ Denoise = Callable[[Tensor, Level], Prediction]
 
 
 def predict(x: Tensor, x0: Tensor, t: Level, var: Tensor | None = None) -> Prediction:
-    """The prediction that belongs to a predicted x_0: eps = (x - alpha x_0) / sigma."""
+    """The prediction for a given x_0: eps = (x - alpha x_0) / sigma."""
     return Prediction(x0, (x - t.alpha * x0) / t.sigma, var)

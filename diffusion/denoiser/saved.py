@@ -16,11 +16,11 @@ Weights = Literal["ema", "raw"]
 
 
 class Saved(NamedTuple):
-    """What a checkpoint of a diffusion model holds.
+    """The contents of a diffusion model's checkpoint.
 
     Attributes:
         denoiser: with its weights, in evaluation mode.
-        hyper_parameters: specs of all parts of the model, under the names of its constructor; see `support.specs`.
+        hyper_parameters: specs of all parts of the model, keyed by constructor argument; see `support.specs`.
         checkpoint: everything else in the file: global_step, epoch, callbacks, ...
         path: the file.
     """
@@ -36,28 +36,29 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
 
     Args:
         weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
-        device: where the denoiser computes; "auto" is a GPU where there is one, of several processes each its own.
+        device: where the denoiser runs; "auto" is a GPU if there is one, a different one for each process.
     Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: an unknown device, not a sound checkpoint of a diffusion model, or its weights do not fit.
+        FileNotFoundError: no checkpoint at this path.
+        ValueError: the device is unknown, the file is not a valid checkpoint of a diffusion model, or its weights do
+            not fit.
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
     parts = checkpoint["hyper_parameters"]
     if "target" not in parts:
         use = "sample RUN --classifier" if "schedule" in parts else "evaluate --features"
-        raise ValueError(f"{path}: a classifier, not a diffusion model; it is for: diffusion {use}")
+        raise ValueError(f"{path}: expected a diffusion model, got a classifier; use it with: diffusion {use}")
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
     denoiser = Denoiser(*(build(parts[name]) for name in ("net", "schedule", "target")))
-    denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
+    denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:
-    """Load those weights of a checkpoint's state whose names start with a prefix.
+    """Load the weights of a checkpoint's state whose names start with a prefix.
 
     Raises:
         ValueError: they do not fit the module.
@@ -70,10 +71,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one, of several processes each its own.
+    """The device of a name; "auto" is a GPU if there is one, a different one for each process.
 
     Raises:
-        ValueError: an unknown name, or a GPU where there is none.
+        ValueError: the name is unknown, or names a GPU that is not available.
     """
     if name == "auto":
         own = int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
@@ -81,7 +82,7 @@ def device_of(name: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
+        raise ValueError(f"--device {name}: unknown device; use auto, cpu or cuda") from error
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
-        raise ValueError(f"--device {name}: {torch.cuda.device_count()} GPUs are usable here; use auto or cpu")
+        raise ValueError(f"--device {name}: {torch.cuda.device_count()} GPUs are available; use auto or cpu")
     return chosen

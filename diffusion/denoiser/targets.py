@@ -1,4 +1,4 @@
-"""What a network is asked to say, and how x_0 is read from its answer."""
+"""Prediction targets: what a network is trained to output, and how x_0 follows from it."""
 
 from abc import ABC, abstractmethod
 
@@ -8,9 +8,9 @@ from diffusion.noise.level import Level
 
 
 class Target(ABC):
-    """A linear reading of (x_0, eps) at a level, and its inverse given x = alpha x_0 + sigma eps."""
+    """A linear function of (x_0, eps) at a level, and its inverse given x = alpha x_0 + sigma eps."""
 
-    needs_signal = False  # x_0 cannot be read from it where alpha = 0
+    needs_signal = False  # x_0 cannot be recovered from it where alpha = 0
 
     def c_in(self, t: Level) -> Tensor | float:
         """Factor on the network's input."""
@@ -18,11 +18,11 @@ class Target(ABC):
 
     @abstractmethod
     def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
-        """What the network should say, (B, C, H, W)."""
+        """The network's regression target, (B, C, H, W)."""
 
     @abstractmethod
     def x0(self, x: Tensor, out: Tensor, t: Level) -> Tensor:
-        """x_0 from the noisy x and the network's answer, (B, C, H, W)."""
+        """x_0 from the noisy x and the network's output, (B, C, H, W)."""
 
 
 class Eps(Target):
@@ -50,7 +50,7 @@ class X0(Target):
 class V(Target):
     """The velocity v = alpha eps - sigma x_0: x_0 = (alpha x - sigma v) / (alpha^2 + sigma^2).
 
-    Well posed at every level, t = 1 included. The denominator is 1 where the process preserves variance.
+    Well posed at every level, including t = 1. The denominator is 1 for variance-preserving processes.
     Source: Salimans & Ho 2022, arXiv:2202.00512, sec. 4 and app. D.
     """
 
@@ -64,12 +64,12 @@ class V(Target):
 class Score(Target):
     """The score of x given x_0, -eps / sigma: x_0 = (x + sigma^2 score) / alpha (Tweedie's formula).
 
-    Scaled, the network says sigma score, which is of size 1 at every level; its answer divided by sigma is the score.
+    With `scaled`, the network outputs sigma times the score, which has unit variance at every level.
     Source: Song & Ermon 2019, arXiv:1907.05600, eq. 4; scaled: Song & Ermon 2020, arXiv:2006.09011, sec. 3.3;
     Efron 2011.
 
     Args:
-        scaled: the network's answer is divided by sigma to give the score.
+        scaled: the network's output divided by sigma is the score.
     """
 
     needs_signal = True
@@ -87,7 +87,7 @@ class Score(Target):
 class Velocity(Target):
     """The velocity of straight paths, eps - x_0: x_0 = (x - sigma v) / (alpha + sigma).
 
-    Source: Lipman et al. 2023, arXiv:2210.02747, eq. 23, with our direction of time (t = 1 is noise).
+    Source: Lipman et al. 2023, arXiv:2210.02747, eq. 23, with time reversed (here t = 1 is noise).
     """
 
     def of(self, x0: Tensor, eps: Tensor, t: Level) -> Tensor:
@@ -98,11 +98,11 @@ class Velocity(Target):
 
 
 class EDM(Target):
-    """EDM's preconditioning: input and answer have unit variance at every level, and x_0 = c_skip x + c_out answer.
+    """EDM's preconditioning: input and output have unit variance at every level, x_0 = c_skip x + c_out output.
 
         d = alpha^2 s^2 + sigma^2,   c_in = 1 / sqrt(d),   c_skip = alpha s^2 / d,   c_out = sigma s / sqrt(d)
 
-    The paper's formulas (for alpha = 1) with x / alpha in the place of x, written so that alpha = 0 is allowed.
+    The paper's formulas (for alpha = 1) with x / alpha in place of x, rearranged to allow alpha = 0.
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 and app. B.6.
 
     Args:

@@ -1,4 +1,4 @@
-"""Whatever changes a prediction on its way to the sampler: Denoise -> Denoise."""
+"""Guidance and bounds: transformations of a prediction before it reaches the sampler, Denoise -> Denoise."""
 
 from diffusion.guidance.base import Guidance, Plain, Wrapper
 from diffusion.guidance.bounds import Bound, Clamp, Unbounded

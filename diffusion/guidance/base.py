@@ -1,4 +1,4 @@
-"""What guidance is: Denoise -> Denoise, with one meaning of `scale` throughout."""
+"""The interface of guidance: Denoise -> Denoise, with the same meaning of `scale` throughout."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from diffusion.noise.schedule import Schedule
 
 
 class Guidance(ABC):
-    """How a condition steers sampling.
+    """The influence of a condition on sampling.
 
         p(x | c) p(c | x)^(scale - 1)  ~  p(x) p(c | x)^scale        at every noise level
 
-    The two are one by Bayes' rule, so `scale` means the same whether the network knows the condition or not: 1 takes
-    it at its word and is off where the network knows it, 0 is the unconditional model, above 1 exaggerates.
+    The two are equal by Bayes' rule, so `scale` means the same for conditional and unconditional networks: 0 is the
+    unconditional model, 1 the conditional one (no guidance if the network is conditional), above 1 exaggerates.
 
     Attributes:
-        num_classes: classes that it steers to by itself, though the network takes no labels; 0 for none.
+        num_classes: classes it can steer an unconditional network to; 0 for none.
     """
 
     scale: float = 1.0
@@ -24,26 +24,26 @@ class Guidance(ABC):
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
-        """The prediction that a sampler will follow."""
+        """The guided prediction."""
 
     def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         """The prediction without this guidance."""
         return denoiser.bind(cond)
 
     def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
-        """Why it cannot guide a model of this schedule, image shape and classes, or nothing."""
+        """Why it cannot guide a model of this schedule, image shape and classes; "" if it can."""
         return ""
 
 
 class Plain(Guidance):
-    """The conditional prediction as it is."""
+    """The conditional prediction, unchanged."""
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         return denoiser.bind(cond)
 
 
 class Wrapper(Guidance):
-    """Guidance around another, which it speaks for."""
+    """Guidance that wraps another and delegates to it."""
 
     def __init__(self, guidance: Guidance) -> None:
         self.guidance = guidance

@@ -6,11 +6,11 @@ from diffusion.denoiser import Clamped, Denoise
 
 
 class Bound(ABC):
-    """A limit on the predicted x_0; eps is re-derived, so that the two still make up x."""
+    """A limit on the predicted x_0; eps is recomputed, so that alpha x_0 + sigma eps is still x."""
 
     @abstractmethod
     def __call__(self, denoise: Denoise) -> Denoise:
-        """The limited prediction."""
+        """The bounded prediction."""
 
 
 class Unbounded(Bound):

@@ -1,4 +1,4 @@
-"""A classifier of noisy images: what classifier guidance steers by."""
+"""A classifier of noisy images, for classifier guidance."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from diffusion.support.specs import build
 
 
 class NoisyImageClassifier(nn.Module):
-    """p(y | x_t) at every level of a schedule, as a network predicts it.
+    """A network's prediction of p(y | x_t) at every level of a schedule.
 
         logits = net(c_in x_t, clock),    c_in = alpha / (alpha^2 + sigma^2)
 
-    x_t tells of x_0 through alpha x_t / sigma^2 alone, so the gradient of log p(y | x_t) vanishes with alpha; c_in
-    makes that of the network do so too, without large inputs where there is little noise. Sampling divides the
-    gradient by alpha.
+    x_0 depends on x_t only through alpha x_t / sigma^2, so the gradient of log p(y | x_t) vanishes with alpha; c_in
+    gives the network's gradient the same property, without large inputs at low noise. Sampling divides the gradient by
+    alpha.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; c_in is ours: the best linear prediction of x_0 for data
     of variance 1 is c_in x_t.
 
     Args:
         net: (x (B, C, H, W), clock (B,)) -> logits (B, K).
-        schedule: that of the diffusion models it is to guide.
+        schedule: the schedule of the diffusion models it guides.
         shape: (C, H, W) of an image.
         class_names: names of the classes.
     """
@@ -49,15 +49,15 @@ class NoisyImageClassifier(nn.Module):
         """The classifier of a checkpoint file or run directory, in evaluation mode.
 
         Raises:
-            FileNotFoundError: no checkpoint there.
-            ValueError: not a sound checkpoint of a classifier of noisy images.
+            FileNotFoundError: no checkpoint at this path.
+            ValueError: the file is not a valid checkpoint of a classifier of noisy images.
         """
         file = find_checkpoint(path)
         checkpoint = read_checkpoint(file)
         known = checkpoint["hyper_parameters"]
         if "schedule" not in known or "target" in known:
             hint = "train one with: diffusion fit -c configs/mnist_classifier.yaml"
-            raise ValueError(f"{file}: not a classifier of noisy images; {hint}")
+            raise ValueError(f"{file}: expected a classifier of noisy images; {hint}")
         taken = inspect.signature(cls.__init__).parameters
         model = cls(**{k: build(v) for k, v in known.items() if k in taken})
         load_weights(model, checkpoint["state_dict"], file)

@@ -1,4 +1,4 @@
-"""Guidance away from a worse prediction: classifier-free, its projected kind, and what autoguidance is made of."""
+"""Guidance away from a worse prediction: classifier-free and adaptive projected guidance, and their base class."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,41 +15,41 @@ Pair = Callable[[Tensor, Level], tuple[Prediction, Tensor]]
 
 
 class Contrast(Guidance):
-    """Go from a worse prediction through the model's own, and on.
+    """Extrapolation from a worse prediction through the model's own.
 
         x0 = lerp(x0_worse, x0_own, scale) = x0_own + (scale - 1) (x0_own - x0_worse)
 
-    Rescaled, because exaggeration raises the contrast: with std over an image's pixels and channels
+    Optionally rescaled, because extrapolation raises the contrast: with std over an image's pixels and channels
 
         x0 <- (rescale std(x0_own) / std(x0) + 1 - rescale) x0
 
-    The paper rescales what its network says, v; here it is x_0, in which all targets agree.
+    The paper rescales its network's output, v; here it is x_0, so that the result does not depend on the target.
     Source of the rescaling: Lin et al. 2023, arXiv:2305.08891, sec. 3.4, eq. 14-16.
 
     Args:
-        scale: 0 is the worse prediction, 1 is the model's own and costs nothing more; 2 by default.
-        w: the papers' convention, scale = 1 + w; give one of the two.
-        rescale: in [0, 1]; 0 is off, .7 is the paper's.
+        scale: 0 is the worse prediction, 1 the model's own at no extra cost; 2 by default.
+        w: the papers' convention, scale = 1 + w; give either.
+        rescale: in [0, 1]; 0 is off, the paper uses .7.
     Raises:
-        ValueError: both scale and w, or a rescale outside [0, 1].
+        ValueError: both scale and w are given, or rescale is outside [0, 1].
     """
 
     def __init__(self, scale: float | None = None, w: float | None = None, rescale: float = 0.0) -> None:
         name = type(self).__name__
         if scale is not None and w is not None:
-            raise ValueError(f"{name}: scale = 1 + w, so give one of the two; got scale {scale:g} and w {w:g}")
+            raise ValueError(f"{name}: give scale or w, not both (scale = 1 + w); got scale {scale:g} and w {w:g}")
         if not 0 <= rescale <= 1:
             raise ValueError(f"{name}: rescale must lie in [0, 1], got {rescale}")
         self.scale = 1.0 + w if w is not None else 2.0 if scale is None else float(scale)
-        self.w = None  # kept as scale
+        self.w = None  # stored as scale
         self.rescale = float(rescale)
 
     @abstractmethod
     def pair(self, denoiser: Denoiser, cond: Condition) -> Pair | None:
-        """What gives the model's own prediction and the worse x_0; None if there is no worse one."""
+        """Computes the model's own prediction and the worse x_0; None if there is no worse one."""
 
     def projection(self) -> "Projection | None":
-        """What replaces the plain lerp in one walk; None for the lerp itself."""
+        """Replaces the lerp during one walk; None for the lerp itself."""
         return None
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
@@ -61,7 +61,7 @@ class Contrast(Guidance):
 
 @dataclass(eq=False)
 class Contrasted:
-    """Contrast at work in one walk: the lerp, or a projection of it, and the rescaling."""
+    """The guided prediction of one walk: the lerp, or a projection in its place, and the rescaling."""
 
     pair: Pair
     scale: float
@@ -86,7 +86,7 @@ class Contrasted:
 
 
 class ClassifierFree(Contrast):
-    """Go from the unconditional prediction through the conditional one, and on.
+    """Extrapolation from the unconditional prediction through the conditional one.
 
         x0 = lerp(x0_uncond, x0_cond, scale)
 
@@ -94,10 +94,10 @@ class ClassifierFree(Contrast):
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6.
 
     Args:
-        scale: 0 is unconditional, 1 is conditional without guidance, above 1 trades diversity for the condition;
-            2 by default.
-        w: the paper's convention, scale = 1 + w; give one of the two.
-        rescale: share, in [0, 1], of the contrast that is brought back to that of the conditional prediction.
+        scale: 0 is unconditional, 1 is conditional without guidance, above 1 trades diversity for fidelity to the
+            condition; 2 by default.
+        w: the paper's convention, scale = 1 + w; give either.
+        rescale: in [0, 1], how far the contrast is restored to that of the conditional prediction.
     """
 
     def pair(self, denoiser: Denoiser, cond: Condition) -> "WithAndWithout | None":
@@ -114,14 +114,14 @@ class WithAndWithout:
     """The conditional prediction and the unconditional x_0, from one network call on a batch of 2B.
 
     Args:
-        both: the condition of the doubled batch: first without y, then with it.
+        both: condition of the doubled batch: the unconditional half, then the conditional one.
     """
 
     def __init__(self, denoiser: Denoiser, both: Condition) -> None:
         self.denoiser, self.both = denoiser, both
 
     def __call__(self, x: Tensor, t: Level) -> tuple[Prediction, Tensor]:
-        # Levels of one an image are doubled like the images.
+        # Per-image levels are doubled like the images.
         t2 = t if t.t.ndim == 0 else Level(*(torch.cat([v, v]) for v in t))
         pred = self.denoiser(torch.cat([x, x]), t2, self.both)
         (uncond, given), (_, eps) = pred.x0.chunk(2), pred.eps.chunk(2)
@@ -132,25 +132,25 @@ class WithAndWithout:
 
 
 class APG(ClassifierFree):
-    """Adaptive projected guidance: classifier-free without the part that only raises the contrast.
+    """Adaptive projected guidance: classifier-free guidance without the component that only raises the contrast.
 
         d = x0_cond - x0_uncond + momentum d_before
         d <- d min(1, threshold / |d|)
         x0 = x0_cond + (scale - 1) (d_orthogonal + parallel d_parallel)        with respect to x0_cond
 
-    High scales then keep colours and contrast. With parallel 1 and neither threshold nor momentum it is
-    ClassifierFree. The momentum is a walk's own memory, of its last prediction.
+    Preserves colours and contrast at high scales. With parallel 1, threshold 0 and momentum 0 it is ClassifierFree. The
+    momentum is the state of one walk.
     Source: Sadat et al. 2024, arXiv:2410.02416, sec. 4 and alg. 1.
 
     Args:
         scale: as in ClassifierFree.
-        w: the paper's convention, scale = 1 + w; give one of the two.
+        w: the paper's convention, scale = 1 + w; give either.
         rescale: as in ClassifierFree.
-        parallel: the paper's eta, how much of the parallel part is kept; 0 is none, 1 all.
-        threshold: the largest norm |d| of an image; it grows with the number of pixels. 0 is no limit.
-        momentum: the paper's beta, in (-1, 1); negative turns towards what is new in each step.
+        parallel: the paper's eta, fraction of the parallel component that is kept; 0 is none, 1 all.
+        threshold: largest norm |d| per image, which grows with the number of pixels; 0 is no limit.
+        momentum: the paper's beta, in (-1, 1); negative values emphasise what is new in each step.
     Raises:
-        ValueError: a negative threshold, or a momentum outside (-1, 1).
+        ValueError: threshold is negative, or momentum outside (-1, 1).
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class APG(ClassifierFree):
     ) -> None:
         super().__init__(scale, w, rescale)
         if threshold < 0 or not -1 < momentum < 1:
-            raise ValueError(f"APG: threshold >= 0 and momentum in (-1, 1), got {threshold} and {momentum}")
+            raise ValueError(f"APG: expected threshold >= 0 and momentum in (-1, 1), got {threshold} and {momentum}")
         self.parallel, self.threshold, self.momentum = float(parallel), float(threshold), float(momentum)
 
     def projection(self) -> "Projection":
@@ -173,7 +173,7 @@ class APG(ClassifierFree):
 
 @dataclass(eq=False)
 class Projection:
-    """APG's step from x0_cond in one walk; it remembers the last difference for the momentum."""
+    """APG's step from x0_cond during one walk; keeps the last difference for the momentum."""
 
     parallel: float
     threshold: float

@@ -1,4 +1,4 @@
-"""Guidance by another trained run: a worse model, or a classifier of noisy images. No Lightning."""
+"""Guidance by another trained run: a worse model, or a classifier of noisy images. Does not import Lightning."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ from diffusion.support.specs import spec
 
 
 class AutoGuidance(Contrast):
-    """Away from a worse version of the model: an earlier checkpoint, or a smaller network trained less.
+    """Guidance away from a worse version of the model: an earlier checkpoint, or a smaller, less trained network.
 
         x0 = lerp(x0_guide, x0_own, scale)
 
-    Quality without the loss of variety, and for unconditional models too. One evaluation of each network.
+    Quality without loss of variety, for unconditional models too. One evaluation of each network per step.
     Source: Karras et al. 2024, arXiv:2406.02507, sec. 3.
 
     Args:
-        guide: run directory or checkpoint of the worse model. A Denoiser can be given too; no checkpoint can keep it.
+        guide: run directory or checkpoint of the worse model. A Denoiser works too, but cannot be saved.
         scale: 1 is off, 2 by default.
-        w: scale = 1 + w; give one of the two.
-        rescale: share, in [0, 1], of the contrast that is brought back to that of the model's own prediction.
-        weights: of the guide; its averaged weights need not be the worse ones.
-        hash: of the guide's file, filled in; another file is then refused.
+        w: scale = 1 + w; give either.
+        rescale: in [0, 1], how far the contrast is restored to that of the model's own prediction.
+        weights: which weights of the guide; its averaged weights are not necessarily the worse ones.
+        hash: of the guide's file, filled in automatically; a different file is then rejected.
     Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: not a diffusion model, or a changed file.
+        FileNotFoundError: no checkpoint at this path.
+        ValueError: the file is not a diffusion model, or has changed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AutoGuidance(Contrast):
         self.weights, self.hash = weights, hash
         if isinstance(guide, Denoiser):
             self._guide, self._shape, self._names = guide, None, ()
-            return  # and no self.guide: a spec of it would come back with other weights, so it is refused
+            return  # self.guide stays unset: a spec cannot keep its weights, so saving fails
         self.guide, self.hash = str(guide), same(guide, hash)
         saved = load_denoiser(guide, weights)
         self._guide = saved.denoiser.requires_grad_(False)
@@ -70,7 +70,7 @@ class AutoGuidance(Contrast):
 
 @dataclass(eq=False)
 class OwnAndWorse:
-    """The model's own prediction and a guide's x_0, from one network call each."""
+    """The model's own prediction and the guide's x_0, one network call each."""
 
     own: Denoise
     worse: Conditioned
@@ -85,29 +85,29 @@ class OwnAndWorse:
 
 
 class ClassifierGuidance(Guidance):
-    """Up the gradient of a classifier that knows noisy images: score += strength grad_x log p(y | x_t), so that
+    """Guidance by the gradient of a classifier of noisy images: score += strength grad_x log p(y | x_t), so that
 
         x0 += sigma^2 / alpha strength grad_x log p(y | x_t),        eps = (x - alpha x0) / sigma
 
-    strength = scale where the network knows no labels, which the classifier then gives to it, and scale - 1 where it
-    does: p(x) p(y | x)^scale at each level either way, as in ClassifierFree. The paper's s is `strength`.
-    A pass through the classifier and back at each evaluation; contexts count as shares of classes.
+    strength = scale for an unconditional network and scale - 1 for a conditional one: p(x) p(y | x)^scale at each
+    level either way, as in ClassifierFree. The paper's s is `strength`. One forward and backward pass through the classifier
+    per evaluation; contexts count as class weights.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, eq. 10-14 and alg. 2.
 
     Args:
         classifier: run directory or checkpoint of a NoisyClassifier. A module (x, t) -> logits with `schedule`,
-            `shape` and `class_names` can be given too; no checkpoint can keep it.
+            `shape` and `class_names` works too, but cannot be saved in a checkpoint.
         scale: 0 ignores the label, 1 is off for a conditional model.
-        hash: of the classifier's file, filled in; another file is then refused.
+        hash: of the classifier's file, filled in automatically; a different file is then rejected.
     Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: not a NoisyClassifier, or a changed file.
+        FileNotFoundError: no checkpoint at this path.
+        ValueError: the file is not a NoisyClassifier, or has changed.
     """
 
     def __init__(self, classifier: str | nn.Module, scale: float = 2.0, hash: str = "") -> None:
         self.scale, self.hash = float(scale), hash
         if isinstance(classifier, nn.Module):
-            self._classifier = classifier  # and no self.classifier, see AutoGuidance
+            self._classifier = classifier  # self.classifier stays unset, see AutoGuidance
         else:
             self.classifier, self.hash = str(classifier), same(classifier, hash)
             self._classifier = NoisyImageClassifier.load(classifier).requires_grad_(False)
@@ -127,7 +127,7 @@ class ClassifierGuidance(Guidance):
         strength = self.scale - denoiser.conditional
         base = self.off(denoiser, cond)
         if cond.y is None:
-            raise ValueError("ClassifierGuidance: no labels to steer to; give y, or set model.guidance to it")
+            raise ValueError("ClassifierGuidance: no labels to steer to; pass y, or set it as model.guidance")
         return base if strength == 0 else SteeredByClassifier(base, self._classifier, cond, strength)
 
 
@@ -149,7 +149,7 @@ class SteeredByClassifier:
     def log_p(self, x: Tensor, t: Level) -> Tensor:
         """log p(y | x_t) of each image (B,), 0 where the condition is not kept."""
         logs = self.classifier(x, t).log_softmax(1)
-        y = self.cond.y.clone()  # a copy, as it may be of inference mode
+        y = self.cond.y.clone()  # a copy: y may be an inference-mode tensor
         chosen = (y * logs).sum(1) if y.ndim > 1 else logs.gather(1, y[:, None])[:, 0]
         return chosen if self.cond.keep is None else chosen * self.cond.keep.clone()
 
@@ -161,24 +161,24 @@ def same(path: str, hash: str) -> str:
     """The hash of a checkpoint's file.
 
     Raises:
-        ValueError: it is not the one that was noted down.
+        ValueError: it differs from the recorded hash.
     """
     file = find_checkpoint(path)
     now = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     if hash and hash != now:
-        raise ValueError(f"{file}: this file has changed since it was chosen as a guide ({hash}, now {now})")
+        raise ValueError(f"{file}: has changed since it was chosen as a guide: expected hash {hash}, got {now}")
     return now
 
 
 def settle(module: nn.Module, x: Tensor) -> None:
-    """Bring a module to where the images are."""
+    """Move a module to the device of the images."""
     if next((p.device for p in module.parameters()), x.device) != x.device:
         module.to(x.device)
 
 
 def mismatch(what: str, its: Schedule, its_shape: Sequence[int] | None, its_names: Sequence[str], schedule: Schedule,
              shape: Sequence[int], names: Sequence[str]) -> str:  # fmt: skip
-    """Why a guide was made for other models than this one, or nothing."""
+    """Why a guide does not fit a model; "" if it does."""
     if spec(its) != spec(schedule):
         ours, theirs = (f"{type(s).__name__}{spec(s)['init_args']}" for s in (its, schedule))
         return f"this {what} was trained on the schedule {ours}, the model on {theirs}"
@@ -187,5 +187,5 @@ def mismatch(what: str, its: Schedule, its_shape: Sequence[int] | None, its_name
         return f"this {what} was trained on images of {ours}, the model on {theirs}"
     if its_names and names and tuple(its_names) != tuple(names):
         ours, theirs = (", ".join(n[:5]) + (", ..." if len(n) > 5 else "") for n in (its_names, names))
-        return f"this {what} knows the classes {ours}, the model {theirs}"
+        return f"this {what} was trained on the classes {ours}, the model on {theirs}"
     return ""

@@ -12,15 +12,15 @@ from diffusion.noise.level import Level
 
 
 class Interval(Wrapper):
-    """Any guidance between two noise levels, and nothing outside of them: there no second evaluation is paid.
+    """Another guidance between two noise levels only; outside of them there is no second evaluation.
 
         on where low < sigma / alpha <= high
 
-    The ends are stated in sigma / alpha, EDM's sigma, so that they mean the same on every schedule.
+    The ends are in sigma / alpha, EDM's sigma, and so mean the same on every schedule.
     Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5.
 
     Args:
-        guidance: what is on inside.
+        guidance: the guidance inside the interval.
         low: sigma / alpha at and below which it is off, >= 0.
         high: sigma / alpha above which it is off, > low.
     Raises:
@@ -30,7 +30,7 @@ class Interval(Wrapper):
     def __init__(self, guidance: Guidance, low: float = 0.0, high: float = math.inf) -> None:
         super().__init__(guidance)
         if not 0 <= low < high:
-            raise ValueError(f"Interval: wanted 0 <= low < high in sigma / alpha, got {low:g} and {high:g}")
+            raise ValueError(f"Interval: expected 0 <= low < high in sigma / alpha, got {low:g} and {high:g}")
         self.low, self.high = float(low), float(high)
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> "Within":
@@ -50,7 +50,7 @@ class Within:
         on = (t.ratio > self.low) & (t.ratio <= self.high)
         if bool(on.all()) or not bool(on.any()):
             return (self.inside if bool(on.all()) else self.outside)(x, t)
-        on = on.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))  # levels of one an image, on both sides
+        on = on.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))  # per-image levels, on both sides
         pairs = zip(self.inside(x, t), self.outside(x, t), strict=True)
         return Prediction(*(None if a is None else torch.where(on, a, b) for a, b in pairs))
 

@@ -1,4 +1,4 @@
-"""Guidance by any differentiable wish: a colour, a similarity, a measurement."""
+"""Guidance by any differentiable objective: a colour, a similarity, a measurement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,18 @@ from diffusion.noise.schedule import Schedule
 
 
 class CondFn(Protocol):
-    """What steers: the gradient of log p(wish | x_0) at the guess x_0, up to the size of what is wished."""
+    """A steering function: the gradient of log p(objective | x_0) at the predicted x_0, up to a factor."""
 
     def __call__(self, x0: Tensor, t: Level) -> Tensor:
-        """(B, C, H, W) from the guess x0 (B, C, H, W) at level t, whose fields are () or (B, 1, 1, 1)."""
+        """Gradient (B, C, H, W) at the predicted x0 (B, C, H, W) and level t, whose fields are () or (B, 1, 1, 1)."""
 
 
 class Likelihood(ABC):
-    """A CondFn made of a log-likelihood, by automatic differentiation with respect to the guess."""
+    """A CondFn derived from a log-likelihood by automatic differentiation with respect to the predicted x_0."""
 
     @abstractmethod
     def log_p(self, x0: Tensor, t: Level) -> Tensor:
-        """How much each guess x0 (B, C, H, W) is what is wished: log p up to a constant (B,), or minus a loss."""
+        """log p(objective | x_0) of each predicted x0 (B, C, H, W) up to a constant (B,), or minus a loss."""
 
     def __call__(self, x0: Tensor, t: Level) -> Tensor:
         with torch.enable_grad():
@@ -36,33 +36,34 @@ class Likelihood(ABC):
 
 
 class Steer(Guidance):
-    """Add what a CondFn g(x0_hat, t) says to the score of another guidance: score += scale s, so that
+    """Guidance by a CondFn g(x0_hat, t), added to the score of another guidance: score += scale s, so that
 
         x0 += sigma^2 / alpha scale s,        eps = (x - alpha x0) / sigma
 
-    "guess" takes the gradient g with respect to the guess, and the guess to move with x as that of Gaussian data of
-    standard deviation std does; no pass back through the network, and well defined where alpha = 0:
+    "guess" takes the gradient g with respect to the predicted x_0, and assumes that x_0 varies with x as for Gaussian
+    data of standard deviation std; no backward pass through the network, and well defined where alpha = 0:
 
         s = alpha / sigma^2 V g,    V = std^2 sigma^2 / (alpha^2 std^2 + sigma^2);    x0 += scale V g
 
-    "network" takes the gradient with respect to x_t, through the network (a pass back at each step):
+    "network" takes the gradient with respect to x_t, through the network (one backward pass per step):
 
-        s = (d x0_hat / d x_t)^T g,        so that x0 += scale Cov[x_0 | x_t] g if the network is ideal
+        s = (d x0_hat / d x_t)^T g,        so that x0 += scale Cov[x_0 | x_t] g for an ideal network
 
-    Exact if g is the gradient of log p(wish | x_t) as a function of the guess: for a measurement y = x_0 + n of
-    Gaussian data that is (y - x0) / (Var n + V), and then both are. "network" divides errors of the network by alpha,
-    so it is at its worst near pure noise, where Interval can leave it out; where alpha = 0 it adds nothing.
+    Exact if g is the gradient of log p(objective | x_t) as a function of the predicted x_0: for a measurement
+    y = x_0 + n of Gaussian data that is (y - x0) / (Var n + V), for which both are exact. "network" divides the
+    network's errors by alpha, so it is worst near pure noise, where Interval can disable it; it adds nothing where
+    alpha = 0.
     Source: Chung et al. 2023 (DPS), arXiv:2209.14687, eq. 7 and 10, without its normalised step size; V for std 1:
     Song et al. 2023 (Pi-GDM), openreview 9_gsMA8MRKQ, app. A.3; the covariance: Efron 2011.
 
     Args:
-        fn: the CondFn; a class of one's own goes by import path on the command line.
-        scale: 0 is off, 1 takes fn at its word, above 1 exaggerates.
-        through: with respect to what the gradient is taken.
-        std: of the images' pixels, > 0, for "guess".
-        guidance: whose prediction is steered.
+        fn: the CondFn; on the command line, the import path of a class.
+        scale: 0 is off, 1 uses fn unscaled, above 1 exaggerates.
+        through: whether the gradient is taken with respect to the predicted x_0 or to x_t.
+        std: standard deviation of the images' pixels, > 0, for "guess".
+        guidance: the guidance whose prediction is steered.
     Raises:
-        ValueError: std <= 0, or an fn that gives no (B, C, H, W).
+        ValueError: std <= 0 or through is unknown; in sampling, fn does not return (B, C, H, W).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Steer(Guidance):
         guidance: Guidance = Plain(),
     ) -> None:
         if std <= 0 or through not in ("guess", "network"):
-            raise ValueError(f"Steer: wanted std > 0 and through guess or network, got {std} and {through!r}")
+            raise ValueError(f"Steer: expected std > 0 and through 'guess' or 'network', got {std} and {through!r}")
         self.fn, self.scale, self.through, self.std, self.guidance = fn, float(scale), through, float(std), guidance
 
     @property
@@ -135,23 +136,23 @@ class SteeredByNetwork:
 
 
 def gradient(fn: CondFn, x0: Tensor, t: Level) -> Tensor:
-    """What a CondFn returns for x0 (B, C, H, W), detached and of x0's dtype.
+    """A CondFn's value at x0 (B, C, H, W), detached and in x0's dtype.
 
     Raises:
-        ValueError: it is of another shape.
+        ValueError: its shape is not that of x0.
     """
     with differentiable(x0, t) as (z, level):
         g = fn(z.detach(), level).detach()
     if g.shape != x0.shape:
         name, wanted, got = type(fn).__name__, tuple(x0.shape), tuple(g.shape)
-        raise ValueError(f"{name}: a CondFn gives a score of the guess's shape {wanted}, got {got}")
+        raise ValueError(f"{name}: a CondFn must return the shape of the predicted x_0, {wanted}; got {got}")
     return g.to(x0.dtype)
 
 
 def shifted(x: Tensor, pred: Prediction, score: Tensor, t: Level) -> Prediction:
     """The prediction whose score is larger by `score` (B, C, H, W): x0 + sigma^2 / alpha score.
 
-    Where alpha = 0 it is left as it is: there x tells nothing, and what to add is 0 / 0.
+    Unchanged where alpha = 0: x carries no information there, and the shift is 0 / 0.
     """
     t = t.like(x)
     return predict(x, pred.x0 + torch.where(t.alpha > 0, t.sigma**2 / t.alpha, 0.0) * score, t, pred.var)
@@ -159,6 +160,6 @@ def shifted(x: Tensor, pred: Prediction, score: Tensor, t: Level) -> Prediction:
 
 @contextmanager
 def differentiable(x: Tensor, t: Level) -> Iterator[tuple[Tensor, Level]]:
-    """Copies of x and t that gradients can be taken by, whatever mode a sampler runs in."""
+    """Copies of x and t that support autograd, whatever mode the sampler runs in."""
     with torch.inference_mode(False), torch.enable_grad():
         yield x.detach().clone().requires_grad_(), Level(*(v.clone() for v in t))

@@ -1,1 +1,1 @@
-"""Likelihood: the variational bound term by term, the probability flow, and the ODE solver it uses."""
+"""Likelihood: the variational bound term by term, and the exact likelihood of the probability flow ODE."""

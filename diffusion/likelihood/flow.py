@@ -1,4 +1,4 @@
-"""The likelihood of images under the probability flow, by the change of variables along it."""
+"""The likelihood of images under the probability flow ODE, by the change of variables along it."""
 
 import math
 from collections.abc import Callable
@@ -24,20 +24,20 @@ def log_likelihood(
     atol: float = 1e-4,
     noise: Callable[[Tensor], Tensor] = torch.randn_like,
 ) -> Tensor:
-    """log p(x0) of each image (B,), a density in nats, as the probability flow from the least noisy level gives it.
+    """log p(x0) of each image (B,), a density in nats, under the probability flow from the least noisy level.
 
         log p(x0) = log N(x_1; 0, prior_std^2) + integral of div(dx / du) du + D log alpha,    x = alpha x0 at the start
         dx / du = x_0(x) d alpha / du + eps(x) d sigma / du,    u from the level t_min (0) to t = 1 (1)
 
-    What it measures is the model's density of images with the noise of level t_min in them.
+    This is the model's density of images that carry the noise of level t_min.
     Source: Chen et al. 2018, arXiv:1806.07366, eq. 8; Song et al. 2021, arXiv:2011.13456, app. D.2, in the variables of
-    `ProbabilityFlow`; hutchinson: Grathwohl et al. 2019, arXiv:1810.01367, eq. 7, one probe of signs an image.
+    `ProbabilityFlow`; hutchinson: Grathwohl et al. 2019, arXiv:1810.01367, eq. 7, one Rademacher probe per image.
 
     Args:
-        denoise: must be differentiable in x, and unclamped: a clamp cannot be inverted.
+        denoise: must be differentiable in x and not clamped: a clamp is not invertible.
         divergence: "exact" takes D backward passes where the unbiased estimate "hutchinson" takes one.
         rtol, atol: tolerances of the solver.
-        noise: gives the probe.
+        noise: returns N(0, I) of a tensor's shape, whose signs are the probe.
     """
     first, last = (schedule.level(torch.tensor(t, dtype=torch.float64)) for t in (schedule.t_min, 1.0))
     denoise = AnyLevel(denoise, schedule)
@@ -64,14 +64,14 @@ def log_likelihood(
 
 
 def dequantise(x0: Tensor, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
-    """Pixels k / 127.5 - 1 spread evenly over their bins, 2 / 255 wide: densities become comparable with masses."""
+    """Pixels k / 127.5 - 1 with uniform noise over their bins, 2 / 255 wide, so that densities compare with masses."""
     return x0 + (torch.special.ndtr(noise(x0)) - 0.5) * (2 / 255)
 
 
 def bits_per_dim(log_density: Tensor, D: int) -> Tensor:
-    """Nats of a density of dequantised pixels (B,) to bits a dimension: -log2 p / D + log2(255 / 2).
+    """Bits per dimension of log-densities (B,), in nats, of dequantised pixels: -log2 p / D + log2(255 / 2).
 
-    By Jensen's inequality an upper bound, in the mean, on the bits of the discrete image.
+    By Jensen's inequality, an upper bound in expectation on the bits of the discrete image.
     Source: Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
     """
     return -log_density / (D * math.log(2)) + math.log2(127.5)

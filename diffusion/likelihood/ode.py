@@ -1,4 +1,4 @@
-"""An adaptive solver of ordinary differential equations: every row of a batch takes its own steps."""
+"""An adaptive solver of ordinary differential equations; every row of a batch has its own step size."""
 
 from collections.abc import Callable
 
@@ -29,14 +29,14 @@ def rk45(
 ) -> Tensor:
     """y(1) of dy/du = f(u, y) from y(0), by Dormand and Prince's method of order 5.
 
-    The step of a row follows from that row alone, so that a result does not depend on the batch that it is computed in.
+    A row's step size depends on that row alone, so that results do not depend on the composition of the batch.
 
     Args:
         f: (u (B,) float64 on the CPU, y (B, N)) -> dy/du (B, N).
-        y: (B, N).
-        rtol, atol: a step's error, root mean square over a row, is kept below atol + rtol |y|.
-        first: length of the first step that is tried, in (0, 1].
-        limit: most steps.
+        y: (B, N), the initial value.
+        rtol, atol: a step's error, relative to atol + rtol |y| and root mean square over a row, is at most 1.
+        first: length of the first trial step, in (0, 1].
+        limit: maximum number of steps.
     Raises:
         RuntimeError: `limit` steps were not enough, or the derivative is not finite.
     """
@@ -52,7 +52,7 @@ def rk45(
             k.append(f(u + c * h, to))
         error = step * sum(e * v for e, v in zip(E, k, strict=True) if e)
         size = atol + rtol * torch.maximum(y.abs(), to.abs())
-        worst = (error / size).square().mean(1).sqrt().double().cpu()  # <= 1 is good enough
+        worst = (error / size).square().mean(1).sqrt().double().cpu()  # <= 1 is accepted
         if not worst.isfinite().all():
             raise RuntimeError("rk45: the derivative is not finite")
         good = worst <= 1
@@ -60,6 +60,6 @@ def rk45(
         if bool((u >= 1 - 1e-12).all()):
             return torch.where(good.to(y.device)[:, None], to, y)
         y = torch.where(good.to(y.device)[:, None], to, y)
-        k0 = torch.where(good.to(y.device)[:, None], k[-1], k0)  # the last stage is the next step's first
+        k0 = torch.where(good.to(y.device)[:, None], k[-1], k0)  # first same as last: reuse the last stage
         h = h * (0.9 * worst.clamp(min=1e-10) ** -0.2).clamp(0.2, 10.0)
     raise RuntimeError(f"rk45: {limit} steps were not enough; raise rtol and atol")

@@ -1,1 +1,1 @@
-"""What training minimises: the objective, the weight of each level, the cost of an error, the pairing of noise."""
+"""The training loss: the objective, the weights of noise levels, the distances and the pairing of noise."""

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The training objective."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,8 +18,8 @@ class Terms(NamedTuple):
     """A batch's loss: the scalar to minimise, the weighted error of each image (B,), and their levels.
 
     Attributes:
-        vlb: (B,) estimates of the variational bound in bits a dimension, where the variance is learned.
-        error: (B,) mean squared error of x_0 without weight or distance, and without a graph: what can be compared.
+        vlb: (B,) estimates of the variational bound in bits per dimension, where the variance is learned.
+        error: (B,) unweighted mean squared error of x_0, detached; comparable between objectives.
     """
 
     loss: Tensor
@@ -30,7 +30,7 @@ class Terms(NamedTuple):
 
 
 def uniform(n: int) -> Tensor:
-    """n uniform numbers in [0, 1), float64 on the CPU, from torch's global stream."""
+    """n uniform numbers in [0, 1), float64 on the CPU, from torch's global generator."""
     return torch.rand(n, dtype=torch.float64)
 
 
@@ -39,7 +39,7 @@ class Objective:
 
         L = E_{t, eps} mean_pixels distance(sqrt(weight) (x_0 - x_0_hat))
 
-    By default the mean squared error of what the network says. With vlb > 0, for a network that learns the variance,
+    By default the mean squared error of the network's output. With vlb > 0, for a network that learns the variance,
 
         L + vlb L_vlb,    L_vlb = T E_t[KL(q(x_s | x_t, x_0) | N(mean as a constant, learned variance))]
 
@@ -48,17 +48,17 @@ class Objective:
     self-conditioning: Chen et al. 2023, arXiv:2208.04202, alg. 1.
 
     Args:
-        times: the law of the training times.
-        weight: how much each level counts, once for all targets.
-        distance: what an error costs.
-        drop: probability, in [0, 1], that an image's label is replaced by the null row, drawn for each image:
-            what classifier-free guidance needs (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
-        vlb: weight, >= 0, of the bound in bits a dimension; .001 is the paper's.
-        offset: standard deviation, >= 0, of an extra noise that all pixels of a channel share: samples may then be
-            brighter or darker as a whole than the noise they start from.
-        pairing: which noise an image gets.
+        times: distribution of the training times.
+        weight: weight of each noise level, defined independently of the target.
+        distance: cost of an error.
+        drop: probability, in [0, 1], that an image's label is replaced by the null embedding, drawn per image;
+            required for classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
+        vlb: weight, >= 0, of the bound in bits per dimension; the paper uses .001.
+        offset: standard deviation, >= 0, of extra noise shared by all pixels of a channel, so that the overall
+            brightness of samples is not tied to that of the initial noise.
+        pairing: assignment of noise to images.
         self_condition: probability, in [0, 1], that a self-conditioned network receives its own first prediction of
-            x_0 in a training step, and zeros otherwise.
+            x_0 in a training step instead of zeros.
     Raises:
         ValueError: drop or self_condition outside [0, 1], or a negative vlb or offset.
     """
@@ -82,7 +82,7 @@ class Objective:
         self.times, self.weight, self.distance, self.drop = times, weight, distance, float(drop)
         self.vlb, self.offset, self.pairing = float(vlb), float(offset), pairing
         self.self_condition = float(self_condition)
-        self._corrects = type(times).correction is not Times.correction  # a factor of 1 need not be multiplied
+        self._corrects = type(times).correction is not Times.correction  # skip multiplying by 1
 
     def __call__(
         self,
@@ -95,11 +95,11 @@ class Objective:
         """The loss of a batch x0 (B, C, H, W).
 
         Args:
-            noise: gives N(0, I) of a tensor's shape.
-            uniform: gives n uniform numbers in [0, 1), float64 on the CPU; called for times, the drop and the
+            noise: returns N(0, I) of a tensor's shape.
+            uniform: returns n uniform numbers in [0, 1), float64 on the CPU; called for times, drop and
                 self-conditioning, in this order.
         Raises:
-            ValueError: vlb > 0, and the network says no variance.
+            ValueError: vlb > 0, but the network outputs no variance.
         """
         schedule, B = denoiser.schedule, len(x0)
         u = uniform(B)
@@ -123,7 +123,7 @@ class Objective:
         loss, bound = mse, None
         if self.vlb:
             below, above = neighbours(schedule, times)
-            fixed = pred._replace(x0=pred.x0.detach())  # the bound shapes the variance alone
+            fixed = pred._replace(x0=pred.x0.detach())  # the bound trains the variance alone
             bound = (schedule.T or 1000) * term(fixed, x0, below, level, above)
             loss = loss + self.vlb * bound
         error = (pred.x0.detach() - x0).square().flatten(1).mean(1)

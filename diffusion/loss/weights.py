@@ -1,4 +1,4 @@
-"""How much each noise level counts, and how far off an answer is: once for all targets."""
+"""Weights of noise levels and distances between predicted and true x_0, independent of the target."""
 
 from abc import ABC, abstractmethod
 
@@ -12,7 +12,7 @@ from diffusion.noise.schedule import Schedule
 
 
 class Weight(ABC):
-    """A factor on the squared error of x_0, so that the loss of a prediction does not depend on the target's words.
+    """A factor on the squared error of x_0, so that the loss of a prediction does not depend on the target.
 
     An error of eps is sqrt(snr) times that of x_0: a weight w on the squared error of eps is snr w here.
     """
@@ -23,7 +23,7 @@ class Weight(ABC):
 
 
 class Unit(Weight):
-    """1 on the squared error of what the network says, whatever that is: the loss most code has."""
+    """1 on the squared error of the network's output, whatever the target: the loss of most implementations."""
 
     def __call__(self, t: Level, target: Target, schedule: Schedule) -> Tensor:
         # A target is linear in (x_0, eps) and x is given, so its error is a known multiple of the error in x_0.
@@ -49,7 +49,7 @@ class Constant(SnrWeight):
 
 
 class ELBO(Weight):
-    """snr |d log snr / dt| / 2: with uniform times the loss is the variational bound, in nats a pixel.
+    """snr |d log snr / dt| / 2: with uniform times the loss is the variational bound, in nats per pixel.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17; |d log snr / dt| = g^2 / sigma^2, ibid. app. L.
     """
@@ -59,11 +59,11 @@ class ELBO(Weight):
         f, g2 = schedule.sde(times)
         slope = (g2 / schedule.scales(times)[1] ** 2).to(t.alpha, non_blocking=True)
         weight = (t.alpha / t.sigma).square() * slope / 2
-        return torch.where(t.alpha > 0, weight, 0.0)  # the limit where no signal is left: 0 times an infinite slope
+        return torch.where(t.alpha > 0, weight, 0.0)  # the limit where no signal remains: 0 times an infinite slope
 
 
 class MinSNR(SnrWeight):
-    """min(snr, gamma). Source: Hang et al. 2023, arXiv:2303.09556, sec. 3.4 (its weight of x_0).
+    """min(snr, gamma). Source: Hang et al. 2023, arXiv:2303.09556, sec. 3.4 (the weight for x_0).
 
     Args:
         gamma: the cap, > 0.
@@ -99,7 +99,7 @@ class P2(SnrWeight):
 
 
 class EDMWeight(SnrWeight):
-    """snr + 1 / sigma_data^2: with the target EDM, 1 on what the network says.
+    """snr + 1 / sigma_data^2: with the target EDM, 1 on the error of the network's output.
 
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 (loss weighting).
 
@@ -120,7 +120,7 @@ class SigmoidWeight(SnrWeight):
     Source: Kingma & Gao 2023, arXiv:2303.00848, tab. 1, as a weight over the training times.
 
     Args:
-        bias: log-SNR at which it is a half.
+        bias: log-SNR at which the sigmoid is 1/2.
     """
 
     def __init__(self, bias: float = 2.0) -> None:
@@ -131,7 +131,7 @@ class SigmoidWeight(SnrWeight):
 
 
 class Distance(ABC):
-    """What an error costs."""
+    """The cost of an error."""
 
     @abstractmethod
     def __call__(self, error: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Huber(Distance):
     """error^2 / 2 up to delta, delta (|error| - delta / 2) beyond.
 
     Args:
-        delta: where it turns straight, > 0.
+        delta: where the cost becomes linear, > 0.
     """
 
     def __init__(self, delta: float = 0.1) -> None:

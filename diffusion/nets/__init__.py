@@ -1,7 +1,7 @@
-"""Networks: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W), and no maths of diffusion."""
+"""Networks: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W). They contain no diffusion maths."""
 
 from diffusion.nets.attention_unet import AttentionUNet
-from diffusion.nets.base import Net as Net  # the contract; the others are networks
+from diffusion.nets.base import Net as Net  # the base class; the others are networks
 from diffusion.nets.block_unet import BlockUNet
 from diffusion.nets.context_unet import ContextUNet
 from diffusion.nets.dit import DiT

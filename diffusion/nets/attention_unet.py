@@ -44,7 +44,7 @@ class Down(nn.Sequential):
 
 
 class Up(nn.Module):
-    """Double the size, join the skip connection, convolve: c_in counts both inputs together."""
+    """Double the size, concatenate the skip connection, convolve; c_in counts the channels of both inputs."""
 
     def __init__(self, c_in: int, c_out: int, dropout: float = 0.0):
         super().__init__()
@@ -59,7 +59,7 @@ class Up(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the pixels, then a two-layer perceptron, each residual and pre-normed."""
+    """Multi-head self-attention over the pixels, then a two-layer perceptron, both pre-norm and residual."""
 
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
@@ -84,22 +84,23 @@ class SelfAttention(nn.Module):
 
 
 class AttentionUNet(Net):
-    """The self-attention U-Net that this project began with; at its default widths 12,919,041 parameters.
+    """The self-attention U-Net this project started from; 12,919,041 parameters at the default widths.
 
-    Level l works at size H / 2^l with widths[l] channels. Every stage but the first adds the clock's sinusoidal
-    code and, if there is a condition, a linear map of its embedding. Attention follows each stage at level 2 or deeper.
+    Level l works at size H / 2^l with widths[l] channels. Every stage but the first adds a sinusoidal encoding of
+    the clock and, if there is a condition, a linear map of its embedding. Attention follows each stage at level
+    `attention` or deeper.
 
     Args:
         channels: channels C of the images.
-        widths: channels of each level, from full size down, each even; its depth is len(widths) - 1 >= 1.
-        heads: attention heads; 32 to 64 channels a head are fast.
+        widths: channels of each level, from full size down, each even; the depth is len(widths) - 1 >= 1.
+        heads: attention heads; 32 to 64 channels per head are fast.
         attention: the shallowest level that has attention.
         dropout: probability, in [0, 1), inside the double convolutions.
-        ones: append a channel of ones to the input. The first GroupNorm divides the image's overall brightness out;
-            beside a constant it can be read again. Matters most for small images of few grey levels.
+        ones: append a channel of ones to the input. The first GroupNorm removes the image's overall brightness; a
+            constant channel lets the network recover it. Matters most for small images of few grey levels.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: fewer than two widths, odd widths, or an image that the depth does not divide.
+        ValueError: fewer than two widths, odd widths, or image sides not divisible by 2^depth.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class AttentionUNet(Net):
     ) -> None:
         super().__init__(channels=channels, **facts)
         if len(widths) < 2 or any(w < 2 or w % 2 for w in widths):
-            raise ValueError(f"AttentionUNet: widths must be two or more even numbers, got {list(widths)}")
+            raise ValueError(f"AttentionUNet: widths must be at least two even numbers, got {list(widths)}")
         self.widths, self.heads, self.attention = tuple(widths), heads, attention
         self.dropout, self.ones = dropout, ones
         self.depth = depth = len(widths) - 1
@@ -137,7 +138,7 @@ class AttentionUNet(Net):
             self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for c in self.stage_widths)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2**self.depth, f"give fewer than {self.depth + 1} widths")
         features = None if self.condition is None else self.condition(y, keep, len(x))
         clock_codes = codes(clock, self.stage_widths)
@@ -152,7 +153,7 @@ class AttentionUNet(Net):
         return self.outc(x)
 
     def modulated(self, stage: int, x: Tensor, clock_code: Tensor, features: Tensor | None) -> Tensor:
-        """The output x of a stage with the clock's code and the condition added, then attended."""
+        """A stage's output x with clock and condition added, followed by the stage's attention."""
         added = clock_code.to(x.dtype)
         if features is not None:
             added = added + self.maps[stage](features)

@@ -1,4 +1,4 @@
-"""The contract of the networks."""
+"""The interface of networks."""
 
 from torch import Tensor, nn
 
@@ -8,9 +8,9 @@ class Net(nn.Module):
 
         forward(x (B, in_channels, H, W), clock (B,), y=None, keep=None) -> (B, out_channels, H, W)
 
-    It knows no mathematics of diffusion: the clock is any real number, and what the output means is up to the target.
-    A subclass has arguments of its own and passes the others on: `super().__init__(channels=channels, **facts)`. A
-    module that does not derive from Net works too; attributes that it lacks count as 0 and False.
+    It contains no diffusion maths: the clock is any real number, and the target defines what the output means.
+    A subclass adds its own arguments and passes the others on: `super().__init__(channels=channels, **facts)`.
+    Modules that do not derive from Net work too; missing attributes count as 0 or False.
 
     Args:
         channels: channels C of the images.
@@ -18,9 +18,9 @@ class Net(nn.Module):
         self_condition: receive 2C channels, the second C the previous prediction of x_0 (see Objective.self_condition).
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
-        image_channels: channels K of an image that is given beside x (see Condition.image); 0 for none.
+        image_channels: channels K of a conditioning image, concatenated to x (see Condition.image); 0 for none.
     Attributes:
-        in_channels: C, or 2C with self_condition, and K more.
+        in_channels: C, or 2C with self_condition, plus K.
         out_channels: C, or 2C with learn_variance.
     """
 
@@ -43,8 +43,8 @@ class Net(nn.Module):
         """The prediction (B, out_channels, H, W) for x (B, in_channels, H, W).
 
         Args:
-            clock: (B,), what the schedule makes of the noise level; see `Schedule.clock`.
+            clock: (B,), the schedule's encoding of the noise level; see `Schedule.clock`.
             y: labels (B,) or context vectors (B, D); None is "no condition" for the whole batch.
-            keep: (B,) bool; False replaces y by the learned null row.
+            keep: (B,) bool; False replaces y by the learned null embedding.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""BlockUNet: a U-Net whose levels are made of a list of blocks."""
+"""BlockUNet: a U-Net with a configurable list of blocks at each level."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ Kind = Literal["res", "conv", "clsAtn", "atn", "chnAtn"]
 
 
 class ConvBlock(nn.Module):
-    """A ConvNeXt block: 7x7 a channel, norm, two-layer perceptron a pixel, layer scale; told by scale and shift.
+    """A ConvNeXt block: depthwise 7x7 convolution, norm, pixelwise two-layer perceptron, layer scale.
 
-    Source: Liu et al. 2022, arXiv:2201.03545, fig. 4; the scale and shift of the norm, starting at none, are ours.
+    Source: Liu et al. 2022, arXiv:2201.03545, fig. 4. The norm's scale and shift by the features are ours.
     """
 
     def __init__(self, channels: int, width: int, dropout: float = 0.0) -> None:
@@ -38,10 +38,10 @@ class ConvBlock(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """x + attention of every pixel to tokens made of the condition; starts as x.
+    """x + cross-attention of every pixel to tokens derived from the condition; initially the identity.
 
-    Keys and values come from the condition alone, so what is added is another mixture for another class. With several
-    tokens it is also another one at each pixel: a softmax over a single key is 1, whatever the query.
+    Keys and values come from the condition alone. Several tokens let the result differ between pixels: a softmax over
+    a single key is 1, whatever the query.
     """
 
     def __init__(self, channels: int, c_dim: int, head_width: int, tokens: int = 4) -> None:
@@ -60,9 +60,9 @@ class ClassAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Efficient channel attention: each channel times a sigmoid of its and its neighbours' means.
+    """Efficient channel attention: each channel times the sigmoid of a convolution over channel means.
 
-        x sigmoid(conv1d_k(mean over pixels)),    k = |log2(C) / 2 + 1 / 2| made odd
+        x sigmoid(conv1d_k(mean over pixels)),    k = |log2(C) / 2 + 1 / 2| rounded to odd
 
     Source: Wang et al. 2020, arXiv:1910.03151, sec. 3.2.
     """
@@ -77,30 +77,31 @@ class ChannelAttention(nn.Module):
 
 
 class BlockUNet(Net):
-    """A U-Net of which every level, on the way down, in the middle and up again, is the same list of blocks.
+    """A U-Net with the same list of blocks at every level, on the way down, in the middle and on the way up.
 
-    Level l works at size H / 2^l with width multiplier^l channels. The blocks keep size and channels:
+    Level l works at size H / 2^l with width multiplier^l channels. Blocks preserve size and channels:
 
-        res     residual block, told clock and condition by its norm's scale and shift
-        conv    ConvNeXt block, told them likewise
+        res     residual block; clock and condition scale and shift its norm
+        conv    ConvNeXt block, conditioned likewise
         clsAtn  class attention: every pixel attends to tokens of the condition
-        atn     multi-head self-attention among patches, of `patch` pixels at full size and half of it a level down
+        atn     multi-head self-attention among patches, of side `patch` at full size, halved at each level
         chnAtn  efficient channel attention
 
     Args:
         channels: channels C of the images.
-        blocks: the list, in order; at least one is res or conv, which hear the clock.
+        blocks: the blocks of a level, in order; at least one is res or conv, which receive the clock.
         width: channels at full size, a multiple of 4.
-        multiplier: channels a level grow by this factor.
-        layers: how often the size is halved, >= 1.
+        multiplier: factor by which the channels grow per level.
+        layers: number of times the size is halved, >= 1.
         t_dim: features of the clock, a multiple of 4.
         c_dim: features of the condition.
-        patch: side of the patches of `atn` at full size, a power of 2; 1 attends among pixels everywhere.
-        head_width: channels an attention head; 32 to 64 are fast.
-        dropout: probability, in [0, 1), inside of res and conv.
+        patch: side of the patches of `atn` at full size, a power of 2; 1 attends among pixels at every level.
+        head_width: channels per attention head; 32 to 64 are fast.
+        dropout: probability, in [0, 1), inside res and conv.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: a list without res and conv, clsAtn without a condition, or an image that the layers do not divide.
+        ValueError: blocks has neither res nor conv, clsAtn has no condition, or image sides are not divisible by
+            2^layers or patch.
     """
 
     def __init__(
@@ -136,21 +137,22 @@ class BlockUNet(Net):
         self.outc = zero(nn.Conv2d(width, self.out_channels, 3, padding=1))
 
     def refuse(self) -> None:
-        """Raise for arguments that make no sense together."""
+        """Raise ValueError for inconsistent arguments."""
         if unknown := set(self.blocks) - set(Kind.__args__):
-            raise ValueError(f"BlockUNet: blocks are {', '.join(Kind.__args__)}; got {', '.join(sorted(unknown))}")
+            known = ", ".join(Kind.__args__)
+            raise ValueError(f"BlockUNet: blocks must be among {known}; got {', '.join(sorted(unknown))}")
         if not {"res", "conv"} & set(self.blocks):
-            raise ValueError(f"BlockUNet: res or conv must be among the blocks, to hear the clock; got {self.blocks}")
+            raise ValueError(f"BlockUNet: blocks must include res or conv, which receive the clock; got {self.blocks}")
         if "clsAtn" in self.blocks and not (self.num_classes or self.context_dim):
             raise ValueError("BlockUNet: clsAtn attends to a condition; give num_classes or leave clsAtn out of blocks")
         if self.layers < 1 or self.multiplier < 1 or self.patch < 1 or self.patch & (self.patch - 1):
             raise ValueError(
-                "BlockUNet: wanted layers and multiplier of 1 or more and patch a power of 2; "
+                "BlockUNet: expected layers and multiplier >= 1 and patch a power of 2; "
                 f"got {self.layers}, {self.multiplier} and {self.patch}"
             )
 
     def level(self, level: int, c: int) -> nn.ModuleList:
-        """The list of blocks for c channels at a level."""
+        """The blocks of a level with c channels."""
         told = self.t_dim + (self.c_dim if self.condition is not None else 0)
         make = {
             "res": lambda: ResBlock(c, c, told, self.dropout),
@@ -162,7 +164,7 @@ class BlockUNet(Net):
         return nn.ModuleList(make[kind]() for kind in self.blocks)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, max(2**self.layers, self.patch), f"give fewer than {self.layers} layers or a smaller patch")
         heard, condition = [self.clock(clock)], None
         if self.condition is not None:

@@ -1,4 +1,4 @@
-"""ContextUNet: the small U-Net of the short course, in which a context multiplies and the time adds."""
+"""ContextUNet: the small U-Net of a short course; the context scales the features, the time shifts them."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class ConvBlock(nn.Module):
             nn.Conv2d(c_out, c_out, 3, padding=1), group_norm(c_out), nn.GELU(),
         )  # fmt: skip
         self.shortcut: nn.Module | None = None
-        if residual:  # made here, once: a convolution made in `forward` would be another one at each call
+        if residual:  # created once: the course creates it anew in every `forward`, so it is never trained
             self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,14 +29,14 @@ class ConvBlock(nn.Module):
 
 
 class Up(nn.Sequential):
-    """Double the size by a transposed convolution, then convolve: (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
+    """Double the size with a transposed convolution, then convolve: (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(nn.ConvTranspose2d(c_in, c_out, 2, 2), ConvBlock(c_out, c_out), ConvBlock(c_out, c_out))
 
 
 class Factor(nn.Module):
-    """The condition as a factor a channel, which starts near 1: embedding, GELU, Linear."""
+    """The condition as one factor per channel, initially near 1: embedding, GELU, Linear."""
 
     def __init__(self, num_classes: int, context_dim: int, width: int) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class Factor(nn.Module):
 
 
 class ContextUNet(Net):
-    """Two levels down to a summary, two up; at each up stage x <- c x + t, with c of the condition, t of the clock.
+    """Two levels down to pooled features, two up; each up stage maps x to c x + t, c from the condition, t the clock.
 
     The network of the short course "How Diffusion Models Work" (its 16x16 sprites: width 64, context_dim 5, pool 4),
-    made right: group norm, so that a picture does not depend on its batch; any size that 4 pool divides; a learned
-    null in place of a context of zeros, which is a context of its own; the clock as waves, not as one number; its
-    shortcut's weights are kept.
+    with these corrections: group norm, so that an image does not depend on its batch; any size divisible by 4 pool; a
+    learned null embedding, because a context of zeros is a valid context; sinusoidal features of the clock instead of
+    one number; a trained shortcut.
 
     Args:
         channels: channels C of the images.
-        width: features at full size, a multiple of 4; twice as many at a quarter of it.
-        pool: the summary is the mean over pool x pool pixels of a quarter's size; 2 for 8x8 images.
+        width: channels at full size, a multiple of 4; doubled at a quarter of the size.
+        pool: side of the average pooling at a quarter of the size; 2 for 8x8 images.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: a width that 4 does not divide, or an image that 4 pool does not divide.
+        ValueError: width is not divisible by 4, or image sides are not divisible by 4 pool.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ContextUNet(Net):
         )  # fmt: skip
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 4 * self.pool, "give a smaller pool")
 
         def tell(x: Tensor, stage: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and FLOPs of its parts for one image, and the memory that it takes."""
+"""The cost of a network: parameters and FLOPs per image of each part, and memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 class Part(NamedTuple):
-    """A part of a network: its name in it, its class, its parameters, its FLOPs for one image."""
+    """A part of a network: name, class, number of parameters, FLOPs per image."""
 
     name: str
     kind: str
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one image takes: FLOPs by module name ("" is the whole network), and bytes kept for the backward pass."""
+    """The cost of one image: FLOPs by module name ("" is the whole network), and bytes kept for the backward pass."""
 
     flops: dict[str, int]
     activations: int
@@ -28,13 +28,13 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Description:
-    """A network in figures; `print(description)` shows the table of `diffusion describe`.
+    """A network's cost; `print(description)` shows the table of `diffusion describe`.
 
     Attributes:
-        title: the network in words.
-        parameters: number of them.
-        flops: of one image; a multiply-add is two.
-        parts: which have all parameters together.
+        title: one-line summary of the network.
+        parameters: total number.
+        flops: per image; a multiply-add counts as two.
+        parts: disjoint parts that together hold all parameters.
         weights: bytes of the parameters.
         activations: bytes kept for the backward pass, per image, in float32.
         batch_size: images per training batch; 0 if unknown.
@@ -50,12 +50,12 @@ class Description:
 
     @property
     def training(self) -> int:
-        """Bytes that training takes without activations: weights, gradients, Adam's two averages, EMA."""
+        """Bytes for training, excluding activations: weights, gradients, Adam's two averages, EMA."""
         return 5 * self.weights
 
     def __str__(self) -> str:
         lines = [
-            f"{self.title}: {self.parameters:,} parameters, {self.flops / 1e9:.3f} GFLOPs an image",
+            f"{self.title}: {self.parameters:,} parameters, {self.flops / 1e9:.3f} GFLOPs per image",
             f"  {'part':14}{'kind':22}{'parameters':>14}{'MFLOPs':>12}",
             *(f"  {p.name:14}{p.kind:22}{p.parameters:14,}{p.flops / 1e6:12.2f}" for p in self.parts),
         ]
@@ -64,20 +64,20 @@ class Description:
         return "\n".join([
             *lines,
             f"memory in float32: weights {size(self.weights)}; training {size(self.training)} (weights, gradients, "
-            f"Adam's two averages, EMA) and {size(self.activations)} of activations an image{batch}",
+            f"Adam's two averages, EMA) and {size(self.activations)} of activations per image{batch}",
         ])  # fmt: skip
 
     __repr__ = __str__
 
 
 def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: int = 0) -> Description:
-    """A network for images of a shape, in figures.
+    """The cost of a network for images of a given shape.
 
     Args:
         net: forward(x, clock, y=None, keep=None), see `docs/design.md`.
         shape: (C, H, W) of an image.
-        hint: what it receives beside x, in words, for the title.
-        batch_size: images per training batch, for the memory that training takes.
+        hint: description of the conditioning image, for the title.
+        batch_size: images per training batch, for the training memory.
     """
     flops, activations = work(net, shape)
     classes, context = (getattr(net, name, 0) for name in ("num_classes", "context_dim"))
@@ -89,7 +89,7 @@ def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: i
 
 
 def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[Part]:
-    """Each child, and each item of a child that is a list."""
+    """The network's children; a ModuleList is split into its items."""
     for name, child in net.named_children():
         items = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
         for key, part in items:
@@ -101,7 +101,7 @@ def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[Part]:
 
 
 def flops_of(name: str, part: nn.Module, flops: dict[str, int]) -> int:
-    """FLOPs of a part; a list of modules is never called itself, so its items are summed."""
+    """FLOPs of a part; a ModuleList is never called itself, so its items are summed."""
     own = flops.get(name)
     return own or sum(flops_of(f"{name}.{key}", child, flops) for key, child in part.named_children())
 
@@ -132,7 +132,7 @@ def work(net: nn.Module, shape: Sequence[int]) -> Work:
 
 
 def example(net: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One image x, clock and condition y that a network takes, all zeros."""
+    """All-zero inputs x, clock and y of a network, for one image."""
     C, H, W = shape
     device = next(net.parameters()).device
     channels = C * (1 + bool(getattr(net, "self_condition", False))) + getattr(net, "image_channels", 0)
@@ -145,9 +145,9 @@ def example(net: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tenso
 
 
 class Kept:
-    """Bytes of the tensors that autograd saves, by storage: views count once, and weights not at all.
+    """Bytes of the tensors that autograd saves, by storage: views count once, weights not at all.
 
-    Each storage is held, so that no address is used twice.
+    Storages are kept alive so that no address is reused.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -156,7 +156,7 @@ class Kept:
         self.held: list[Tensor] = []
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """Note a saved tensor."""
+        """Record a saved tensor."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
             self.sizes[storage.data_ptr()] = storage.nbytes()
@@ -165,7 +165,7 @@ class Kept:
 
 
 def size(count: float) -> str:
-    """Bytes in words: 3 significant digits."""
+    """Human-readable bytes with 3 significant digits."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

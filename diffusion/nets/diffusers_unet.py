@@ -1,4 +1,4 @@
-"""A network of another package as one of ours."""
+"""An adapter for UNet2DModel of diffusers."""
 
 from typing import Any
 
@@ -10,26 +10,26 @@ from diffusion.nets.layers import check
 
 
 class DiffusersUNet(Net):
-    """diffusers' UNet2DModel: its options, our contract. For its design or its weights.
+    """diffusers' UNet2DModel behind the Net interface, for its architecture or its weights.
 
-    Labels become its class labels, and one label more than there are classes is the learned null. It hears the clock
-    as its timestep, which is an index 0 .. 999 in its design: choose a discrete schedule, or one whose clock is 1000 t.
+    Labels become its class labels; one extra label is the learned null. It receives the clock as its timestep, designed
+    as an index 0 .. 999: choose a discrete schedule, or one whose clock is 1000 t.
 
     Args:
-        channels: C of an image.
+        channels: channels C of the images.
         options: arguments of UNet2DModel, such as {"block_out_channels": [32, 64], "layers_per_block": 1}; those that
-            follow from the data (channels, classes) are not among them.
+            follow from the data (channels, classes) are set automatically.
         num_classes: classes of the labels; 0 for none.
     Raises:
         ModuleNotFoundError: diffusers is not installed.
-        ValueError: an option that UNet2DModel does not have, or that follows from the data.
+        ValueError: an option is unknown to UNet2DModel, or follows from the data.
     """
 
     def __init__(self, channels: int = 3, options: dict[str, Any] | None = None, num_classes: int = 0) -> None:
         try:
             from diffusers import UNet2DModel
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("diffusers is missing: pip install 'litdiffusion[diffusers]'") from error
+            raise ModuleNotFoundError("DiffusersUNet needs diffusers: pip install 'litdiffusion[diffusers]'") from error
         super().__init__(channels=channels, num_classes=num_classes)
         self.options = dict(options or {})
         given = {"in_channels": channels, "out_channels": channels}
@@ -40,7 +40,7 @@ class DiffusersUNet(Net):
         try:
             self.body = UNet2DModel(**given, **self.options)
         except TypeError as error:
-            raise ValueError(f"DiffusersUNet: options: {error}; UNet2DModel's arguments are wanted") from error
+            raise ValueError(f"DiffusersUNet: options: {error}; expected arguments of UNet2DModel") from error
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""DiT: a transformer over patches, its norms driven by clock and condition."""
+"""DiT: a transformer over patches with adaptive layer norms driven by clock and condition."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from diffusion.nets.layers import MultiHead, check, modulate, zero
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """Codes (rows columns, width) of the places of a grid: half the column's, half the row's."""
+    """Position encodings (rows columns, width) of a grid: the first half encodes the column, the second the row."""
     row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
     return torch.cat([code(v.flatten(), width // 2) for v in (column, row)], dim=1)
 
 
 class Block(nn.Module):
-    """A transformer block with adaLN-zero: it starts as the identity.
+    """A transformer block with adaLN-zero; initially the identity.
 
-        (a1, b1, g1, a2, b2, g2) = Linear(silu(c)),    starting at 0
+        (a1, b1, g1, a2, b2, g2) = Linear(silu(c)),    initially 0
         x <- x + g1 attention(norm(x) (1 + a1) + b1)
         x <- x + g2 mlp(norm(x) (1 + a2) + b2)
 
@@ -42,22 +42,22 @@ class Block(nn.Module):
 
 
 class DiT(Net):
-    """A transformer on patches of p x p pixels, with adaLN-zero and fixed sine-cosine positions; any image size.
+    """A transformer over patches of p x p pixels, with adaLN-zero and fixed sine-cosine positions; any image size.
 
     The paper's sizes (width, depth, heads): S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1. The clock's features are ours
-    (`embed.features`), as many as theirs.
+    (`embed.features`), in the same number.
 
     Args:
         channels: channels C of the images.
-        patch: side p of a patch, in pixels; it divides height and width. Halving it makes four times the tokens.
-        width: channels of a token, a multiple of 4.
+        patch: side p of a patch in pixels; divides height and width. Halving it quadruples the number of tokens.
+        width: features per token, a multiple of 4.
         depth: number of blocks, >= 1.
-        heads: attention heads; 32 to 64 channels a head are fast.
-        ratio: the perceptrons' inner width in units of width.
+        heads: attention heads; 32 to 64 channels per head are fast.
+        ratio: hidden width of the perceptrons in units of width.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: a width that 4 or the heads do not divide, or an image that the patch does not divide.
+        ValueError: width is not divisible by 4 and heads, or image sides are not divisible by patch.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DiT(Net):
         super().__init__(channels=channels, **facts)
         if width % 4 or min(patch, width, depth) < 1:
             raise ValueError(
-                f"DiT: wanted a width that 4 divides, patch and depth >= 1; got {width}, {patch} and {depth}"
+                f"DiT: expected width a multiple of 4, patch and depth >= 1; got {width}, {patch} and {depth}"
             )
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.clock = ClockEmbedding(256, width)
@@ -86,7 +86,7 @@ class DiT(Net):
         self.start()
 
     def start(self) -> None:
-        """Initial weights: Xavier, small embeddings, and 0 for all that drives or ends a branch (adaLN-zero)."""
+        """Initialise: Xavier, small embeddings, and 0 for the modulation and the output layer (adaLN-zero)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -100,7 +100,7 @@ class DiT(Net):
             zero(module)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, self.patch, "give another patch")
         rows, columns = (n // self.patch for n in x.shape[-2:])
         features = self.clock(clock)

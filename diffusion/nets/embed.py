@@ -1,4 +1,4 @@
-"""How a network hears its clock and its condition."""
+"""Embeddings of the clock and of the condition."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from diffusion.nets.base import Net
 
 
 def code(clock: Tensor, width: int) -> Tensor:
-    """Sinusoidal code of the clock: concat[sin(t w), cos(t w)], w_k = 10000^(-2k / width), k = 0 .. width/2 - 1.
+    """Sinusoidal encoding of the clock: concat[sin(t w), cos(t w)], w_k = 10000^(-2k / width), k = 0 .. width/2 - 1.
 
     Args:
         clock: (B,), an index 0 .. T-1 for discrete schedules; any real number works.
@@ -23,17 +23,17 @@ def code(clock: Tensor, width: int) -> Tensor:
 
 
 def codes(clock: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """`code` of the clock for stages of several widths."""
+    """`code` of the clock at each of several widths."""
     return [code(clock, width) for width in widths]
 
 
 def features(clock: Tensor, width: int) -> Tensor:
-    """Features of any schedule's clock: half of them `code`, half waves of s = sign(t) log(1 + |t|).
+    """Features of any schedule's clock: one half `code`, one half sinusoids of s = sign(t) log(1 + |t|).
 
         concat[code(t, width / 2), sin(s w), cos(s w)],    w_k from 0.5 to 8, evenly in log w
 
-    The code's fastest wave has a period of 2 pi: right for an index 0 .. 999, nearly a straight line over EDM's
-    log(sigma) / 4, which spans 2.7. The logarithm brings both to a few units, and it stays one to one.
+    The fastest sinusoid of `code` has a period of 2 pi: suitable for an index 0 .. 999, but nearly linear over EDM's
+    log(sigma) / 4, which spans 2.7. The logarithm maps both to a few units and is one-to-one.
 
     Args:
         clock: (B,), any real numbers.
@@ -49,16 +49,16 @@ def features(clock: Tensor, width: int) -> Tensor:
 
 
 class ClockEmbedding(nn.Sequential):
-    """The clock (B,) to (B, width): its features, then Linear, SiLU, Linear.
+    """Embedding (B, width) of the clock (B,): its features, then Linear, SiLU, Linear.
 
     Args:
-        waves: features of the clock, a multiple of 4.
-        width: numbers given out.
+        waves: number of clock features, a multiple of 4.
+        width: output features.
     """
 
     def __init__(self, waves: int, width: int) -> None:
         if waves < 4 or waves % 4:
-            raise ValueError(f"the clock's features must be a multiple of 4, got {waves}")
+            raise ValueError(f"the number of clock features must be a multiple of 4, got {waves}")
         super().__init__(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
         self.waves = waves
 
@@ -67,20 +67,20 @@ class ClockEmbedding(nn.Sequential):
 
 
 class ConditionEmbedding(nn.Module):
-    """Labels or context vectors to features, with a learned null row for "no condition".
+    """Embedding of labels or context vectors, with a learned null embedding for "no condition".
 
-    The null row is chosen by `keep`, never by a magic label: an all-zeros context is a condition like any other.
+    `keep` selects the null embedding, never a reserved label or value: an all-zero context is a valid condition.
 
     Args:
         num_classes: number of classes, for labels y (B,) int64 in [0, num_classes); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
-        width: number of features given out.
+        width: output features.
     """
 
     def __init__(self, num_classes: int, context_dim: int, width: int) -> None:
         super().__init__()
         if num_classes and context_dim:
-            raise ValueError("a network takes labels or context vectors, not both: set num_classes or context_dim to 0")
+            raise ValueError("a network takes labels or context vectors, not both; set num_classes or context_dim to 0")
         self.num_classes = num_classes
         self.embed = nn.Embedding(num_classes, width) if num_classes else nn.Linear(context_dim, width)
         self.null = nn.Parameter(torch.randn(width))

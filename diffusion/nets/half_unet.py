@@ -1,4 +1,4 @@
-"""HalfUNet: the way down of a U-Net and a linear layer, for classifiers that hear the noise level."""
+"""HalfUNet: the encoder of a U-Net with a linear head, for classifiers conditioned on the noise level."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,21 @@ from diffusion.nets.layers import Down, PixelAttention, ResBlock, check, group_n
 
 
 class HalfUNet(nn.Module):
-    """Residual blocks told the clock, halved level by level, then the mean over pixels and a linear layer: logits.
+    """Residual blocks conditioned on the clock, downsampled between levels, then mean pooling and a linear head.
 
-    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4 and app. D; they pool by attention.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4 and app. D, which pools by attention.
 
     Args:
         channels: channels C of the images.
         width: channels at full size, a multiple of 4.
-        mults: channels of each level in units of width; one more level halves the size once more.
-        blocks: residual blocks a level, >= 1.
+        mults: channels of each level in units of width; each further level halves the size.
+        blocks: residual blocks per level, >= 1.
         attention: levels with attention after each block.
-        head_width: channels an attention head; 32 to 64 are fast.
-        dropout: probability, in [0, 1), inside of the residual blocks.
+        head_width: channels per attention head; 32 to 64 are fast.
+        dropout: probability, in [0, 1), inside the residual blocks.
         num_classes: number of logits.
     Raises:
-        ValueError: attention at a level that is not there, or an image that the levels do not divide.
+        ValueError: attention names a level that does not exist, or image sides are not divisible by 2^(levels - 1).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class HalfUNet(nn.Module):
         last = len(mults) - 1
         if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                "HalfUNet: wanted mults of 1 or more, blocks >= 1, and attention at levels "
+                "HalfUNet: expected mults >= 1, blocks >= 1, and attention at levels "
                 f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
             )
         self.channels, self.width, self.mults, self.blocks = channels, width, tuple(mults), blocks

@@ -1,4 +1,4 @@
-"""What several networks are built of: norms, attention, residual blocks, and the check of what comes in."""
+"""Shared building blocks of networks: norms, attention, residual blocks, and input validation."""
 
 from math import gcd
 from typing import Literal
@@ -8,47 +8,47 @@ from torch.nn import functional as F
 
 
 def check(net: nn.Module, x: Tensor, step: int = 1, remedy: str = "") -> None:
-    """Refuse images that a network was not made for: other channels, or a height or width that `step` does not divide.
+    """Validate the network's input x (B, C, H, W).
 
     Raises:
-        ValueError: the message says what to do.
+        ValueError: x has the wrong number of channels, or a height or width not divisible by `step`.
     """
     name, H, W = type(net).__name__, *x.shape[-2:]
     if x.shape[1] != (wanted := net.in_channels):
-        raise ValueError(f"{name}: made for {wanted} channels, got images of {x.shape[1]}")
+        raise ValueError(f"{name}: expected {wanted} channels, got images of {x.shape[1]}")
     if H % step or W % step:
         pad = [-(-n // step) * step for n in (H, W)]
-        raise ValueError(f"{name}: {H}x{W} does not divide by {step}; pad to {pad[0]}x{pad[1]} or {remedy}")
+        raise ValueError(f"{name}: {H}x{W} is not divisible by {step}; pad to {pad[0]}x{pad[1]} or {remedy}")
 
 
 def heads_of(channels: int, head_width: int) -> int:
-    """The number of heads of `head_width` channels; fewer channels than that are one head.
+    """The number of heads of `head_width` channels each, at least 1.
 
     Raises:
-        ValueError: the head width does not divide the channels.
+        ValueError: head_width does not divide channels.
     """
     if head_width < 1 or channels > head_width and channels % head_width:
-        raise ValueError(f"attention: a head width of {head_width} does not divide {channels} channels")
+        raise ValueError(f"attention: head_width {head_width} does not divide {channels} channels")
     return max(1, channels // head_width)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups, each of at least 4 channels: in a group of one, what is added before it is taken out again.
+    """At most 32 groups of at least 4 channels; a group of one channel would cancel any constant added to it.
 
-    The rule of the networks of Karras et al. 2022, arXiv:2206.00364.
+    The rule of Karras et al. 2022, arXiv:2206.00364.
     """
     return nn.GroupNorm(gcd(channels, min(32, max(1, channels // 4))), channels)
 
 
 def zero(module: nn.Module) -> nn.Module:
-    """The module with all its parameters 0, so that the branch that it ends starts as nothing."""
+    """The module with all parameters set to 0, so that a residual branch ending in it is initially 0."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
 
 
 class MultiHead(nn.Module):
-    """Multi-head self-attention over tokens (B, N, c_in), of `width` channels inside.
+    """Multi-head self-attention over tokens (B, N, c_in) with `width` inner channels.
 
         softmax(q k^T / sqrt(width / heads)) v
 
@@ -72,7 +72,7 @@ class MultiHead(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """x + self-attention among the pixels of x (B, C, H, W), or among its patches of p x p pixels; starts as x."""
+    """x + self-attention among the pixels of x (B, C, H, W), or its p x p patches; initially the identity."""
 
     def __init__(self, channels: int, head_width: int = 64, patch: int = 1) -> None:
         super().__init__()
@@ -88,18 +88,18 @@ class PixelAttention(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), told the features by the second norm; starts as its shortcut.
+    """x + conv(silu(norm(conv(silu(norm(x)))))), conditioned through the second norm; initially its shortcut.
 
         scale_shift:  norm(h) (1 + a) + b,    (a, b) = Linear(features)
         else:         norm(h + b),            b = Linear(features)
 
-    With `resample` both branches are halved (mean of 2x2) or doubled (nearest) on the way.
+    With `resample` both branches are downsampled (2x2 mean) or upsampled (nearest) by 2.
     Source: Ho et al. 2020, arXiv:2006.11239, app. B; Dhariwal and Nichol 2021, arXiv:2105.05233, sec. 3.
 
     Args:
-        c_in: channels in.
-        c_out: channels out; the shortcut is a 1x1 convolution where they differ.
-        width: number of features of clock and condition.
+        c_in: input channels.
+        c_out: output channels; the shortcut is a 1x1 convolution where they differ.
+        width: number of conditioning features.
     """
 
     def __init__(
@@ -135,14 +135,14 @@ class ResBlock(nn.Module):
 
 
 class Down(nn.Conv2d):
-    """Halve the size by a 3x3 convolution of stride 2."""
+    """Halve the size with a 3x3 convolution of stride 2."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, stride=2, padding=1)
 
 
 class Up(nn.Conv2d):
-    """Double the size (nearest), then a 3x3 convolution."""
+    """Double the size (nearest neighbour), then a 3x3 convolution."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, padding=1)
@@ -152,5 +152,5 @@ class Up(nn.Conv2d):
 
 
 def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """h (B, N, C) (1 + scale) + shift, each (B, C)."""
+    """h (1 + scale) + shift, for h (B, N, C) and scale, shift (B, C)."""
     return h * (1 + scale[:, None]) + shift[:, None]

@@ -1,4 +1,4 @@
-"""ResidualMLP: a residual perceptron, for points of the plane and other small vectors."""
+"""ResidualMLP: a residual perceptron for points in the plane and other small vectors."""
 
 from collections.abc import Sequence
 from math import prod
@@ -13,7 +13,7 @@ from diffusion.nets.layers import check, zero
 
 
 class Block(nn.Module):
-    """h + Linear(silu(Linear(silu(norm(h) (1 + a) + b)))), (a, b) = Linear(features); starts as the identity."""
+    """h + Linear(silu(Linear(silu(norm(h) (1 + a) + b)))), (a, b) = Linear(features); initially the identity."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -27,18 +27,18 @@ class Block(nn.Module):
         return h + self.body(self.norm(h) * (1 + a) + b)
 
 
-class ResidualMLP(Net):  # `MLP` alone is torchvision's too, so it would be no short name in a config
-    """A residual perceptron over all numbers of an image at once; points of the plane are images (2, 1, 1).
+class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the short name in a config ambiguous
+    """A residual perceptron over the flattened image; points in the plane are images (2, 1, 1).
 
     Args:
         channels: channels C of the images; for points, their number of coordinates.
         size: height and width of the images.
         width: features of the hidden layers, a multiple of 4.
         depth: residual blocks, >= 1.
-        dropout: probability, in [0, 1), inside of the blocks.
+        dropout: probability, in [0, 1), inside the blocks.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: images of another size.
+        ValueError: images of a different size, or invalid size or depth.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ResidualMLP(Net):  # `MLP` alone is torchvision's too, so it would be no s
         super().__init__(channels=channels, **facts)
         if len(size) != 2 or min(*size, depth) < 1:
             raise ValueError(
-                f"ResidualMLP: wanted a size of height and width, and depth >= 1; got {list(size)} and {depth}"
+                f"ResidualMLP: expected size [height, width] and depth >= 1, got {list(size)} and {depth}"
             )
         self.size, self.width, self.depth, self.dropout = tuple(size), width, depth, dropout
         pixels = prod(size)
@@ -64,11 +64,11 @@ class ResidualMLP(Net):  # `MLP` alone is torchvision's too, so it would be no s
         self.outc = zero(nn.Linear(width, self.out_channels * pixels))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x)
         if (came := tuple(x.shape[-2:])) != self.size:
             raise ValueError(
-                f"ResidualMLP: made for images of size {list(self.size)}, got {list(came)}; give size {list(came)}"
+                f"ResidualMLP: expected images of size {list(self.size)}, got {list(came)}; set size {list(came)}"
             )
         features = self.clock(clock)
         if self.condition is not None:
@@ -77,4 +77,4 @@ class ResidualMLP(Net):  # `MLP` alone is torchvision's too, so it would be no s
         h = self.inc(x.flatten(1))
         for block in self.blocks:
             h = block(h, features)
-        return self.outc(h).unflatten(1, (-1, *self.size))  # no norm: a straight way from x to what is said
+        return self.outc(h).unflatten(1, (-1, *self.size))  # no norm, so that the output can scale with x

@@ -1,4 +1,4 @@
-"""How fast a network is computed, never what: precision, compilation, memory against time."""
+"""Speed and memory of a network, without effect on its results: timing, compilation, recomputation."""
 
 import functools
 import shutil
@@ -11,24 +11,24 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-STEP = 0.3  # seconds of the processor that a step takes by which ways to compute are compared, at most about
-ROUNDS = 5  # of such steps
+STEP = 0.3  # approximate upper bound, in seconds of CPU time, of a step used to compare implementations
+ROUNDS = 5  # of timed steps
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("default", "reduce-overhead", "max-autotune")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies matrices in bf16 (Intel's AMX).
+    """Whether this processor has bf16 matrix multiplication (Intel's AMX).
 
-    AVX512-bf16 alone does not count: training in it takes 1.3 to 1.4 times as long as in float32.
+    AVX512-bf16 alone does not count: training with it takes 1.3 to 1.4 times as long as in float32.
     """
     info = Path("/proc/cpuinfo")
     return info.exists() and "amx_bf16" in info.read_text()
 
 
 def affordable(step: Callable[[int], object], most: int, few: int = 4) -> int:
-    """A number of images, at most `most`, whose step takes about `STEP` seconds of the processor or less."""
+    """A number of images, at most `most`, whose step takes at most about `STEP` seconds of CPU time."""
     few = min(few, most)
     step(few)  # warms up
     begun = time.process_time()
@@ -38,9 +38,9 @@ def affordable(step: Callable[[int], object], most: int, few: int = 4) -> int:
 
 
 def interleaved(steps: list[Callable[[], object]], rounds: int = ROUNDS) -> list[list[float]]:
-    """The processor's seconds of each of some steps, `rounds` times in turn, after one that warms each up.
+    """CPU seconds of each step, measured alternately for `rounds` rounds, after one warm-up each.
 
-    The processor's time and not the clock's: other programs on the machine hardly change it.
+    CPU time rather than wall-clock time: it is hardly affected by other programs on the machine.
     """
     for step in steps:
         step()
@@ -54,33 +54,33 @@ def interleaved(steps: list[Callable[[], object]], rounds: int = ROUNDS) -> list
 
 
 def clearly_fastest(spent: list[list[float]]) -> int:
-    """The place of the fastest of some ways, each measured several times; 0 unless all of its times are shorter than
-    all of the first one's."""
+    """The index of the fastest candidate, each measured several times; 0 unless all of its times are shorter than
+    all times of the first."""
     best = min(range(len(spent)), key=lambda k: sum(spent[k]))
     return best if max(spent[best]) < min(spent[0]) else 0
 
 
 def compiled(net: nn.Module, mode: str = "default") -> nn.Module:
-    """The network, compiled in place by `torch.compile` at its first call: the names of its weights stay.
+    """The network, compiled in place by `torch.compile` on its first call; the names of its weights are unchanged.
 
     Args:
-        mode: "default"; "reduce-overhead" adds CUDA graphs, "max-autotune" tries kernels for minutes.
+        mode: "default"; "reduce-overhead" adds CUDA graphs, "max-autotune" searches kernels for minutes.
     Raises:
-        ValueError: an unknown mode, or no compiler on this machine.
+        ValueError: the mode is unknown, or no C++ compiler is installed.
     """
     if mode not in MODES:
-        raise ValueError(f"compile: there is no mode {mode!r}; there are: {', '.join(MODES)}")
+        raise ValueError(f"compile: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise ValueError("compile: torch.compile needs a C++ compiler, and there is none here; install g++")
+        raise ValueError("compile: torch.compile needs a C++ compiler, but none was found; install g++")
     net.compile(mode=None if mode == "default" else mode)
     return net
 
 
 def recomputed(net: nn.Module) -> nn.Module:
-    """The network, which from now on keeps of each block only its input, and computes the rest again to go backwards.
+    """The network with gradient checkpointing: each block keeps only its input and is recomputed in the backward pass.
 
-    About a third more time, a fraction of the memory; gradients and the names of the weights stay as they are. Blocks
-    are the topmost children that are no mere containers.
+    About a third more time, a fraction of the memory; gradients and the names of the weights are unchanged. Blocks
+    are the topmost children that are not mere containers.
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
     for block in blocks(net):
@@ -89,7 +89,7 @@ def recomputed(net: nn.Module) -> nn.Module:
 
 
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """The topmost children of a network that are no mere containers and have weights."""
+    """The topmost children of a network that have weights and are not mere containers."""
     for child in net.children():
         if type(child) in CONTAINERS:
             yield from blocks(child)
@@ -105,7 +105,7 @@ def _recompute(block: nn.Module, *args, **options):
 
 
 def seconds_of(step: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
-    """The shortest time of a step, after one that warms up; on a GPU, until it is done."""
+    """The shortest time of a step in seconds, after one warm-up; on a GPU, until it has finished."""
     spent = []
     for _ in range(rounds + 1):
         begun = time.perf_counter()

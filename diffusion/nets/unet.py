@@ -13,7 +13,7 @@ from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, gro
 
 
 class Stage(nn.Module):
-    """A residual block, and attention where the level has it."""
+    """A residual block, followed by attention if the level has it."""
 
     def __init__(self, block: ResBlock, attention: nn.Module) -> None:
         super().__init__()
@@ -26,29 +26,30 @@ class Stage(nn.Module):
 class UNet(Net):
     """The U-Net of residual blocks and attention of DDPM, improved DDPM and ADM.
 
-    Level l works at size H / 2^l with width mults[l] channels. Each of its `blocks` blocks and each halving leaves a
-    skip connection, which one of the blocks + 1 of the way up joins. Clock and condition are added up and told to
-    every residual block. The last convolution of each branch, and of the network, starts at 0.
+    Level l works at size H / 2^l with width mults[l] channels. Each of its `blocks` blocks and each downsampling
+    leaves a skip connection, which one of the blocks + 1 on the way up concatenates. Every residual block is
+    conditioned on the sum of clock and condition embeddings. The last convolution of each branch, and of the network,
+    is initially 0.
 
-    The defaults but for scale_shift, head_width and dropout are DDPM's for CIFAR-10; with scale_shift False they give
-    its 35.7 million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
+    The defaults, except scale_shift, head_width and dropout, are DDPM's for CIFAR-10; scale_shift False gives its 35.7
+    million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
     Source: Ho et al. 2020, arXiv:2006.11239, app. B; Nichol and Dhariwal 2021, arXiv:2102.09672; Dhariwal and Nichol
-    2021, arXiv:2105.05233, sec. 3. The clock's features are ours (`embed.features`), as many as theirs.
+    2021, arXiv:2105.05233, sec. 3. The clock's features are ours (`embed.features`), in the same number.
 
     Args:
         channels: channels C of the images.
         width: channels at full size, a multiple of 4.
-        mults: channels of each level in units of width; one more level halves the size once more.
-        blocks: residual blocks a level, >= 1.
+        mults: channels of each level in units of width; each further level halves the size.
+        blocks: residual blocks per level, >= 1.
         attention: levels with attention after each block. Level 1 of a 32x32 image has 16x16 pixels.
-        head_width: channels an attention head; 32 to 64 are fast.
+        head_width: channels per attention head; 32 to 64 are fast.
         scale_shift: the features scale and shift the second norm (ADM); False adds them before it (DDPM).
-        resample_in_blocks: halve and double inside of residual blocks (ADM), not by a convolution (DDPM).
-        dropout: probability, in [0, 1), inside of the residual blocks.
+        resample_in_blocks: downsample and upsample inside residual blocks (ADM), not with a convolution (DDPM).
+        dropout: probability, in [0, 1), inside the residual blocks.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
-        ValueError: attention at a level that is not there, a head width that does not divide a level's channels,
-            or an image that the levels do not divide.
+        ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
+            sides are not divisible by 2^(levels - 1).
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class UNet(Net):
         last = len(mults) - 1
         if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                "UNet: wanted mults of 1 or more, blocks >= 1, and attention at levels "
+                "UNet: expected mults >= 1, blocks >= 1, and attention at levels "
                 f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
             )
         self.width, self.mults, self.blocks = width, tuple(mults), blocks
@@ -106,7 +107,7 @@ class UNet(Net):
         self.outc = zero(nn.Conv2d(c, self.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at clock (B,) -> (B, C, H, W); more channels in or out if so made."""
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
         features = self.clock(clock)
         if self.condition is not None:

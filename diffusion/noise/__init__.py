@@ -1,4 +1,4 @@
-"""Noise: levels, schedules, where training looks and where sampling stops. Needs torch alone."""
+"""Noise: levels, schedules, training-time distributions and sampling grids. Depends only on torch."""
 
 from diffusion.noise.continuous import VE, VP, Flow, Karras, SubVP
 from diffusion.noise.discrete import ConstantBeta, Cosine, Discrete, Linear, Quadratic, ScaledLinear, Sigmoid

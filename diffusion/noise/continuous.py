@@ -1,4 +1,4 @@
-"""The continuous schedules: two lines of maths each, and the inverse."""
+"""Continuous schedules, each with its closed-form inverse."""
 
 import math
 
@@ -21,7 +21,7 @@ class VP(Schedule):
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         if not 0 < beta_min < beta_max:
-            raise ValueError(f"{type(self).__name__}: 0 < beta_min < beta_max, got {beta_min} and {beta_max}")
+            raise ValueError(f"{type(self).__name__}: expected 0 < beta_min < beta_max, got {beta_min} and {beta_max}")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class SubVP(VP):
         return alpha, sigma**2
 
     def exact_time(self, log_snr: Tensor) -> Tensor:
-        """VP's, at its log-SNR: log_snr + log sigma, with sigma the root of snr sigma^2 + sigma = 1."""
+        """VP's inverse at log_snr + log sigma, where sigma is the root of snr sigma^2 + sigma = 1."""
         log_snr = log_snr.clamp(max=700.0)  # beyond, t is 0 to the last bit and exp overflows
         return super().exact_time(log_snr - ((1 + (1 + 4 * log_snr.exp()).sqrt()) / 2).log())
 
@@ -58,14 +58,15 @@ class VE(Schedule):
 
     Args:
         sigma_min: smallest noise in units of the image, > 0.
-        sigma_max: largest noise, > sigma_min; what sampling starts from.
+        sigma_max: largest noise, > sigma_min; sampling starts here.
     """
 
     t_min = 0.0
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"{type(self).__name__}: 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+            name = type(self).__name__
+            raise ValueError(f"{name}: expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.prior_std = sigma_max
 
@@ -79,7 +80,7 @@ class VE(Schedule):
 
 
 class Karras(VE):
-    """EDM: alpha = 1, sigma^(1/rho) linear in t; the network hears log(sigma) / 4.
+    """EDM: alpha = 1, sigma^(1/rho) linear in t; the network receives log(sigma) / 4.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 5 and tab. 1.
 
@@ -107,7 +108,7 @@ class Karras(VE):
 
 
 class Flow(Schedule):
-    """Straight paths of flow matching: alpha = 1 - t, sigma = t. No signal is left at t = 1.
+    """Straight paths of flow matching: alpha = 1 - t, sigma = t. No signal remains at t = 1.
 
     Source: Lipman et al. 2023, arXiv:2210.02747, eq. 22 (sigma_min 0); Liu et al. 2023, arXiv:2209.03003.
     """

@@ -1,4 +1,4 @@
-"""The discrete schedules of DDPM and its followers: betas in, tables of alpha and sigma out."""
+"""Discrete schedules of DDPM and its successors: tables of alpha and sigma derived from the betas."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion.noise.schedule import Schedule
 
-SNAP = 1e-3  # a time this close to a table entry, in units of the index, is that entry
+SNAP = 1e-3  # times within this distance of a table entry, in units of the index, snap to it
 
 
 class Tables(NamedTuple):
@@ -27,19 +27,19 @@ class Discrete(Schedule):
 
         alpha_i^2 = prod_{j <= i} (1 - beta_j),    sigma_i^2 = 1 - alpha_i^2
 
-    Exact on the table and linear in log-SNR between its entries; where that ends at -inf (zero_snr), alpha is linear
-    in the last interval. A subclass gives `betas`, which is called once, at the first use of the tables.
+    Exact at the table entries and linear in log-SNR between them; where log-SNR ends at -inf (zero_snr), alpha is
+    linear in the last interval. Subclasses define `betas`, which is called once, when the tables are first used.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 4.
 
     Args:
         T: number of diffusion steps, >= 2.
-        zero_snr: shift and scale alpha so that alpha_T = 0 exactly and alpha_0 stays: no signal is left at t = 1.
-            Source: Lin et al. 2023, arXiv:2305.08891, alg. 1. Such a schedule refuses the targets Eps and Score.
+        zero_snr: shift and scale alpha so that alpha_T = 0 exactly and alpha_0 is kept: no signal remains at t = 1.
+            Source: Lin et al. 2023, arXiv:2305.08891, alg. 1. Incompatible with the targets Eps and Score.
     Raises:
-        ValueError: T < 2; at the first use of the tables, a beta outside (0, 1).
+        ValueError: T < 2; on first use of the tables, a beta outside (0, 1).
     Warns:
-        UserWarning: alpha-bar at T is above 1e-3, so that sampling starts from noise the network never saw; at
-            the first use of the tables, too.
+        UserWarning: on first use of the tables, alpha-bar at T is above 1e-3, so that sampling starts from a noise
+            level the network was never trained on.
     """
 
     def __init__(self, T: int = 1000, zero_snr: bool = False) -> None:
@@ -50,8 +50,8 @@ class Discrete(Schedule):
 
     @cached_property
     def tables(self) -> Tables:
-        """alpha, sigma and log-SNR of all T levels, made on first use: by then a subclass has all its fields."""
-        # Not by the rules of whoever happens to ask first: such tensors would be of no use to a training step.
+        """alpha, sigma and log-SNR of all T levels, computed on first use, when a subclass has all its fields."""
+        # The first caller may be in inference mode, whose tensors cannot be used in a training step.
         with torch.inference_mode(False), torch.no_grad():
             betas = self.betas().double()
             if not (bool((betas > 0).all()) and bool((betas < 1).all())):
@@ -69,7 +69,7 @@ class Discrete(Schedule):
             warnings.warn(
                 f"{type(self).__name__}: alpha-bar at T = {self.T} is {abar[-1]:.2g}, above 1e-3: training never "
                 "reaches pure noise, but sampling starts from it, so brightness and contrast of samples will be off. "
-                "Keep rescale on, or raise beta_end or T",
+                "Keep rescale=True, or raise beta_end or T",
                 stacklevel=3,
             )
         return tables
@@ -91,7 +91,7 @@ class Discrete(Schedule):
         """The T one-step variances beta_0 .. beta_{T-1}, each in (0, 1)."""
 
     def index(self, t: Tensor) -> Tensor:
-        """The table index of time t: -1 is clean, T - 1 is t = 1; whole numbers are snapped."""
+        """The table index of time t: -1 is clean, T - 1 is t = 1; near-integers are rounded."""
         i = t.double() * self.T - 1
         k = i.round()
         return torch.where((i - k).abs() < SNAP, k, i)
@@ -127,7 +127,7 @@ class Discrete(Schedule):
         """
         log_snrs = self.tables.log_snrs
         i = self.index(t)
-        j = (i.ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t: where sampling goes
+        j = (i.ceil().long() - 1).clamp(0, self.T - 2)  # the interval below t, which sampling enters next
         slope = (log_snrs[j + 1] - log_snrs[j]) * self.T
         var = self.scales(t)[1] ** 2
         f = var * slope / 2
@@ -146,10 +146,10 @@ class Discrete(Schedule):
 
 
 class Ramp(Discrete):
-    """A rise from beta_start to beta_end, written for 1,000 steps and rescaled by 1000 / T to any other T.
+    """A ramp from beta_start to beta_end, defined for 1,000 steps and rescaled by 1000 / T for any other T.
 
-    Without the rescaling alpha-bar at T is .364 for T = 100: sampling would start from a prior never trained.
-    Rescaled betas are clipped at .999, which acts below T = 21 at the default ends.
+    Without rescaling, alpha-bar at T is .364 for T = 100: sampling would start from a prior the network was never
+    trained on. Rescaled betas are clipped at .999, which takes effect below T = 21 for the default endpoints.
 
     Args:
         T: number of diffusion steps, >= 2.
@@ -176,7 +176,7 @@ class Ramp(Discrete):
 
     @abstractmethod
     def rise(self, u: Tensor) -> Tensor:
-        """beta at the fraction u in [0, 1] of the way (T,), from beta_start to beta_end."""
+        """beta at the fractions u (T,) in [0, 1] of the way from beta_start to beta_end."""
 
 
 class Linear(Ramp):
@@ -198,7 +198,7 @@ class Quadratic(Ramp):
 
 
 class ScaledLinear(Quadratic):
-    """Quadratic between Stable Diffusion's ends, .00085 and .012; some signal is left at T, as there.
+    """Quadratic with Stable Diffusion's endpoints, .00085 and .012; as there, some signal remains at T.
 
     Source: Rombach et al. 2022, arXiv:2112.10752 (their configuration).
     """
@@ -215,7 +215,7 @@ class ScaledLinear(Quadratic):
 
 
 class ConstantBeta(Discrete):
-    """One and the same beta at every step, beta 1000 / T: the simplest chain. Source: Sohl-Dickstein et al. 2015.
+    """The same beta at every step, beta 1000 / T: the simplest chain. Source: Sohl-Dickstein et al. 2015.
 
     Args:
         T: number of diffusion steps, >= 2.
@@ -247,7 +247,7 @@ class Cosine(Discrete):
     Args:
         T: number of diffusion steps, >= 2.
         s: offset that keeps the first betas from vanishing, > 0.
-        max_beta: the clip, in (0, 1).
+        max_beta: upper bound of the betas, in (0, 1).
         zero_snr: see Discrete.
     """
 

@@ -1,9 +1,9 @@
-"""Randomness that can be repeated: a function of (seed, step, rank) or of (seed, image), and of nothing else."""
+"""Reproducible randomness: a function of (seed, step, rank) or of (seed, image) only."""
 
 import torch
 from torch import Tensor
 
-GOLDEN = 0.6180339887498949  # frac(k * GOLDEN) is spread evenly over [0, 1) for any run of consecutive k
+GOLDEN = 0.6180339887498949  # frac(k * GOLDEN) is evenly spread over [0, 1) for any run of consecutive k
 
 
 def seed_of(*key: int) -> int:
@@ -22,9 +22,9 @@ def _generator(device: torch.device | str, *key: int) -> torch.Generator:
 
 
 def seed_streams(device: torch.device, *key: int) -> None:
-    """Seed torch's own streams on the CPU and on this device, which dropout draws from.
+    """Seed torch's global generators on the CPU and on this device, which dropout draws from.
 
-    What `torch.manual_seed` does to them, without the other kinds of devices, which take it a millisecond.
+    Equivalent to `torch.manual_seed` for these generators, without the millisecond it spends on other backends.
     """
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
@@ -55,12 +55,12 @@ class StepDraws:
 
 
 class FixedDraws:
-    """The same noise and evenly spread times at every validation, so that curves can be compared between runs.
+    """The same noise and evenly spread times in every validation, so that curves are comparable between runs.
 
-    Image k of the whole set always gets the same noise and the uniform number frac((k + 1/2) GOLDEN).
+    Image k of the validation set always gets the same noise and the uniform number frac((k + 1/2) GOLDEN).
 
     Args:
-        indices: (B,) places of the batch's images in the whole validation set.
+        indices: (B,) positions of the batch's images in the validation set.
     """
 
     def __init__(self, seed: int, indices: Tensor) -> None:
@@ -74,18 +74,18 @@ class FixedDraws:
 
 
 class ImageDraws:
-    """Noise for sampling, image by image, from (seed, index): a picture does not depend on the batch it is made in.
+    """Per-image sampling noise from (seed, index): an image does not depend on the batch it is sampled in.
 
-    Drawn on the CPU, so that a seed gives the same picture on every device.
+    Drawn on the CPU, so that a seed gives the same image on every device.
 
     Args:
-        indices: the images' numbers in the whole set that is sampled.
+        indices: the images' positions in the full set of samples.
     """
 
     def __init__(self, seed: int, indices: list[int] | range) -> None:
         self._generators = [_generator("cpu", seed, i) for i in indices]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """N(0, I) of x's shape (B, ...), row i from the i-th image's own stream."""
+        """N(0, I) of x's shape (B, ...), row i from the generator of the i-th image."""
         rows = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
         return torch.stack(rows).to(x.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Where sampling stops: n times from noise to almost clean; the clean level itself follows the last one."""
+"""Sampling grids: n times from noise to almost clean; the clean level itself follows the last one."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,7 +11,7 @@ from diffusion.noise.schedule import Schedule
 Grid = Literal["trailing", "leading", "linspace", "quadratic", "karras", "log_snr"]
 
 RHO = 7  # EDM's spacing of sigma
-NEARLY = 0.999  # stands in for t = 1 where that has no signal and so no log-SNR
+NEARLY = 0.999  # replaces t = 1 where no signal remains and log-SNR is -inf
 
 
 def trailing(schedule: Schedule, n: int) -> Tensor:
@@ -20,10 +20,10 @@ def trailing(schedule: Schedule, n: int) -> Tensor:
 
 
 def leading(schedule: Schedule, n: int) -> Tensor:
-    """Indices floor(k T / n), k = n-1 .. 0: ends at index 0, starts short of noise; what DDIM's code does.
+    """Indices floor(k T / n), k = n-1 .. 0: ends at index 0, starts short of pure noise; as in DDIM's code.
 
-    That code steps by floor(T / n), which leaves most of the noisy half out when n does not divide T (T = 500,
-    n = 300 would start at index 299); here the n indices always span the schedule. Equal where n divides T.
+    That code uses a stride of floor(T / n), which skips much of the noisy half when n does not divide T (T = 500,
+    n = 300 would start at index 299); here the n indices always span the schedule. Identical where n divides T.
     """
     T = schedule.T or 1000
     k = torch.arange(n - 1, -1, -1, dtype=torch.float64)
@@ -36,9 +36,9 @@ def linspace(schedule: Schedule, n: int) -> Tensor:
 
 
 def quadratic(schedule: Schedule, n: int) -> Tensor:
-    """(k / n)^2, k = n .. 1: most steps near the image. Source: Song et al. 2021, arXiv:2010.02502, app. D.2.
+    """(k / n)^2, k = n .. 1: most steps at low noise. Source: Song et al. 2021, arXiv:2010.02502, app. D.2.
 
-    On a table of T levels the k-th from the end is at least k levels up, so that none comes twice.
+    On a table of T levels, the k-th time from the end is at least k levels up, so that no level is repeated.
     """
     k = torch.arange(n, 0, -1, dtype=torch.float64)
     t = (k / n) ** 2
@@ -66,14 +66,14 @@ def _ends(schedule: Schedule) -> tuple[Tensor, Tensor]:
 
 
 def _between(schedule: Schedule, n: int, log_snr: Tensor) -> Tensor:
-    """The times of these log-SNRs, which start at t = 1 and end at t_min to the bit."""
+    """The times of these log-SNRs; the first is exactly t = 1 and the last exactly t_min."""
     t = schedule.time(log_snr)
     t[-1], t[0] = schedule.t_min, 1.0  # in this order: a single step starts from noise
     return t
 
 
 def _snap(t: Tensor, schedule: Schedule) -> Tensor:
-    """The nearest levels that a discrete network was trained on; a continuous schedule takes any time."""
+    """The nearest levels of a discrete schedule's table; a continuous schedule keeps any time."""
     return (t * schedule.T).round().clamp(min=1) / schedule.T if schedule.T else t
 
 
@@ -88,8 +88,8 @@ def times(grid: Grid, schedule: Schedule, n: int) -> Tensor:
         ValueError: n < 1, n above T, or an unknown grid.
     """
     if grid not in GRIDS:
-        raise ValueError(f"unknown grid {grid!r}; there are {', '.join(GRIDS)}")
+        raise ValueError(f"unknown grid {grid!r}; choose one of {', '.join(GRIDS)}")
     if n < 1 or (schedule.T and n > schedule.T):
-        limit = f"1 .. {schedule.T}, the schedule's levels" if schedule.T else "at least 1"
+        limit = f"1 .. {schedule.T}, the number of levels" if schedule.T else "at least 1"
         raise ValueError(f"sampling steps must be {limit}; got {n}")
     return GRIDS[grid](schedule, n)

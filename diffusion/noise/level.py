@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """One noise level, or one a sample. The fields share a shape: () while sampling, (B, 1, ..., 1) while training.
+    """One noise level, or one per image. The fields share a shape: () while sampling, (B, 1, ..., 1) while training.
 
     Attributes:
         t: raw time in [0, 1]; 0 is clean, 1 is noise.
-        alpha: marginal scale of the image; alpha^2 is DDPM's alpha-bar.
-        sigma: marginal standard deviation of the noise.
+        alpha: scale of the clean image in x_t; alpha^2 is DDPM's alpha-bar.
+        sigma: standard deviation of the noise in x_t.
     """
 
     t: Tensor
@@ -30,7 +30,7 @@ class Level(NamedTuple):
         return 2 * (self.alpha.log() - self.sigma.log())
 
     def like(self, x: Tensor) -> "Level":
-        """Reshape (B,) to (B, 1, ..., 1) on x's device and dtype: the only place where levels are reshaped.
+        """Reshape (B,) to (B, 1, ..., 1) on x's device and dtype.
 
         Scalars stay float64 on the CPU: torch multiplies them into x on any device without a copy or a sync.
         """
@@ -38,14 +38,14 @@ class Level(NamedTuple):
 
 
 def broadcast(v: Tensor, x: Tensor) -> Tensor:
-    """A number an image (B,) as (B, 1, ..., 1) on x's device and in its dtype; a scalar as it is."""
+    """One number per image (B,) as (B, 1, ..., 1) on x's device and in its dtype; scalars are unchanged."""
     if v.ndim == 0:
         return v
     return v.to(x.device, x.dtype, non_blocking=True).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def off_grid(alpha: Tensor, sigma: Tensor) -> Level:
-    """A level known by its scales alone; its time is NaN. `AnyLevel`, which has the schedule, looks the time up."""
+    """A level given by its scales alone; its time is NaN, and `AnyLevel`, which has the schedule, looks it up."""
     return Level(torch.full_like(sigma, torch.nan), alpha, sigma)
 
 
@@ -68,7 +68,7 @@ def posterior_var(s: Level, t: Level) -> Tensor:
 
 
 def learned_var(v: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """exp(lerp(log low, log high, (v + 1) / 2)): a network's v in [-1, 1] as a variance between two others.
+    """exp(lerp(log low, log high, (v + 1) / 2)): the variance for a network's v in [-1, 1].
 
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15, and their code's range of v.
     """

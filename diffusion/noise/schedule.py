@@ -1,4 +1,4 @@
-"""What a schedule is: time in, (alpha, sigma) out."""
+"""The interface of a schedule: (alpha, sigma) as functions of time."""
 
 from abc import ABC, abstractmethod
 
@@ -11,16 +11,16 @@ from diffusion.noise.level import Level
 class Schedule(ABC):
     """A forward process x_t = alpha_t x_0 + sigma_t eps, t in (0, 1], t = 1 is noise.
 
-    A plain object, no module and no buffers: its numbers stay float64 on the CPU, where no precision flag and no
-    `.to()` can spoil them. A subclass gives `scales`; everything else follows.
+    A plain object, not a module with buffers: its numbers stay float64 on the CPU, unaffected by precision flags and
+    `.to()`. Subclasses define `scales`; everything else is derived from it.
 
-    What follows is numerical where it has to be: `time` by bisection, `sde` by automatic differentiation. A class that
-    knows better gives `exact_time` or `exact_sde` beside its `scales`. They are used as long as those scales are: a
-    subclass with other scales falls back to the numerical way, or gives its own.
+    By default `time` is computed by bisection and `sde` by automatic differentiation. A class may define the closed
+    forms `exact_time` and `exact_sde` next to its `scales`. A subclass that overrides `scales` alone does not inherit
+    them: it falls back to the numerical methods, or defines its own.
 
     Attributes:
         T: number of levels of a discrete schedule, None for a continuous one.
-        t_min: the least noisy time that training sees.
+        t_min: the least noisy training time.
         prior_std: standard deviation of x at t = 1, from which sampling starts.
     """
 
@@ -37,7 +37,7 @@ class Schedule(ABC):
         return Level(t, *self.scales(t))
 
     def clean(self) -> Level:
-        """The level without noise, where every sampler ends."""
+        """The noiseless level, where every sampler ends."""
         return Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
 
     def clock(self, t: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Schedule(ABC):
         return 1000 * t
 
     def quantile(self, u: Tensor) -> Tensor:
-        """Map u in [0, 1) to the training time below which a fraction u of uniform training times lies."""
+        """The training time below which a fraction u in [0, 1) of uniform training times lies."""
         return self.t_min + (1 - self.t_min) * u
 
     def cdf(self, t: Tensor) -> Tensor:
@@ -66,11 +66,11 @@ class Schedule(ABC):
         return self.exact_time(log_snr) if _fits(type(self), "exact_time") else self.numerical_time(log_snr)
 
     def exact_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """`sde` in closed form, for the scales of the class that gives it."""
+        """`sde` in closed form, valid for the `scales` of the class that defines it."""
         raise NotImplementedError
 
     def exact_time(self, log_snr: Tensor) -> Tensor:
-        """`time` in closed form, for the scales of the class that gives it."""
+        """`time` in closed form, valid for the `scales` of the class that defines it."""
         raise NotImplementedError
 
     def numerical_sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +93,6 @@ class Schedule(ABC):
 
 
 def _fits(kind: type[Schedule], name: str) -> bool:
-    """Whether a schedule's closed form comes from the class that its scales come from, or from one below it."""
+    """Whether the closed form is defined by the class that defines `scales`, or by a subclass of it."""
     owner = next(k for k in kind.__mro__ if name in vars(k) or "scales" in vars(k))
     return name in vars(owner) and owner is not Schedule

@@ -1,4 +1,4 @@
-"""Where training looks: the law of the training times."""
+"""Distributions of the training times."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.noise.schedule import Schedule
 
-EDGE = 1e-6  # keeps quantiles of unbounded laws finite
+EDGE = 1e-6  # keeps quantiles of unbounded distributions finite
 
 
 class Times(ABC):
@@ -19,31 +19,31 @@ class Times(ABC):
         """Times (B,) in (0, 1] from independent uniform numbers u (B,) in [0, 1)."""
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """1 / p(t) relative to uniform times (B,): 1 unless a law is to leave the mean loss as it was."""
+        """Importance weights (B,), 1 / p(t) relative to uniform times; 1 where the mean loss may change."""
         return torch.ones_like(t)
 
-    watches = False  # does it want to be told the losses? That costs a wait for the device at every step
+    watches = False  # whether `observe` is called; costs a device synchronisation at every step
 
     def observe(self, t: Tensor, loss: Tensor, schedule: Schedule) -> None:  # noqa: B027
-        """Told the times (B,) and losses (B,) of each training step, of all processes together."""
+        """Receive the times (B,) and losses (B,) of a training step, gathered from all processes."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep; nothing for most."""
+        """State to store in a checkpoint; empty for most distributions."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027
-        """Take up what `state_dict` gave."""
+        """Restore the state returned by `state_dict`."""
 
 
 class Uniform(Times):
-    """Every time of the schedule is equally likely: the law of L_simple."""
+    """Every time of the schedule is equally likely: the distribution of L_simple."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.quantile(u)
 
 
 class Stratified(Times):
-    """One time from each of B equal slices of (0, 1]: each still uniform over batches, with less variance.
+    """One time from each of B equal slices of (0, 1]: each time is still uniform over batches, with less variance.
 
     Image i of a shuffled batch takes slice i, so that no image is tied to a slice.
     Source: Kingma et al. 2021, arXiv:2107.00630, app. I.1 (low-discrepancy sampler), with independent jitter.
@@ -54,7 +54,7 @@ class Stratified(Times):
 
 
 class LogNormal(Times):
-    """log(sigma / alpha) is normal: most training at the levels where it helps most.
+    """log(sigma / alpha) is normal: training concentrates on intermediate noise levels.
 
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 (P_mean, P_std).
 
@@ -72,10 +72,10 @@ class LogNormal(Times):
 
 
 class LogitNormal(Times):
-    """t = sigmoid(z), z normal: the middle of straight paths. Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
+    """t = sigmoid(z), z normal: favours the middle of the path. Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
 
     Args:
-        mean: of logit t; above 0 looks at more noise.
+        mean: of logit t; values above 0 favour noisier times.
         std: > 0.
     """
 
@@ -87,14 +87,14 @@ class LogitNormal(Times):
 
 
 class LossAware(Times):
-    """Each bin of times in proportion to sqrt(mean loss^2) of its last losses; the mean loss stays unbiased.
+    """Bins of times sampled in proportion to sqrt(mean loss^2) of their last losses; the mean loss is unbiased.
 
     p_k ~ (1 - floor) sqrt(E[loss_k^2]) / sum + floor / bins, uniform until every bin has `history` losses.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 18.
 
     Args:
-        bins: equal slices of the uniform law; T is one bin a level.
-        history: losses remembered a bin, >= 1.
+        bins: equal slices of the uniform distribution; T gives one bin per level.
+        history: losses remembered per bin, >= 1.
         floor: share that stays uniform, in (0, 1].
     """
 
@@ -102,7 +102,9 @@ class LossAware(Times):
 
     def __init__(self, bins: int = 100, history: int = 10, floor: float = 0.001) -> None:
         if bins < 1 or history < 1 or not 0 < floor <= 1:
-            raise ValueError(f"LossAware: bins, history >= 1 and floor in (0, 1], got {bins}, {history}, {floor}")
+            raise ValueError(
+                f"LossAware: expected bins >= 1, history >= 1 and floor in (0, 1], got {bins}, {history}, {floor}"
+            )
         self.bins, self.history, self.floor = bins, history, floor
         self._losses = torch.zeros(bins, history, dtype=torch.float64)
         self._count = torch.zeros(bins, dtype=torch.long)
@@ -118,7 +120,7 @@ class LossAware(Times):
         ends = self.probabilities().cumsum(0)
         k = torch.searchsorted(ends, u.double(), right=True).clamp(max=self.bins - 1)
         p = self.probabilities()[k]
-        inside = ((u - (ends[k] - p)) / p).clamp(0, 1 - EDGE)  # what is left of u is uniform again
+        inside = ((u - (ends[k] - p)) / p).clamp(0, 1 - EDGE)  # the remainder of u is uniform within the bin
         return schedule.quantile((k + inside) / self.bins)
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor:
@@ -126,7 +128,7 @@ class LossAware(Times):
 
     def observe(self, t: Tensor, loss: Tensor, schedule: Schedule) -> None:
         for k, value in zip(self._bin(t, schedule).tolist(), loss.detach().double().cpu().tolist(), strict=True):
-            if math.isfinite(value):  # a broken batch leaves no trace
+            if math.isfinite(value):  # ignore non-finite losses
                 self._losses[k, self._count[k] % self.history] = value
                 self._count[k] += 1
 

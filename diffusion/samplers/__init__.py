@@ -1,4 +1,4 @@
-"""Samplers: two levels in, one step done. A sampler never asks a schedule or a network anything."""
+"""Samplers: one step takes x from one level to the next. Steps depend on levels and predictions only."""
 
 from diffusion.samplers.annealed_langevin import AnnealedLangevin
 from diffusion.samplers.base import Frame, Sampler

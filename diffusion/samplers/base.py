@@ -1,4 +1,4 @@
-"""What a sampler is: a walk of the image from noise to clean, one step at a time."""
+"""The interface of a sampler: a walk from noise to a clean image, one step at a time."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,8 +16,9 @@ from diffusion.samplers.steps import Past
 
 Noise = Callable[[Tensor], Tensor]
 
+
 class Frame(NamedTuple):
-    """A state of the walk: the level reached, the image there, and the prediction of x_0 that led to it."""
+    """A state of the walk: the level reached, x at that level, and the predicted x_0 of the step."""
 
     t: Level
     x: Tensor
@@ -25,16 +26,15 @@ class Frame(NamedTuple):
 
 
 class Sampler(ABC):
-    """n steps through n levels and on to the clean one. A subclass gives `step` and keeps no state.
+    """n steps through n levels, the last one to the clean level. Subclasses define `step` and keep no state.
 
     Args:
         steps: number of steps, >= 1; at most T for a discrete schedule.
-        grid: which levels: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does both;
-            "quadratic", "karras" and "log_snr" put more steps near the image.
+        grid: the levels of the walk: "trailing" starts at pure noise, "leading" ends at index 0, "linspace" does
+            both; "quadratic", "karras" and "log_snr" put more steps at low noise.
     Attributes:
-        convergence: theoretical order of the walk: the error of a deterministic one falls like steps^-convergence, but
-            for its first steps and its last. None for a random walk, and for one that chooses its own steps.
-            `diffusion check` measures it.
+        convergence: theoretical order: the error of a deterministic walk falls like steps^-convergence, apart from its
+            first steps and its last. None for random walks and adaptive step sizes. `diffusion check` measures it.
     Raises:
         ValueError: steps < 1, or an unknown grid.
     """
@@ -45,13 +45,13 @@ class Sampler(ABC):
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be at least 1, got {steps}")
         if grid not in GRIDS:
-            raise ValueError(f"{type(self).__name__}: unknown grid {grid!r}; there are {', '.join(GRIDS)}")
+            raise ValueError(f"{type(self).__name__}: unknown grid {grid!r}; choose one of {', '.join(GRIDS)}")
         self.steps, self.grid = steps, grid
 
     def levels(self, schedule: Schedule) -> list[Level]:
-        """Where the walk stops: the n levels of the grid, noisiest first, and the clean one."""
+        """The levels of the walk: the n levels of the grid, noisiest first, and the clean one."""
         grid = times(self.grid, schedule, self.steps)
-        clean, levels = schedule.clean(), schedule.level(grid)  # all at once
+        clean, levels = schedule.clean(), schedule.level(grid)
         return [*map(Level._make, zip(*map(torch.unbind, levels), strict=True)), clean]
 
     @torch.no_grad()
@@ -68,8 +68,8 @@ class Sampler(ABC):
 
         Args:
             x: (B, C, H, W), N(0, prior_std^2) noise, or an image at the level where the walk starts.
-            start, stop: walk from one place in `levels` to another, 0 <= start <= stop <= n; the whole way by default.
-                A walk in two parts is the whole walk, but for multistep methods, which start again without a past.
+            start, stop: indices in `levels` where the walk starts and ends, 0 <= start <= stop <= n; by default all.
+                A walk in two parts equals the whole walk, except for multistep methods, which restart without a past.
         """
         levels = self.levels(schedule)[start : None if stop is None else stop + 1]
         past: Past = deque(maxlen=3)
@@ -80,7 +80,7 @@ class Sampler(ABC):
             yield Frame(s, x, pred.x0)
 
     def sample(self, denoise: Denoise, x: Tensor, schedule: Schedule, noise: Noise = torch.randn_like) -> Tensor:
-        """The end of the walk, (B, C, H, W)."""
+        """The image (B, C, H, W) at the end of the walk."""
         for frame in self.iterate(denoise, x, schedule, noise):
             x = frame.x
         return x
@@ -89,5 +89,4 @@ class Sampler(ABC):
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
-        """From level t to the less noisy s (both scalars): the image at s, and the prediction at t."""
-
+        """Step from level t to the less noisy s (both scalars): x at s, and the prediction at t."""

@@ -12,17 +12,17 @@ from diffusion.samplers.steps import Past, jump
 
 
 class DDIM(Sampler):
-    """Deterministic steps that keep x_0 and eps fixed between two levels, or partly random ones.
+    """Deterministic steps that hold x_0 and eps fixed between two levels, or partly random ones.
 
         x_s = alpha_s x_0 + sqrt(sigma_s^2 - var) eps + sqrt(var) z,    var = eta^2 Var[x_s | x_t, x_0]
 
-    eta = 1 is DDPM with the small variance. One network evaluation a step.
+    eta = 1 is DDPM with the small variance. One network evaluation per step.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16.
 
     Args:
         steps: network evaluations, >= 1.
         eta: scales the standard deviation of the fresh noise; 0 is deterministic, 1 is DDPM, in [0, 1].
-        grid: which levels, see Sampler.
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: eta outside [0, 1].
     """
@@ -46,22 +46,22 @@ class DDIM(Sampler):
 
     @torch.no_grad()
     def invert(self, denoise: Denoise, x0: Tensor, schedule: Schedule, iterations: int = 5) -> Tensor:
-        """The noise (B, C, H, W) that this sampler, with eta = 0, turns into the images x0: its steps undone.
+        """The noise (B, C, H, W) that this sampler, with eta = 0, maps to the images x0: its steps inverted.
 
-            x_t = alpha_t / alpha_s (x_s - sigma_s eps(x_t)) + sigma_t eps(x_t)        where signal prevails at s
-            x_t = sigma_t / sigma_s (x_s - alpha_s x_0(x_t)) + alpha_t x_0(x_t)        where noise does
+            x_t = alpha_t / alpha_s (x_s - sigma_s eps(x_t)) + sigma_t eps(x_t)        where signal dominates at s
+            x_t = sigma_t / sigma_s (x_s - alpha_s x_0(x_t)) + alpha_t x_0(x_t)        where noise dominates
 
-        x_t stands on both sides. One iteration predicts at the x_t that follows from the step before, as
-        published, and is wrong to first order in the step; more solve the equation, where steps are not too large.
+        x_t is on both sides. One iteration predicts at the x_t extrapolated from the previous step, as published,
+        with an error of first order in the step; more iterations solve the equation, if steps are not too large.
         Source: Song et al. 2021, arXiv:2010.02502, sec. 4.3 and eq. 13; iterated: Pan et al. 2023, arXiv:2307.10829.
 
         Args:
-            iterations: evaluations a step, >= 1.
+            iterations: evaluations per step, >= 1.
         Raises:
-            ValueError: eta > 0, a random walk that cannot be undone, or iterations < 1.
+            ValueError: eta > 0, which makes a random walk that cannot be inverted, or iterations < 1.
         """
         if self.eta or iterations < 1:
-            raise ValueError(f"DDIM.invert: wanted eta = 0 and iterations >= 1, got {self.eta} and {iterations}")
+            raise ValueError(f"DDIM.invert: expected eta = 0 and iterations >= 1, got {self.eta} and {iterations}")
         levels = self.levels(schedule)[::-1]
         x, pred = x0, None
         for s, t in zip(levels[:-1], levels[1:], strict=True):

@@ -16,18 +16,18 @@ class DDPM(Sampler):
 
         x_s = alpha_s x_0 + sqrt(sigma_s^2 - small) eps + sqrt(var) z
 
-        small = Var[x_s | x_t, x_0],    large = Var[x_t | x_s],    learned = between the two, as the network says
+        small = Var[x_s | x_t, x_0],    large = Var[x_t | x_s],    learned = the network's interpolation
 
-    The last step, to the clean level, adds no noise. Fewer steps than T respace the chain. One evaluation a step.
+    The last step, to the clean level, adds no noise. Fewer steps than T respace the chain. One evaluation per step.
     Source: Ho et al. 2020, arXiv:2006.11239, alg. 2 and sec. 3.2; learned, respaced: arXiv:2102.09672, eq. 15, 19.
 
     Args:
         steps: network evaluations, >= 1.
-        variance: "small" is right for a single point as data, "large" for Gaussian data; "learned" lies between
+        variance: "small" is exact for a single data point, "large" for Gaussian data; "learned" lies between
             them and needs a network trained with Objective(vlb=...).
-        grid: which levels, see Sampler.
+        grid: the levels of the walk, see Sampler.
     Raises:
-        ValueError: an unknown variance, or "learned" where the network says none.
+        ValueError: variance is unknown, or "learned" for a network that outputs none.
     """
 
     def __init__(
@@ -49,6 +49,6 @@ class DDPM(Sampler):
         var = small if self.variance == "small" else forward_var(s, t)
         if self.variance == "learned":
             if pred.var is None:
-                raise ValueError("DDPM: this network says no variance; choose the variance small or large")
+                raise ValueError("DDPM: this network outputs no variance; choose the variance small or large")
             var = learned_var(pred.var, small, var)
         return x + var.sqrt() * noise(x), pred

@@ -1,4 +1,4 @@
-"""DPM-Solver++ with the memory of earlier steps."""
+"""DPM-Solver++, multistep."""
 
 from torch import Tensor, expm1
 
@@ -10,22 +10,22 @@ from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump,
 
 
 class DPMSolver(Sampler):
-    """The linear part of the ODE (or SDE) exactly, x_0 as a polynomial in lam = log(alpha / sigma).
+    """The linear part of the ODE (or SDE) solved exactly, with x_0 a polynomial in lam = log(alpha / sigma).
 
         x_s = (sigma_s / sigma_t) x + alpha_s (c_0 x_0 + c_1 D_1 + c_2 D_2),    h = lam_s - lam_t
         c_0 = 1 - exp(-h),    c_1 = 1 - c_0 / h,    c_2 = 1/2 - c_1 / h
 
-    D_1 and D_2 are h x_0' and h^2 x_0'' from the last steps' x_0; order 2 takes c_0 / 2 for c_1, as published.
-    Order 3 takes all of D_2, where the authors' code and diffusers take half of it and so are of order 2.
-    sde: h counts twice in the c's, x shrinks by another exp(-h), and sigma_s sqrt(1 - exp(-2h)) z is added.
-    One evaluation a step. The first steps and the last are of lower order.
+    D_1 and D_2 estimate h x_0' and h^2 x_0'' from the last steps' x_0; order 2 uses c_0 / 2 for c_1, as published.
+    Order 3 uses all of D_2, whereas the authors' code and diffusers use half of it and are therefore of order 2.
+    sde: 2h replaces h in the c's, x is scaled by another exp(-h), and sigma_s sqrt(1 - exp(-2h)) z is added.
+    One evaluation per step. The first steps and the last are of lower order.
     Source: Lu et al. 2022, arXiv:2211.01095, alg. 2 (2M) and app. A (SDE-2M); order 3: arXiv:2206.00927, app. B.
 
     Args:
         steps: network evaluations, >= 1.
-        order: 1 (DDIM), 2 or 3; guided sampling likes 2.
-        sde: solve the reverse SDE instead of the ODE: a random walk that forgives earlier errors.
-        grid: which levels, see Sampler.
+        order: 1 (DDIM), 2 or 3; use 2 for guided sampling.
+        sde: solve the reverse SDE instead of the ODE: a random walk that corrects earlier errors.
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: an order other than 1, 2 or 3.
     """
@@ -46,7 +46,7 @@ class DPMSolver(Sampler):
         h = half_log_snr(s) - half_log_snr(t)
         H = 2 * h if self.sde else h
         c0 = -expm1(-H)
-        mean = c0 * pred.x0  # of x_0 over the step, in the integrator's weights
+        mean = c0 * pred.x0  # of x_0 over the step, weighted by the integrator
         used = with_signal(past)[: self.order - 1]
         if used:
             u, q = used[0]

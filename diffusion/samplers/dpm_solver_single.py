@@ -1,4 +1,4 @@
-"""DPM-Solver++ without memory."""
+"""DPM-Solver++, singlestep."""
 
 from torch import Tensor, expm1
 
@@ -10,18 +10,18 @@ from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump
 
 
 class DPMSolverSingle(Sampler):
-    """DPMSolver's step with its derivatives of x_0 from evaluations inside the step, at h / 2 or at h / 3, 2h / 3.
+    """DPMSolver's step with derivatives of x_0 estimated inside the step, at h / 2 or at h / 3, 2h / 3.
 
         u_k = (sigma_k / sigma_t) x + alpha_k (c_0(r_k h) x_0 + c_1(r_k h) D_1 r_k),    D_1 = (x_0(u_j) - x_0) / r_j
         x_s = (sigma_s / sigma_t) x + alpha_s (c_0(h) x_0 + c_1(h) D_1)
 
-    Order 2 takes c_0 / 2 for c_1, as published. As many evaluations a step as the order, one in the last.
-    Source: Lu et al. 2022, arXiv:2211.01095, alg. 1 (2S); order 3: arXiv:2206.00927, alg. 2, with x_0 for eps.
+    Order 2 uses c_0 / 2 for c_1, as published. As many evaluations per step as the order, one in the last.
+    Source: Lu et al. 2022, arXiv:2211.01095, alg. 1 (2S); order 3: arXiv:2206.00927, alg. 2, with x_0 in place of eps.
 
     Args:
         steps: number of steps, >= 1; evaluations are about steps * order.
         order: 2 or 3.
-        grid: which levels, see Sampler.
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: an order other than 2 or 3.
     """
@@ -49,7 +49,7 @@ class DPMSolverSingle(Sampler):
         self, x: Tensor, pred: Prediction, slope: Tensor | None, t: Level, s: Level, h: Tensor, r: float
     ) -> Tensor:
         c0 = -expm1(-h)
-        mean = c0 * pred.x0  # of x_0 over the step, in the integrator's weights
+        mean = c0 * pred.x0  # of x_0 over the step, weighted by the integrator
         if slope is not None:
             mean = mean + r * (c0 / 2 if self.order == 2 else 1 - c0 / h) * slope
         return s.sigma / t.sigma * x + s.alpha * mean

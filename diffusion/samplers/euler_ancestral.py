@@ -15,13 +15,13 @@ class EulerAncestral(Sampler):
         up = eta r_s sqrt(1 - r_s^2 / r_t^2),    down = sqrt(r_s^2 - up^2)
         x_s = alpha_s (x_0 + down eps + up z)
 
-    The same law as DDIM with the same eta, so eta = 1 is DDPM with the small variance. One evaluation a step.
+    The same distribution as DDIM with the same eta; eta = 1 is DDPM with the small variance. One evaluation per step.
     Source: k-diffusion, sample_euler_ancestral; Song et al. 2021, arXiv:2010.02502, eq. 16.
 
     Args:
         steps: network evaluations, >= 1.
         eta: 0 is Euler, 1 is ancestral sampling, in [0, 1].
-        grid: which levels, see Sampler.
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: eta outside [0, 1].
     """
@@ -37,6 +37,6 @@ class EulerAncestral(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        up = self.eta * s.ratio * (1 - (s.ratio / t.ratio) ** 2).sqrt()  # fine at alpha_t = 0: the ratio is inf
+        up = self.eta * s.ratio * (1 - (s.ratio / t.ratio) ** 2).sqrt()  # valid at alpha_t = 0: the ratio is inf
         x = s.alpha * pred.x0 + s.alpha * (s.ratio**2 - up**2).sqrt() * pred.eps
         return (x + s.alpha * up * noise(x) if up > 0 else x), pred

@@ -1,4 +1,4 @@
-"""Euler-Maruyama: the plain step of the reverse SDE."""
+"""The Euler-Maruyama method for the reverse SDE."""
 
 from torch import Tensor
 
@@ -9,17 +9,17 @@ from diffusion.samplers.steps import Past, first_order_only, jump
 
 
 class EulerMaruyama(Sampler):
-    """The reverse SDE in steps between levels, score = -eps / sigma_t.
+    """Discretised reverse SDE, score = -eps / sigma_t.
 
         x_s = (2 - alpha_t / alpha_s) x + var score + sqrt(var) z,    var = Var[x_t | x_s]
 
-    Drift and variance are those of the forward step from s to t, run backwards ("reverse diffusion"), so that no
-    schedule is asked for f and g. The last step returns x_0. One evaluation a step; wants hundreds of them.
+    Drift and variance are those of the forward step from s to t, run backwards ("reverse diffusion"), so that f and g
+    of the schedule are not needed. The last step returns x_0. One evaluation per step; needs hundreds of steps.
     Source: Song et al. 2021, arXiv:2011.13456, eq. 46-47 and alg. 2-3.
 
     Args:
         steps: network evaluations, >= 1.
-        grid: which levels, see Sampler.
+        grid: the levels of the walk, see Sampler.
     """
 
     def step(

@@ -1,4 +1,4 @@
-"""Predictor-corrector: a step of the reverse SDE, then Langevin steps where it ends."""
+"""Predictor-corrector: a step of the reverse SDE, then Langevin steps at the new level."""
 
 from torch import Tensor
 
@@ -11,19 +11,19 @@ from diffusion.samplers.steps import Past
 
 
 class PredictorCorrector(EulerMaruyama):
-    """EulerMaruyama's step, and at the new level a few steps of Langevin dynamics.
+    """EulerMaruyama's step, followed by a few steps of Langevin dynamics at the new level.
 
         x_s <- x_s + e score + sqrt(2 e) z,    score = -eps / sigma_s,    e = 2 (snr sigma_s)^2
 
-    The paper's e is 2 (snr |z| / |score|)^2 with norms over a batch; |score| is |z| / sigma_s when x_s is right,
-    and putting this in keeps an image independent of its batch. 1 + corrections evaluations a step.
+    The paper's e is 2 (snr |z| / |score|)^2 with norms over a batch; for x_s ~ p_s, |score| is |z| / sigma_s, and
+    substituting this keeps an image independent of its batch. 1 + corrections evaluations per step.
     Source: Song et al. 2021, arXiv:2011.13456, alg. 1, 4 and 5.
 
     Args:
         steps: steps of the predictor, >= 1.
         corrections: Langevin steps after each, >= 0.
-        snr: size of a Langevin step against its noise, in (0, 1).
-        grid: which levels, see Sampler.
+        snr: signal-to-noise ratio of a Langevin step, in (0, 1).
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: corrections < 0, or snr outside (0, 1).
     """
@@ -31,7 +31,9 @@ class PredictorCorrector(EulerMaruyama):
     def __init__(self, steps: int = 200, corrections: int = 1, snr: float = 0.16, grid: Grid = "trailing") -> None:
         super().__init__(steps, grid)
         if corrections < 0 or not 0 < snr < 1:
-            raise ValueError(f"PredictorCorrector: corrections >= 0 and snr in (0, 1), got {corrections} and {snr}")
+            raise ValueError(
+                f"PredictorCorrector: expected corrections >= 0 and snr in (0, 1), got {corrections} and {snr}"
+            )
         self.corrections, self.snr = corrections, snr
 
     def step(

@@ -1,4 +1,4 @@
-"""ProbabilityFlow: the ODE by an adaptive solver."""
+"""ProbabilityFlow: the probability flow ODE with an adaptive solver."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from diffusion.samplers.steps import Past, jump
 
 
 class ProbabilityFlow(Sampler):
-    """The ODE that has the marginals of the forward process, to a wanted precision.
+    """The ODE with the marginals of the forward process, solved to a given tolerance.
 
-        dx = x_0(x) d alpha + eps(x) d sigma,    alpha and sigma moving straight from one stop to the next
+        dx = x_0(x) d alpha + eps(x) d sigma,    alpha and sigma linear between two levels
 
-    Only the ratio of the two matters, so that any path between two stops leads to the same end. Each image takes its
-    own steps (Dormand and Prince's method, six evaluations each). The last step, to the clean level, is DDIM's.
+    Only their ratio matters: any path between two levels has the same end. Each image has its own step size (Dormand
+    and Prince's method, six evaluations per step). The last step, to the clean level, is DDIM's.
     Source: Song et al. 2021, arXiv:2011.13456, eq. 13 and app. D.4, in these variables.
 
     Args:
-        steps: stops where a frame is given, >= 1; the evaluations follow from the tolerances.
-        rtol, atol: error allowed in a step of the solver, relative and in pixel values, > 0.
-        grid: where the stops are, see Sampler.
+        steps: number of frames, >= 1; the number of evaluations follows from the tolerances.
+        rtol, atol: allowed error per step of the solver, relative and in pixel values, > 0.
+        grid: the levels of the frames, see Sampler.
     Raises:
         ValueError: a tolerance that is not positive.
     """

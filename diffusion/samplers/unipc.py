@@ -1,4 +1,4 @@
-"""UniPC: a predictor whose next evaluation also corrects it."""
+"""UniPC: a multistep predictor, corrected by its next evaluation."""
 
 import torch
 from torch import Tensor
@@ -11,19 +11,19 @@ from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump,
 
 
 class UniPC(Sampler):
-    """DPMSolver's polynomial in x_0, and before each step the last one again with the new x_0 in its data.
+    """DPMSolver's polynomial in x_0; each new evaluation first corrects the previous step.
 
         x_s = (sigma_s / sigma_t) x + alpha_s (1 - exp(-h)) (x_0 + sum_i w_i (x_0(i) - x_0) / r_i)
         r_i = (lam_i - lam_t) / h,    w from the moments sum_i w_i r_i^(k-1) = b_k,    B(h) = exp(-h) - 1 ("bh2")
 
-    One evaluation a step: the corrector takes x_0 from where the predictor ended, and eps is set anew for the
-    corrected x. A predictor of order p makes an order of p + 1 with its corrector.
+    One evaluation per step: the corrector reuses the x_0 evaluated at the predicted x, and eps is recomputed for the
+    corrected x. A predictor of order p has order p + 1 with its corrector.
     Source: Zhao et al. 2023, arXiv:2302.04867, alg. 1, 2 and sec. 3.3.
 
     Args:
         steps: network evaluations, >= 1.
-        order: of the predictor, 1, 2 or 3; guided sampling likes 2.
-        grid: which levels, see Sampler.
+        order: of the predictor, 1, 2 or 3; use 2 for guided sampling.
+        grid: the levels of the walk, see Sampler.
     Raises:
         ValueError: an order other than 1, 2 or 3.
     """
@@ -47,14 +47,14 @@ class UniPC(Sampler):
 
 
 def _move(known: list[tuple[Level, Prediction]], s: Level, x0_s: Tensor | None = None) -> Tensor:
-    """From the first known level to s, by the known predictions and, if given, that at s itself."""
+    """x at s, from the first known level, the known predictions and, if given, x_0 at s itself."""
     (t, pred), *others = known
     h = half_log_snr(s) - half_log_snr(t)
     r = [(half_log_snr(u) - half_log_snr(t)) / h for u, _ in others]
     slopes = [(q.x0 - pred.x0) / r_i for (_, q), r_i in zip(others, r, strict=True)]
     if x0_s is not None:
         r, slopes = [*r, torch.ones_like(h)], [*slopes, x0_s - pred.x0]
-    mean = pred.x0  # over the step, in the integrator's weights
+    mean = pred.x0  # over the step, weighted by the integrator
     for w, slope in zip(_weights(r, -h), slopes, strict=True):
         mean = mean + w * slope
     return s.sigma / t.sigma * jump(pred, t) - s.alpha * torch.expm1(-h) * mean
@@ -62,7 +62,7 @@ def _move(known: list[tuple[Level, Prediction]], s: Level, x0_s: Tensor | None =
 
 def _weights(r: list[Tensor], h: Tensor) -> list[Tensor]:
     if len(r) < 2:
-        return [torch.full_like(h, 0.5)] * len(r)  # the published short cut, exact to the order needed
+        return [torch.full_like(h, 0.5)] * len(r)  # the published shortcut, exact to the required order
     b, moment = [], torch.expm1(h)
     for k in range(1, len(r) + 1):  # b_k = k! phi_{k+1}(h) h / B(h)
         moment = moment * k / h - 1

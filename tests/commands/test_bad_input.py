@@ -45,7 +45,7 @@ def refused(capsys, argv, *words):
     (["--data.batch_sizee", "3"], ["Digits has no option", "did you mean 'batch_size'"]),
     (["--data.batch_size", "0"], ["batch_size >= 1"]),
     (["--model.schedule", "Linear", "--model.schedule.T", "1"], ["at least 2"]),
-    (["--model.net.widths", "[8,16,16,16,16]"], ["8x8 does not divide by 16", "pad to 16x16"]),
+    (["--model.net.widths", "[8,16,16,16,16]"], ["8x8 is not divisible by 16", "pad to 16x16"]),
     (["--model.objective.drop", "2"], ["probability"]),
     (["--ema.decay", "1.5"], ["[0, 1)"]),
     (["--model.lr", "-1"], ["lr must be positive"]),
@@ -102,7 +102,7 @@ def test_a_schedule_that_does_not_reach_noise_warns(tmp_path, capsys):
     (["--eta"], ["--eta needs a value"]),
     (["--grid", "up"], ["trailing, leading, linspace"]),
     (["--weights", "best"], ["ema", "raw"]),
-    (["--device", "toaster"], ["no such device"]),
+    (["--device", "toaster"], ["unknown device"]),
     (["--out", "grid.bmp"], [".png, a .npz, or a folder"]),
 ])  # fmt: skip
 def test_sample_refuses(options, words, tiny, tmp_path, capsys, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_configuration_and_a_run(tiny, capsys):
     configured = capsys.readouterr().out.splitlines()
     assert main(["describe", str(tiny)]) == 0
     run = capsys.readouterr().out.splitlines()
-    assert configured[0].startswith("AttentionUNet on 1x8x8, 10 classes: ") and "GFLOPs an image" in configured[0]
+    assert configured[0].startswith("AttentionUNet on 1x8x8, 10 classes: ") and "GFLOPs per image" in configured[0]
     assert run[:-1] == configured[-len(run) : -1]
     assert configured[-1].startswith(run[-1]) and configured[-1].endswith("at batch 64")
 
@@ -79,7 +79,7 @@ def test_ddpm_s_network(capsys):
     """configs/cifar10.yaml without labels: 35.7 million parameters, 6.2 G multiply-adds."""
     assert main(["describe", "configs/cifar10.yaml", "--data.labels", "false"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("UNet on 3x32x32: 35,746,307 parameters, 12.444 GFLOPs an image\n")
+    assert said.startswith("UNet on 3x32x32: 35,746,307 parameters, 12.444 GFLOPs per image\n")
     assert "weights 143 MB; training 715 MB" in said and said.endswith(" at batch 128\n")
 
 

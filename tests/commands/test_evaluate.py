@@ -215,7 +215,7 @@ def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
     assert "unknown option '--etaa'" in said(run, "--n", 10, "--etaa", 1)
     assert "fetch it once" in said(run, "--features", "Inception")
     assert "not a classifier" in said(run, "--features", run)
-    assert "a classifier, not a diffusion model" in said(cache / "features" / "digits")
+    assert "expected a diffusion model, got a classifier" in said(cache / "features" / "digits")
     assert "n must be at least 2" in said(run, "--n", 1)
     other = tmp_path / "other"
     shutil.copytree(cache / "features" / "digits" / "version_0", other)

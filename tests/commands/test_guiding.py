@@ -180,8 +180,8 @@ def test_guides_of_something_else(tiny, classifier, tmp_path, capsys):
     state["hyper_parameters"]["schedule"]["init_args"]["T"] = 500
     torch.save(state, file)
     for options, word in (
-        (["--classifier", tiny], "not a classifier of noisy images"),
-        (["--guide", classifier], "a classifier, not a diffusion model"),
+        (["--classifier", tiny], "expected a classifier of noisy images"),
+        (["--guide", classifier], "expected a diffusion model, got a classifier"),
         (["--classifier", other], "was trained on the schedule"),
     ):
         assert main(["sample", str(tiny), "--out", str(tmp_path / "a.png"), *map(str, options)]) == 2

@@ -87,7 +87,7 @@ def test_what_a_user_s_picture_means():
     (lambda: LowResolution(2, -1), "noise at least 0"),
     (lambda: LowResolution(3).shape((1, 8, 8)), "factor 3 does not divide images of 8x8"),
     (lambda: LowResolution(2).read(torch.zeros(1, 1, 5, 5), (1, 8, 8)), "pictures of 4x4 pixels, or 8x8"),
-    (lambda: LowResolution(2).read(torch.zeros(1, 1, 4, 4), (3, 8, 8)), "in 3 channels; got 4x4 in 1"),
+    (lambda: LowResolution(2).read(torch.zeros(1, 1, 4, 4), (3, 8, 8)), "with 3 channels; got 4x4 with 1"),
     (lambda: Masked(0.5, 0.4), "low <= high"),
     (lambda: Masked(holes=0), "holes >= 1"),
     (lambda: Masked().read(torch.zeros(1, 1, 8, 8), (1, 8, 8)), "transparent where"),

@@ -87,5 +87,5 @@ def test_it_speaks_for_what_is_inside(setting):
 
 @pytest.mark.parametrize("low, high", [(-1, 2), (2, 2), (3, 2), (math.nan, 2)])
 def test_ends_that_are_none(low, high):
-    with pytest.raises(ValueError, match="wanted 0 <= low < high"):
+    with pytest.raises(ValueError, match="expected 0 <= low < high"):
         Interval(ClassifierFree(), low, high)

@@ -137,8 +137,8 @@ def test_inside_of_inference_mode(setting):
 
 def test_what_a_cond_fn_must_give(setting):
     wrong = Steer(lambda x0, t: x0.mean((1, 2, 3)))(setting.denoiser, setting.cond)
-    with pytest.raises(ValueError, match=r"a score of the guess's shape \(30, 1, 1, 2\), got \(30,\)"):
+    with pytest.raises(ValueError, match=r"the shape of the predicted x_0, \(30, 1, 1, 2\); got \(30,\)"):
         wrong(setting.x, setting.level(0.4))
     for bad in ({"std": 0}, {"through": "net"}):
-        with pytest.raises(ValueError, match="wanted std > 0 and through guess or network"):
+        with pytest.raises(ValueError, match="expected std > 0 and through 'guess' or 'network'"):
             Steer(Red(), **bad)

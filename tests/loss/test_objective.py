@@ -71,7 +71,7 @@ def test_one_level_or_one_an_image():
     one, six = denoiser(x, level), denoiser(x, many)
     torch.testing.assert_close(one.x0, six.x0)
     torch.testing.assert_close(level.alpha * one.x0 + level.sigma * one.eps, x.double(), check_dtype=False)
-    with pytest.raises(ValueError, match="one noise level or one an image"):
+    with pytest.raises(ValueError, match="one noise level or one per image"):
         denoiser(x, Linear().level(torch.rand(3).double()))
 
 

@@ -60,9 +60,9 @@ def test_diffusers_network_is_called_as_it_is():
 def test_what_diffusers_cannot_be_given_is_said():
     with pytest.raises(ValueError, match="in_channels follow from the data"):
         DiffusersUNet(1, OPTIONS | {"in_channels": 2})
-    with pytest.raises(ValueError, match="UNet2DModel's arguments are wanted"):
+    with pytest.raises(ValueError, match="expected arguments of UNet2DModel"):
         DiffusersUNet(1, OPTIONS | {"widths": 2})
-    with pytest.raises(ValueError, match="9x9 does not divide by 2"):
+    with pytest.raises(ValueError, match="9x9 is not divisible by 2"):
         DiffusersUNet(1, OPTIONS)(torch.zeros(1, 1, 9, 9), torch.zeros(1))
 
 

@@ -175,8 +175,8 @@ def test_dropout_is_off_in_eval():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: AttentionUNet()(torch.zeros(1, 1, 28, 28), torch.zeros(1)), "28x28 does not divide by 8; pad to 32x32"),
-    (lambda: AttentionUNet()(torch.zeros(1, 3, 32, 32), torch.zeros(1)), "made for 1 channels, got images of 3"),
+    (lambda: AttentionUNet()(torch.zeros(1, 1, 28, 28), torch.zeros(1)), "28x28 is not divisible by 8; pad to 32x32"),
+    (lambda: AttentionUNet()(torch.zeros(1, 3, 32, 32), torch.zeros(1)), "expected 1 channels, got images of 3"),
     (lambda: AttentionUNet(widths=(64,)), "two or more even"),
     (lambda: AttentionUNet(widths=(63, 64)), "two or more even"),
     (lambda: AttentionUNet(widths=(30, 30, 30), heads=4), "4 heads do not divide 30"),
@@ -195,5 +195,5 @@ def test_twice_the_channels_in_and_out():
     assert net(torch.randn(2, 6, 8, 8), torch.zeros(2)).shape == (2, 6, 8, 8)
     more = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
     assert more == 3 * 8 * 9 + 3 * (8 + 1)  # three more inputs of the first convolution, outputs of the last
-    with pytest.raises(ValueError, match="made for 6 channels"):
+    with pytest.raises(ValueError, match="expected 6 channels"):
         net(torch.randn(2, 3, 8, 8), torch.zeros(2))

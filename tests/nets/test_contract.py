@@ -165,7 +165,7 @@ def test_twice_the_channels_in_and_out(name):
     assert out.shape == (2, 6, 8, 8)
     changed = net(torch.cat([x[:, :3], -x[:, 3:]], dim=1), torch.zeros(2))
     assert (changed - out).abs().max() > 1e-3  # it looks at its last guess
-    with pytest.raises(ValueError, match=f"{type(net).__name__}: made for 6 channels, got images of 3"):
+    with pytest.raises(ValueError, match=f"{type(net).__name__}: expected 6 channels, got images of 3"):
         net(x[:, :3], torch.zeros(2))
 
 
@@ -186,7 +186,7 @@ def test_an_image_beside_x_is_looked_at_and_costs_its_channels_alone(name):
     with torch.no_grad():
         out = net.eval()(x, torch.zeros(2))
         assert out.shape == (2, 3, 8, 8) and (net(changed, torch.zeros(2)) - out).abs().max() > 1e-3
-    with pytest.raises(ValueError, match=f"{kind.__name__}: made for 5 channels, got images of 3"):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: expected 5 channels, got images of 3"):
         net(x[:, :3], torch.zeros(2))
 
 
@@ -296,17 +296,17 @@ def test_every_schedule_s_clock_is_heard(span):
 
 @pytest.mark.parametrize("make, words", [
     (lambda: UNet(1, 8, head_width=8)(torch.zeros(1, 1, 28, 28), torch.zeros(1)),
-     "UNet: 28x28 does not divide by 8; pad to 32x32 or give fewer than 4 mults"),
+     "UNet: 28x28 is not divisible by 8; pad to 32x32 or give fewer than 4 mults"),
     (lambda: UNet(attention=(4,)), "attention at levels 0 .. 3"),
-    (lambda: UNet(width=80), "a head width of 64 does not divide 160 channels"),
+    (lambda: UNet(width=80), "head_width 64 does not divide 160 channels"),
     (lambda: UNet(width=30), "multiple of 4"),
-    (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "DiT: 8x6 does not divide by 4; pad to 8x8"),
+    (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "DiT: 8x6 is not divisible by 4; pad to 8x8"),
     (lambda: DiT(width=30), "a width that 4 divides"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "made for images of size [1, 1], got [3, 1]"),
-    (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "made for 2 channels, got images of 3"),
-    (lambda: ContextUNet()(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "8x8 does not divide by 16; pad to 16x16 or"),
-    (lambda: BlockUNet()(torch.zeros(1, 1, 6, 8), torch.zeros(1)), "6x8 does not divide by 4; pad to 8x8"),
+    (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "expected 2 channels, got images of 3"),
+    (lambda: ContextUNet()(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "8x8 is not divisible by 16; pad to 16x16 or"),
+    (lambda: BlockUNet()(torch.zeros(1, 1, 6, 8), torch.zeros(1)), "6x8 is not divisible by 4; pad to 8x8"),
     (lambda: BlockUNet(blocks=["res", "rez"]), "blocks are res, conv, clsAtn, atn, chnAtn; got rez"),
     (lambda: BlockUNet(blocks=["atn"]), "res or conv must be among"),
     (lambda: BlockUNet(blocks=["res", "clsAtn"]), "give num_classes or leave clsAtn out"),

@@ -120,7 +120,7 @@ def test_the_ends_of_the_learned_variance(variance, v):
 
 
 def test_a_variance_that_was_not_learned_is_refused():
-    with pytest.raises(ValueError, match="says no variance"):
+    with pytest.raises(ValueError, match="outputs no variance"):
         DDPM(5, "learned").sample(DATA, noise(2), Linear())
 
 

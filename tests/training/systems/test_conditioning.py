@@ -93,10 +93,10 @@ def test_the_image_reaches_the_samples(float64):
 def test_what_does_not_fit_is_refused_in_words():
     with pytest.raises(ValueError, match="image of 1 channels beside x, and none was given; give one as image="):
         tiny().pipeline.sample(2)
-    with pytest.raises(ValueError, match="an image was given .* no image_channels"):
+    with pytest.raises(ValueError, match="got an image as a condition, but .* image_channels 0"):
         tiny(None, image_channels=0).pipeline.sample(2, image=torch.zeros(2, 1, 4, 4))
     for wrong in (torch.zeros(2, 2, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(2, 8, 8)):
-        with pytest.raises(ValueError, match=r"wanted an image \(2, 1, H, W\)"):
+        with pytest.raises(ValueError, match=r"expected a condition image \(2, 1, H, W\)"):
             tiny().pipeline.sample(2, image=wrong)
     with pytest.raises(ValueError, match="make the network with image_channels 2, not 1"):
         tiny(Masked())

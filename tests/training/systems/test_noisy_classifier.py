@@ -49,7 +49,7 @@ def test_half_unet(channels, size):
 
 
 @pytest.mark.parametrize("options, x, words", [
-    ({}, (1, 3, 8, 8), "made for 1 channels"), ({}, (1, 1, 7, 8), "pad to 8x8"),
+    ({}, (1, 3, 8, 8), "expected 1 channels"), ({}, (1, 1, 7, 8), "pad to 8x8"),
     ({"attention": [5]}, (1, 1, 8, 8), "attention at levels 0 .. 1"),
 ])  # fmt: skip
 def test_half_unet_refuses(options, x, words):
@@ -128,8 +128,8 @@ def test_a_file_rebuilds_it(files):
 
 def test_each_file_is_opened_as_what_it_is(files):
     for load, name, words in (
-        (NoisyClassifier.load, "clean", "not a classifier of noisy images"),
-        (NoisyClassifier.load, "labelled", "not a classifier of noisy images"),
+        (NoisyClassifier.load, "clean", "expected a classifier of noisy images"),
+        (NoisyClassifier.load, "labelled", "expected a classifier of noisy images"),
         (load_classifier, "classifier", "not a classifier"),
         (Diffusion.load, "classifier", "sample RUN --classifier"),
         (Diffusion.load, "clean", "evaluate --features"),
@@ -140,7 +140,7 @@ def test_each_file_is_opened_as_what_it_is(files):
 
 @pytest.mark.parametrize("name, words", [("schedule", "schedule Linear.*the model on Cosine"),
                                          ("shape", "images of 1x16x16, the model on 1x8x8"),
-                                         ("classes", "knows the classes x, y, z, the model a, b, c")])  # fmt: skip
+                                         ("classes", "classes x, y, z, the model on a, b, c")])  # fmt: skip
 def test_a_classifier_of_something_else_is_refused(files, name, words):
     model = Pipeline.load(files["labelled"])
     for guidance in (ClassifierGuidance(files[name]), Interval(ClassifierGuidance(files[name]), 0.1, 5)):
