@@ -142,7 +142,7 @@ def find(name: str) -> type:
         found = None  # `named` says so
     if inspect.isclass(found) and not issubclass(found, Guidance) and "__call__" in dir(found):
         if inspect.isabstract(found):
-            raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+            raise ValueError(f"{name} is abstract: implement {', '.join(sorted(found.__abstractmethods__))}")
         return found
     return named(name, Guidance, "diffusion.guidance")
 

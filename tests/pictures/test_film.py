@@ -276,7 +276,7 @@ def test_unknown_suffix(name, tmp_path):
 
 
 def test_no_frames_and_frames_of_two_shapes(tmp_path):
-    with pytest.raises(ValueError, match="film: there are no frames"):
+    with pytest.raises(ValueError, match="film: no frames"):
         pictures.save_film([], tmp_path / "a.gif")
     with pytest.raises(ValueError, match=r"one shape.*\(4, 4, 3\) and \(4, 5, 3\)"):
         pictures.save_film(noise(1, (4, 4, 3)) + noise(1, (4, 5, 3)), tmp_path / "a.gif")
