@@ -126,7 +126,7 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     (["--context", "herp=1"], ["label herp", "did you mean 'hero'"]),
     (["--context", "hero=x"], ["wanted a number after hero=, got 'x'"]),
     (["--context", "hero=nan"], ["wanted a number after hero="]),
-    (["--context", "hero=1,0=2"], ["0 is there twice"]),
+    (["--context", "hero=1,0=2"], ["0 is given twice"]),
     (["--context", "nowhere.npy"], ["nowhere.npy"]),
     (["--context", "wide.npy"], ["wanted numbers (N, 4)", "(2, 5)"]),
     (["--context", "nan.npy"], ["finite"]),
@@ -202,7 +202,7 @@ def test_a_picture_of_one_s_own(hinted, tmp_path, capsys):
     np.save(tmp_path / "small.npy", np.zeros((1, 3, 3, 1), np.uint8))
     refused(capsys, ["sample", hinted, "--image", tmp_path / "small.npy"], "3x3")
     refused(capsys, ["sample", hinted, "--image", tmp_path / "nowhere.png"], "nowhere.png")
-    refused(capsys, ["sample", hinted, "--image", "own.bmp"], ".png, a .npy or a .npz file, or the word test")
+    refused(capsys, ["sample", hinted, "--image", "own.bmp"], ".png, .npy or .npz file, or the word test")
     np.save(tmp_path / "float.npy", np.zeros((1, 8, 8, 1)))
     refused(capsys, ["sample", hinted, "--image", tmp_path / "float.npy"], "wanted uint8")
     refused(capsys, ["sample", hinted, "--image", "test", "--data.bogus", "1"], "bogus")

@@ -253,5 +253,5 @@ def test_doctor(capsys, monkeypatch, tmp_path):
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_text("")
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch ", "GPU ", "MNIST; Digits and built-in", "GiB free, writing works", "all is well"):
+    for word in ("torch ", "GPU ", "MNIST; Digits and built-in", "GiB free, writing works", "everything is in order"):
         assert word in said, said

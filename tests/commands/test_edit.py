@@ -85,7 +85,7 @@ def test_the_default_pictures_are_of_different_classes(tiny, tmp_path, capsys):
 
 
 def test_files_for_pictures_and_masks(tiny, given, tmp_path):
-    """A file's picture has no label; a mask's white is made anew."""
+    """A file's picture has no label; white pixels of a mask are regenerated."""
     model, x0, _ = given
     names = [tmp_path / f"{k}.png" for k in range(3)]
     for name, image in zip(names, pictures.to_uint8(x0), strict=True):
@@ -120,7 +120,7 @@ def test_named_masks():
     (["inpainte"], ["did you mean 'inpaint'"]),
     (["inpaint", "--mask", "lef"], ["did you mean 'left'"]),
     (["inpaint", "--mask", "left:2"], ["(0, 1]", "left:0.5"]),
-    (["inpaint", "--mask", "left:0.01"], ["nothing is to be made anew"]),
+    (["inpaint", "--mask", "left:0.01"], ["the mask is empty"]),
     (["inpaint", "--mask", "no.png"], ["no.png"]),
     (["inpaint", "--mask", "big.png"], ["16x8 pixels", "8x8"]),
     (["inpaint", "--input", "big.png"], ["16x8 pixels", "crop or scale it to 8x8"]),
@@ -139,9 +139,9 @@ def test_named_masks():
     (["inpaint", "--data.rooot", "x"], ["rooot"]),
     (["img2img", "--strength", "1.5"], ["[0, 1]"]),
     (["img2img", "--strength", "x"], ["invalid float"]),
-    (["interpolate", "--numbers", "1"], ["two pictures or more"]),
+    (["interpolate", "--numbers", "1"], ["at least two pictures"]),
     (["interpolate", "--n", "1"], ["n >= 2"]),
-    (["interpolate", "--sampler", "Heun"], ["only the way of DDIM", "Heun"]),
+    (["interpolate", "--sampler", "Heun"], ["only DDIM", "Heun"]),
     (["vary", "--amount", "-1"], ["[0, 1]"]),
     (["vary", "--eta", "1"], ["eta = 0"]),
     (["reconstruct", "--iterations", "0"], ["iterations >= 1"]),

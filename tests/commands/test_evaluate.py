@@ -225,7 +225,7 @@ def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
     torch.save(state, file)
     wrong = said(run, "--features", other)
     assert "takes images of 1x32x32, and those of Digits are 1x8x8" in wrong
-    assert "right ones for Digits: auto, " in wrong and "features/digits/version_0" in wrong
+    assert "valid for Digits: auto, " in wrong and "features/digits/version_0" in wrong
 
 
 def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):

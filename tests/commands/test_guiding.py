@@ -98,7 +98,7 @@ def test_a_run_with_an_interval_keeps_it(tiny):
 def test_a_run_without_guidance(tiny):
     model = replace(Pipeline.load(tiny), guidance=Plain())
     same(chosen(model, scale=2.0), ClassifierFree(2))
-    with pytest.raises(ValueError, match="no guidance to limit; give a scale too"):
+    with pytest.raises(ValueError, match="no guidance to limit; give a scale as well"):
         chosen(model, interval="0.1,2")
     with pytest.raises(ValueError, match="Plain takes no such argument"):
         chosen(model, rescale=0.5)
@@ -149,7 +149,7 @@ def test_a_cond_fn_of_ones_own(tiny, my):
     (["--interval", "5,2"], ["0 <= low < high"]),
     (["--interval", "2"], ["wanted low,high"]),
     (["--rescale", "2"], ["rescale must lie in [0, 1]"]),
-    (["--guide", "a", "--classifier", "b"], ["give one of the two"]),
+    (["--guide", "a", "--classifier", "b"], ["give one of them"]),
     (["--guide", "nowhere"], ["nowhere: no such checkpoint"]),
     (["--classifier", "nowhere"], ["nowhere: no such checkpoint"]),
     (["--guidance", "APH"], ["did you mean 'APG'", "ClassifierGuidance"]),

@@ -16,7 +16,7 @@ def sample(run, out, *options):
 
 def test_the_three_kinds_of_output(tiny, tmp_path, capsys):
     grid = Image.open(sample(tiny, tmp_path / "deep" / "grid.png", "--n", "20"))
-    assert grid.size == (91 * 7, 19 * 7)  # a column a class, two rows, enlarged
+    assert grid.size == (91 * 7, 19 * 7)  # one column per class, two rows, enlarged
     arrays = sample(tiny, tmp_path / "a.npz", "--n", "12")
     assert arrays["images"].shape == (12, 8, 8, 1) and arrays["images"].dtype == np.uint8
     assert arrays["labels"].tolist() == [*range(10), 0, 1]

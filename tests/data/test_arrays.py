@@ -70,8 +70,8 @@ def test_labels_names_and_neither(files):
 @pytest.mark.parametrize("images, y, options, words", [
     (np.zeros((4, 8, 8, 1), np.float32), None, {}, "wanted uint8"),
     (np.zeros((8, 8), np.uint8), None, {}, "wanted uint8"),
-    (np.zeros((4, 8, 8), np.uint8), np.zeros(3), {}, "one an image"),
-    (np.zeros((4, 8, 8), np.uint8), np.zeros((4, 0)), {}, "one an image"),
+    (np.zeros((4, 8, 8), np.uint8), np.zeros(3), {}, "one row per"),
+    (np.zeros((4, 8, 8), np.uint8), np.zeros((4, 0)), {}, "one row per"),
     (np.zeros((4, 8, 8), np.uint8), np.array(["a"] * 4), {}, "wanted integers"),
     (np.zeros((4, 8, 8), np.uint8), np.full((4, 2), np.nan), {}, "nan or infinity"),
     (np.zeros((4, 8, 8), np.uint8), np.array([0, 1, -1, 2]), {}, "labels are 0, 1, 2"),

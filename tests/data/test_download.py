@@ -154,5 +154,5 @@ def test_the_error_without_network(kind, tmp_path, monkeypatch):
 
 def test_a_root_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataNotFound, match="MNIST: not under"):
+    with pytest.raises(DataNotFound, match="MNIST: no files under"):
         MNIST(root=str(tmp_path / "file" / "root")).prepare_data()

@@ -30,7 +30,7 @@ def test_the_wrong_images_and_classes_are_refused():
     extractor = Extractor.of(FeatureNet(1, 2), "FeatureNet", (1, 32, 32), ("cat", "dog"))
     assert extractor.refuse("Mine", (1, 32, 32), ("cat", "dog")) == ""
     assert "takes images of 1x32x32, and those of Mine are 3x32x32" in extractor.refuse("Mine", (3, 32, 32), ())
-    assert "tells cat, dog, and the classes of Mine are 0, 1" in extractor.refuse("Mine", (1, 32, 32), ("0", "1"))
+    assert "knows cat, dog, and the classes of Mine are 0, 1" in extractor.refuse("Mine", (1, 32, 32), ("0", "1"))
 
 
 def test_a_hash_is_of_the_weights():
@@ -134,5 +134,5 @@ def test_inception_from_a_file(inception, tmp_path):
         with pytest.raises(error, match="--features Inception:FILE"):
             Inception.load(path)
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="not these weights"):
+    with pytest.raises(ValueError, match="not the expected weights"):
         Inception.load(str(tmp_path / "bad.pth"))

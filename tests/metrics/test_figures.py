@@ -185,11 +185,11 @@ def test_what_cannot_be_measured_is_said():
     real = Reference(*[features(normal(6, 2), y, torch.zeros(6, 3))] * 2)
     with pytest.raises(ValueError, match="consistency: needs samples with labels"):
         Consistency().figures(features(normal(6, 2)), real)
-    with pytest.raises(ValueError, match="3 classes; this extractor knows 1008"):
+    with pytest.raises(ValueError, match="3 classes; this extractor has 1008"):
         Consistency().figures(features(normal(6, 2), y, torch.zeros(6, 1008)), real)
     with pytest.raises(ValueError, match="pr: needs more than 3 samples"):
         PrecisionRecall().figures(features(normal(3, 2)), real)
-    with pytest.raises(ValueError, match="diversity: needs two samples of a class"):
+    with pytest.raises(ValueError, match="diversity: needs at least two samples of a class"):
         Diversity().figures(features(normal(3, 2), torch.arange(3)), real)
 
 
