@@ -79,7 +79,7 @@ def gpu() -> str:
         return f"{names}, driver {driver}, torch built for CUDA {torch.version.cuda}"
     if driver == "not found":
         return "none, no NVIDIA driver; training runs on the CPU"
-    return f"driver {driver}, but torch {torch.__version__} cannot use it: update the driver or install a matching torch"
+    return f"driver {driver}, but torch {torch.__version__} cannot use it: update the driver or the torch"
 
 
 def writes(folder: Path) -> str:
