@@ -12,7 +12,7 @@ from diffusion.editing import midway
 from diffusion.editing.inputs import given_mask
 from diffusion.guidance import ClassifierFree
 
-from .test_edit_reports_bad_input_in_one_line import refused
+from .test_bad_input import refused
 
 VERBS = ("inpaint", "img2img", "interpolate", "vary", "reconstruct", "stop")
 
