@@ -1,4 +1,4 @@
-"""LitDiffusion: diffusion models on PyTorch Lightning, from one small core of correct maths."""
+"""LitDiffusion: diffusion models on PyTorch Lightning, built on one small core of verified mathematics."""
 
 import warnings
 from importlib import import_module
@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm without ipywidgets, where its bar is text
 
-# What a notebook starts with, imported on first use: `import diffusion` alone costs no torch.
+# The top-level API, imported on first use: `import diffusion` alone costs no torch.
 _HOMES = {
     "Condition": "diffusion.denoiser",
     "Denoiser": "diffusion.denoiser",

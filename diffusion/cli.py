@@ -1,4 +1,4 @@
-"""The command `diffusion`: finds the subcommand, runs it, and turns errors into one line. Imports no torch itself."""
+"""The command `diffusion`: finds the subcommand, runs it, and reports errors in one line. Imports no torch itself."""
 
 import os
 import sys
@@ -12,13 +12,13 @@ COMMANDS = {
     "validate": "measure val/loss:          diffusion validate RUN",
     "evaluate": "quality of samples:        diffusion evaluate RUN --n 5000",
     "nll": "likelihood in bits/dim:    diffusion nll RUN",
-    "sample": "make pictures:             diffusion sample RUN --n 64 --out grid.png",
-    "edit": "work on pictures:         diffusion edit inpaint RUN --mask left --out edit.png",
-    "film": "film the denoising:       diffusion film RUN --n 9 --out denoising.gif",
+    "sample": "sample pictures:           diffusion sample RUN --n 64 --out grid.png",
+    "edit": "edit pictures:             diffusion edit inpaint RUN --mask left --out edit.png",
+    "film": "film the denoising:        diffusion film RUN --n 9 --out denoising.gif",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
-    "demo": "all of it on real digits:  diffusion demo",
-    "check": "measure the mathematics:   diffusion check --sampler my_module.MySampler",
-    "doctor": "what this machine has:     diffusion doctor",
+    "demo": "train and sample digits:   diffusion demo",
+    "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",
+    "doctor": "inspect this machine:      diffusion doctor",
 }
 ALIASES = {"gif": "film"}
 
@@ -33,23 +33,23 @@ RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newe
 """
 
 
-LISTENING = ("fit", "demo")  # commands that go on from where a signal stops them
+LISTENING = ("fit", "demo")  # commands that can be resumed after a signal
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM, 1 anything else.
 
     Args:
-        argv: the words after `diffusion`; by default this process's own, which is then the command.
+        argv: the arguments after `diffusion`; by default those of this process.
     """
     if argv is None and (name := next(iter(sys.argv[1:]), "")) in LISTENING:
-        with signals.process(f"diffusion {name}"):  # first of all: the imports take seconds
+        with signals.process(f"diffusion {name}"):  # before the imports, which take seconds
             return run(sys.argv[1:])
     return run(list(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: list[str]) -> int:
-    """Find the command, run it, and say in a line what went wrong."""
+    """Find the command, run it, and report an error in one line."""
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> int:
 
         return _fail("", f"unknown command {name!r}{suggest(name, list(COMMANDS))}; see: diffusion --help", 2)
     if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # a my.py here is found as my.MyClass; last, so that it hides no installed package
+        sys.path.append(os.getcwd())  # finds my.MyClass of a local my.py; last, so that it hides no package
     try:
         return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
     except KeyboardInterrupt:

@@ -10,12 +10,12 @@ from diffusion.cli import main
 CONFIGS = sorted(Path("configs").glob("*.yaml")) or sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
-def test_they_are_found():
+def test_all_configurations_are_found():
     assert {"default", "digits", "mnist", "fashion", "cifar10", "sprites"} <= {p.stem for p in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_one_step(path, tmp_path, monkeypatch):
+def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch):
     """With random images of the data set's own shape and number of classes, so that no files are needed."""
     from diffusion.data import ImageData
 

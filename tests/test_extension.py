@@ -162,7 +162,7 @@ def test_the_console_script_finds_the_module_too(folder, tmp_path):
 
 def test_what_cannot_be_found_is_said_in_a_line(tmp_path, folder, monkeypatch, capsys):
     run = str(folder / "lightning_logs" / "digits")
-    for name, word in (("my.Walkk", "module 'my' has no attribute 'Walkk'"), ("my.Arc", "my.Arc is no Sampler")):
+    for name, word in (("my.Walkk", "module 'my' has no attribute 'Walkk'"), ("my.Arc", "my.Arc is not a subclass")):
         assert main(["sample", run, "--sampler", name]) == 2
         assert word in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)

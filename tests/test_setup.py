@@ -167,7 +167,7 @@ def test_bash_reads_the_scripts():
         assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"
 
 
-def test_help(fake):
+def test_setup_help_lists_the_options(fake):
     done = fake.run("--help")
     assert done.returncode == 0 and done.stderr == ""
     for word in ("demo", "test", "--check", "--python", ".venv"):
@@ -225,7 +225,7 @@ def test_extras_follow_the_command_and_stay(fake):
     assert fake.run().returncode == 0 and fake.pips[-1]["pip"][-1] == ".[notebook,test]"
 
 
-def test_marker_is_not_believed_blindly(fake):
+def test_marker_is_verified(fake):
     fake.run()
     info = next(fake.repo.glob(".venv/lib/*/site-packages/litdiffusion-*"))
     with (info / "METADATA").open("a") as file:
@@ -236,7 +236,7 @@ def test_marker_is_not_believed_blindly(fake):
 
 
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX", "--python"])
-def test_keeps_a_torch_that_works(fake, tmp_path, variable):
+def test_setup_keeps_a_working_torch(fake, tmp_path, variable):
     env = fake.env(tmp_path / "env", torch=("2.10.0+cu128", TORCH), torchvision=("0.25.0", ""), numpy=("1.26.4", ""))
     if variable == "--python":
         done = fake.run("--python", "env/bin/python", cwd=tmp_path)  # counts from the caller's folder

@@ -1,4 +1,4 @@
-"""`diffusion check`: the order of every sampler and the consistency of every schedule; yours too."""
+"""`diffusion check`: the order of every sampler and the consistency of every schedule, including custom ones."""
 
 import shlex
 from pathlib import Path
@@ -9,8 +9,8 @@ from diffusion.support.files import check_writable
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("check", "Measure samplers and schedules against answers in closed form; exit code 1 if one fails.")
-    parser.epilog = "An import path names a class of your own: --sampler my_module.MySampler, made without arguments."
+    parser = Parser("check", "Test samplers and schedules against closed-form solutions; exit code 1 if one fails.")
+    parser.epilog = "An import path names a class of your own: --sampler my_module.MySampler, without arguments."
     add = parser.add_argument
     add("--sampler", nargs="+", metavar="NAME", help="short names or import paths (default: all)")
     add("--schedule", nargs="+", metavar="NAME", help="short names or import paths (default: all)")

@@ -1,4 +1,4 @@
-"""`diffusion demo`: the whole way on real digits, and an honest report: train, sample, judge, export."""
+"""`diffusion demo`: train on real digits, sample, evaluate the samples, and export."""
 
 import time
 from argparse import SUPPRESS
@@ -20,9 +20,9 @@ from diffusion.training.run import train
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("demo", "Train on the embedded digits, sample, judge the samples, and export a grid and a GIF.")
-    parser.epilog = "Any option of `diffusion fit` can be given too, e.g. --trainer.max_epochs 20."
-    parser.add_argument("--n", type=int, default=1000, help="pictures that are judged, a multiple of 10 (default 1000)")
+    parser = Parser("demo", "Train on the included digits, sample, evaluate the samples, and export a grid and a GIF.")
+    parser.epilog = "Options of `diffusion fit` are accepted as well, e.g. --trainer.max_epochs 20."
+    parser.add_argument("--n", type=int, default=1000, help="samples to evaluate, a multiple of 10 (default 1000)")
     parser.add_argument("--config", default=str(REPO / "configs" / "digits.yaml"), help=SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if args.n < 20 or args.n % 10:
@@ -46,15 +46,15 @@ def main(argv: list[str]) -> int:
 
 
 def report(model: Pipeline, data: ImageData, run: Path, n: int) -> None:
-    """Sample n digits, a tenth of each class; write the grid and the GIF; print what an independent judge says."""
+    """Sample n digits, a tenth of each class; write the grid and the GIF; print an independent evaluation."""
     y = torch.arange(n) % 10
     begun = time.perf_counter()
     x = model.sample(n, y, seed=1, batch_size=500, progress=True)
     seconds = time.perf_counter() - begun
-    by_class = x[:100].view(-1, 10, *x.shape[1:]).transpose(0, 1).flatten(0, 1)  # a row a class
+    by_class = x[:100].view(-1, 10, *x.shape[1:]).transpose(0, 1).flatten(0, 1)  # one row per class
     sheet = pictures.grid(pictures.to_uint8(by_class), columns=len(x[:100]) // 10, scale=6)
     pictures.save_png(sheet, run / "samples" / "grid.png")
-    frames = denoising(model, 20, seed=1, columns=10, scale=6)  # a column a class
+    frames = denoising(model, 20, seed=1, columns=10, scale=6)  # one column per class
     pictures.save_film(frames, run / "samples" / "denoising.gif")
 
     judge = Judge(*(Labelled.of(*data.arrays(split)) for split in ("train", "test")))
@@ -77,14 +77,14 @@ below 1 would be copying)""")
 
 
 def hints(run: Path) -> None:
-    """The files, and the exact next commands."""
+    """Print the files, and commands to continue with."""
     path, diffusion = shown(run), tool("diffusion")
     print(f"""
 files in {path}/
-  samples/grid.png         a row a class
+  samples/grid.png         one row per class
   samples/denoising.gif    from noise to digits
-  samples/step*.png        the same pictures as training went on
-  checkpoints/last.ckpt    raw and averaged weights, optimizer, everything to resume
+  samples/step*.png        the same samples in the course of training
+  checkpoints/last.ckpt    raw and averaged weights, optimizer, everything needed to resume
   config.yaml              the whole configuration
 
 next:

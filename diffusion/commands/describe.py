@@ -11,13 +11,13 @@ def main(argv: list[str]) -> int:
         "Show a network: parameters and FLOPs of each part for one image (a multiply-add is two), and memory in "
         "float32.",
     )
-    parser.epilog = "Any option of `diffusion fit` changes a configuration: --model.net.depth 2."
+    parser.epilog = "Options of `diffusion fit` override the configuration: --model.net.depth 2."
     add = parser.add_argument
-    add("what", nargs="*", help="configuration files, of which later ones change earlier ones; or a RUN")
+    add("what", nargs="*", help="configuration files, later ones overriding earlier ones; or a RUN")
     add("-c", "--config", action="append", default=[], metavar="FILE", help="a configuration file, as for fit")
     mine, settings = split(parser, argv)
     words = parser.read(mine)
     if not (what := [*words.what, *words.config]):
-        parser.error("a configuration file or a run is missing")
+        parser.error("a configuration file or a run is required")
     print(describe(what, settings))
     return 0

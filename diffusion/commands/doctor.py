@@ -1,4 +1,4 @@
-"""`diffusion doctor`: what this machine has, and what is missing."""
+"""`diffusion doctor`: the environment of this machine, and what is missing."""
 
 import os
 import platform
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         lost = "" if name == "temporary" or kept(folder) else "; LOST WHEN THE INSTANCE STOPS: clone into ~/SageMaker"
         sound &= not lost
         say(name, f"{folder}: {free:,.1f} GiB free, {written or 'writing works'}{lost}")
-    print("all is well" if sound else "something is missing, see above")
+    print("everything is in order" if sound else "something is missing, see above")
     return 0 if sound else 1
 
 
@@ -65,7 +65,7 @@ def say(name: str, text: str) -> None:
 
 
 def gpu() -> str:
-    """Names, memory and driver of the usable GPUs, or why there is none."""
+    """Names, memory and driver of the usable GPUs, or the reason why there are none."""
     import torch
 
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -78,12 +78,12 @@ def gpu() -> str:
         names = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
         return f"{names}, driver {driver}, torch built for CUDA {torch.version.cuda}"
     if driver == "not found":
-        return "none, no NVIDIA driver; training runs on the processor"
-    return f"driver {driver}, but torch {torch.__version__} cannot use it: update the driver, or install a torch for it"
+        return "none, no NVIDIA driver; training runs on the CPU"
+    return f"driver {driver}, but torch {torch.__version__} cannot use it: update the driver or the torch"
 
 
 def writes(folder: Path) -> str:
-    """Empty if a file can be written, synced and removed there; else why not."""
+    """Empty if a file can be written, synced and removed there, else the reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:

@@ -1,4 +1,4 @@
-"""`diffusion edit`: a trained model at work on pictures that exist."""
+"""`diffusion edit`: edit existing pictures with a trained model."""
 
 import time
 from dataclasses import fields
@@ -21,11 +21,11 @@ from diffusion.support.specs import suggest
 
 OPTIONS = {
     "mask": {"help": f"{', '.join(MASKS)}, with :fraction, or a PNG, white is repainted (default right)"},
-    "jumps": {"type": int, "help": "how often each stretch of the walk is repeated (default 10)"},
-    "length": {"type": int, "help": "levels per stretch (default 5)"},
+    "jumps": {"type": int, "help": "number of repetitions of each segment (default 10)"},
+    "length": {"type": int, "help": "levels per segment (default 5)"},
     "strength": {"type": float, "help": "in [0, 1]: 0 is the picture, 1 pure noise (default 0.5)"},
     "amount": {"type": float, "help": "in [0, 1]: 0 is the picture, 1 a new sample (default 0.3)"},
-    "iterations": {"type": int, "help": "network evaluations to undo a step (default 5)"},
+    "iterations": {"type": int, "help": "network evaluations to invert a step (default 5)"},
     "at": {"type": numbers(float), "help": "times, 1 is noise and 0 clean (default 1,0.8,0.6,0.4,0.2,0)"},
 }
 
@@ -70,7 +70,7 @@ def parser_of(name: str, verb: Verb) -> Parser:
     add_run(parser, weights=False)
     if reads:
         add("--numbers", type=numbers(int), help="images of the test set: 0,1,2 (default: the first of each class)")
-        add("--input", type=Path, nargs="+", help="picture files of the model's size and channels, in their place")
+        add("--input", type=Path, nargs="+", help="picture files of the model's size and channels instead")
     for option in verb.options:
         add(f"--{option}", **OPTIONS[option])
     add_conditions(parser, "a test picture's own; none for a file" if reads else "all classes in turn")

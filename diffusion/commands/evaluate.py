@@ -1,4 +1,4 @@
-"""`diffusion evaluate`: how good the samples of a run are, how sure that is, and what real images would score."""
+"""`diffusion evaluate`: the quality of a run's samples, with confidence intervals and the scores of real images."""
 
 from functools import partial
 
@@ -14,10 +14,10 @@ from diffusion.training.run import train
 
 def main(argv: list[str]) -> int:
     parser = Parser(
-        "evaluate", "Measure samples of a run: each figure with a 95 % interval and what test images score.",
+        "evaluate", "Measure samples of a run: each figure with a 95 % interval and the score of test images.",
         further=True, data=True,
     )  # fmt: skip
-    parser.epilog += " What was measured is kept in RUN/evaluation/ and not measured again."
+    parser.epilog += " Results are stored in RUN/evaluation/ and not measured again."
     add = parser.add_argument
     add("run", nargs="*", default=[], help="run directory, experiment folder, or checkpoint file; several are compared")
     add("--runs", nargs="+", default=[], help="the same, as an option")
@@ -25,11 +25,11 @@ def main(argv: list[str]) -> int:
     add("--metrics", help=f"of {', '.join(known())} (default: {METRICS}; in a sweep {SWEEP_METRICS})")
     add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2; sampler=DDPM steps=50"')
     add_sampling(parser)
-    add("--seed", type=int, default=1, help="of the samples (default 1)")
+    add("--seed", type=int, default=1, help="seed of the samples (default 1)")
     add_weights(parser)
     add("--features", default="auto", help="auto, a Classifier's run or checkpoint, or Inception:FILE (default auto)")
     add("--keep", action="store_true", help="keep the samples beside the figures, as .npz")
-    add("--again", action="store_true", help="measure again what was measured before")
+    add("--again", action="store_true", help="repeat measurements that are already stored")
     add_machine(parser, 500)
     words = parser.read(argv)
     request = Request.of([*words.run, *words.runs], **fields_of(words, "run", "runs"))

@@ -1,4 +1,4 @@
-"""`diffusion film`: a film of the way from noise to pictures."""
+"""`diffusion film`: a film of the denoising of pictures."""
 
 from diffusion.generation.film import PICTURES, write
 from diffusion.generation.request import Request
@@ -12,9 +12,9 @@ def main(argv: list[str]) -> int:
     add_request(parser, str(PICTURES), "denoising.gif")
     add = parser.add_argument
     add("--frames", type=int, default=40, help="frames from noise to picture (default 40)")
-    add("--hold", type=float, default=2.0, help="seconds that the last frame stays (default 2)")
+    add("--hold", type=float, default=2.0, help="additional seconds for the last frame (default 2)")
     add("--fps", type=float, default=15.0, help="frames per second (default 15; a GIF at most 50)")
-    add("--size", type=int, default=0, help="pixels of one picture, rounded to a whole enlargement")
+    add("--size", type=int, default=0, help="width of one picture in pixels, rounded to an integer enlargement")
     words = parser.read(argv)
     with parser.explaining():
         opened, frames = write(Request.of(**fields_of(words, *FILM)), *(getattr(words, name) for name in FILM))

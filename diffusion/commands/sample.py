@@ -1,4 +1,4 @@
-"""`diffusion sample`: pictures of a trained model, as a grid, an array file, or a folder of PNGs."""
+"""`diffusion sample`: sample pictures from a trained model, as a grid, an array file, or a folder of PNGs."""
 
 from diffusion.generation.request import Request
 from diffusion.generation.sample import PICTURES, write
@@ -6,10 +6,10 @@ from diffusion.options.parser import Parser, add_request, fields_of
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("sample", "Make pictures with a trained model.", further=True, data=True)
+    parser = Parser("sample", "Sample pictures from a trained model.", further=True, data=True)
     parser.epilog += (
         " --out: x.png is a grid (with --image, each picture beside its image), x.npz has images uint8 (N, H, W, C) "
-        "and what was asked for, x is a folder of PNGs."
+        "and their conditions, x is a folder of PNGs."
     )
     add_request(parser, str(PICTURES), "grid.png")
     parser.add_argument("--columns", type=int, default=0, help="pictures per row of the grid (default: one per class)")

@@ -1,4 +1,4 @@
-"""`diffusion validate`: val/loss of a run, or of another configuration of it."""
+"""`diffusion validate`: val/loss of a run, optionally with a modified configuration."""
 
 from diffusion.options.parser import Parser, add_run
 from diffusion.options.settings import split
@@ -10,8 +10,8 @@ from diffusion.training.api import validated
 def main(argv: list[str]) -> int:
     parser = Parser("validate", "Measure val/loss on the test split with the run's own configuration.")
     parser.epilog = (
-        "Times are evenly spread and the noise is fixed, so that the figure can be compared between runs and "
-        "checkpoints. Options of `diffusion fit` can be given too, e.g. --data.batch_size=512."
+        "Times are evenly spaced and the noise is fixed, so that the figure is comparable between runs and "
+        "checkpoints. Options of `diffusion fit` are accepted as well, e.g. --data.batch_size=512."
     )
     add_run(parser)
     mine, settings = split(parser, argv)

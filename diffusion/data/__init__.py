@@ -1,4 +1,4 @@
-"""Data sets. A batch is (x0 in [-1, 1], y); nothing here knows of models."""
+"""Data sets, independent of models. A batch is (x0 in [-1, 1], y)."""
 
 from diffusion.data.arrays import Arrays
 from diffusion.data.base import Batches, ImageData

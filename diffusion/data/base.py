@@ -1,4 +1,4 @@
-"""What every data set shares: the loader `Batches` and the data module `ImageData`."""
+"""The basis of every data set: the loader `Batches` and the data module `ImageData`."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ Split = Literal["train", "test"]
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Do images take less than half of the memory that is free on a GPU? On other devices they always fit."""
+    """Whether images take less than half of a GPU's free memory; on other devices they always fit."""
     return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
 
 
 class Batches:
-    """An iterable of (x0, y) over images held in memory, with an order that can be resumed to the batch.
+    """An iterable of (x0, y) over images held in memory, in an order that can be resumed at any batch.
 
         order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
         mine = order[rank::world]              this process's share: no two processes see the same image
         x0 = images / 127.5 - 1                (B,C,H,W) float32 in [-1, 1], on `device`
 
-    Lightning stores `state_dict()` in its checkpoints and tells the epoch through `sampler.set_epoch`; both come
-    before the first batch is asked for, since `__iter__` is a generator. After i batches all processes together have
-    seen the first i * batch_size * world images of the order. So a run that is resumed with another number of processes
-    or another batch size shares out the rest, and no image comes twice or is passed over.
+    Lightning stores `state_dict()` in its checkpoints and sets the epoch through `sampler.set_epoch`, both before the
+    first batch is requested, since `__iter__` is a generator. After i batches, all processes together have seen the
+    first i * batch_size * world images of the order. A run that is resumed with another number of processes or another
+    batch size therefore divides the rest among them, and no image is repeated or skipped.
 
     Args:
         images: (N,C,H,W) uint8.
         y: (N,) int64 labels or (N,D) float32 context vectors.
-        batch_size: images a batch and process, >= 1. With `drop_last` it is clipped to the process's share, so that a
-            small set gives one batch an epoch and never none.
+        batch_size: images per batch and process, >= 1. With `drop_last` it is clipped to the process's share, so that
+            a small set gives one batch per epoch rather than none.
         shuffle: a new order each epoch; False keeps the order of `images`.
-        drop_last: training. All processes get the same number of full batches. False: no image is left out.
-        flip: mirror each image left to right with probability 1/2. A (N,) bool tensor says which images may be.
-        seed: of the orders and the flips, >= 0.
+        drop_last: for training: full batches only, the same number on every process. False: every image is used.
+        flip: mirror each image left to right with probability 1/2. A (N,) bool tensor restricts it to some images.
+        seed: seed of the orders and the flips, >= 0.
         rank: this process, 0..world-1.
         world: number of processes that share the images, >= 1.
-        device: where the batches are made, and the images kept, moved there once; images that take too much of a GPU's
-            memory stay in main memory, and each batch is sent from pinned memory, for which the host does not wait.
+        device: of the batches and of the images, which are moved there once; images that take too much of a GPU's
+            memory remain in main memory, and each batch is copied asynchronously from pinned memory.
 
     Raises:
-        ValueError: for tensors of another kind, or fewer images than processes.
+        ValueError: tensors of a wrong type or shape, or fewer images than processes.
     """
 
-    batch_sampler = None  # Lightning asks for it where there is a sampler
+    batch_sampler = None  # Lightning reads it if there is a sampler
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Batches:
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(f"Batches: images must be uint8 (N,C,H,W), got {images.dtype} {tuple(images.shape)}")
         if len(y) != len(images):
-            raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; one target an image is needed")
+            raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; wanted one target per image")
         if batch_size < 1 or seed < 0 or not 0 <= rank < world:
             raise ValueError(
-                "Batches: batch_size >= 1, seed >= 0 and 0 <= rank < world are needed, "
+                "Batches: wanted batch_size >= 1, seed >= 0 and 0 <= rank < world, "
                 f"got batch_size {batch_size}, seed {seed}, rank {rank}, world {world}"
             )
         if len(images) < (world if drop_last else 1):
@@ -88,18 +88,18 @@ class Batches:
         self.images, self.y = images.to(self.home), y.to(self.device)
         self.flip = flip
         self.epoch = 0
-        self._done = 0  # batches given out in the epoch under way
-        self._resumed = Place()  # what had been given out of an epoch before this run resumed in it
+        self._done = 0  # batches yielded in the current epoch
+        self._resumed = Place()  # the place in an epoch at which this run resumed
 
     def __len__(self) -> int:
         return self._batches(len(self.images))
 
     def _share(self, n: int) -> int:
-        """How many of n images are this process's."""
+        """The number of this process's images out of n."""
         return n // self.world if self.drop_last else len(range(self.rank, n, self.world))
 
     def _batches(self, n: int) -> int:
-        """How many batches this process makes of its share of n images."""
+        """The number of batches in this process's share of n images."""
         full, rest = divmod(self._share(n), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
@@ -109,13 +109,13 @@ class Batches:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and flips of the next pass; a pass under way keeps its own."""
+        """Set the order and flips of the next pass; a pass in progress keeps its own."""
         self.epoch = epoch
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Indices of the images this process sees in an epoch (M,) int64, and which are mirrored (M,) bool.
+        """Indices of this process's images in an epoch, (M,) int64, and which of them are mirrored, (M,) bool.
 
-        In an epoch that was resumed: of those that are left.
+        In a resumed epoch, only the remaining images.
         """
         n = len(self.images)
         seen = self._resumed.begin(epoch).images
@@ -131,7 +131,7 @@ class Batches:
         return mine, mirrored[mine]
 
     def indices(self, epoch: int, batch: int) -> Tensor:
-        """Which images this process's batch of that number in an epoch holds (B,) int64."""
+        """The indices of the images in one of this process's batches of an epoch, (B,) int64."""
         return self.plan(epoch)[0][self._part(epoch, batch)]
 
     def _part(self, epoch: int, batch: int) -> slice:
@@ -160,34 +160,34 @@ class Batches:
         return Place(self.epoch, self._done, images).rolled(len(self))._asdict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next passes over `state["epoch"]` begin after the images that were seen of it."""
+        """Continue `state["epoch"]` after the images of it that were already seen."""
         images = state.get("images", state["batches"] * self.batch_size * self.world)
         self.epoch, self._done = state["epoch"], len(self) - self._batches(len(self.images) - images)
         self._resumed = Place(self.epoch, self._done, images)
 
 
 class ImageData(pl.LightningDataModule, ABC):
-    """Images in memory as uint8, given out as (x0 in [-1, 1], y) by `Batches`.
+    """Images in memory as uint8, provided as (x0 in [-1, 1], y) by `Batches`.
 
-    A data set states its facts as class attributes, known before any file is read (the command line hands them to the
-    network), and says how to read a split in `load`.
+    A data set declares its properties as class attributes, known before any file is read (the command line passes them
+    to the network), and implements the reading of a split in `load`.
 
     Args:
-        batch_size: images a batch and process, >= 1. A training set smaller than this gives one smaller batch.
-        seed: of the order and the flips, >= 0.
+        batch_size: images per batch and process, >= 1. A smaller training set gives one smaller batch.
+        seed: seed of the order and the flips, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no classes and no context (an unconditional model); the batches still carry y.
         limit: use the first n training images only; 0 uses all.
 
     Raises:
-        ValueError: for a batch_size < 1, a seed < 0 or a limit < 0.
+        ValueError: batch_size < 1, seed < 0 or limit < 0.
     """
 
     channels: ClassVar[int]
     size: ClassVar[int]  # height and width, pixels
     class_names: ClassVar[tuple[str, ...]]
     flip: ClassVar[bool] = False  # mirror training images left to right
-    no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes a flip would change
+    no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes that a flip would change
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
 
     def __init__(
@@ -196,7 +196,7 @@ class ImageData(pl.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1 or seed < 0 or limit < 0:
             raise ValueError(
-                f"{type(self).__name__}: batch_size >= 1, seed >= 0 and limit >= 0 are needed, "
+                f"{type(self).__name__}: wanted batch_size >= 1, seed >= 0 and limit >= 0, "
                 f"got batch_size {batch_size}, seed {seed}, limit {limit}"
             )
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
@@ -213,24 +213,24 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of labels a network is given; 0 without labels or with context vectors."""
+        """Number of classes for the network; 0 without labels or with context vectors."""
         return len(self.class_names) if self.labels and not self.context else 0
 
     @property
     def context_dim(self) -> int:
-        """Width of the context vector a network is given; 0 without labels or with class labels."""
+        """Width of the context vector for the network; 0 without labels or with class labels."""
         return len(self.class_names) if self.labels and self.context else 0
 
     @property
     def folder(self) -> Path:
-        """Where the files are looked for."""
+        """The folder in which files are searched for."""
         return data_root(self.root)
 
     def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
         """The images (N,C,H,W) uint8 and targets of a split, read on the first call and kept; no flips.
 
         Raises:
-            DataNotFound: if the files are not there; `prepare_data()` downloads what can be downloaded.
+            DataNotFound: the files do not exist; `prepare_data()` downloads what is available.
         """
         if split not in self._arrays:
             images, y = self.load(split)
@@ -245,7 +245,7 @@ class ImageData(pl.LightningDataModule, ABC):
         return self._arrays[split]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits a stage needs, once."""
+        """Read the splits that a stage needs, once."""
         if stage in (None, "fit"):
             self.arrays("train")
         self.arrays("test")

@@ -24,17 +24,17 @@ from diffusion.data.files import fetch, not_found
 
 
 class CIFAR10(ImageData):
-    """50,000 training and 10,000 test photographs of ten kinds, 3x32x32, with flips.
+    """50,000 training and 10,000 test photographs of ten classes, 3x32x32, with flips.
 
-    Reads `cifar-10-batches-py/` below the root (checked by md5). Without it, `cifar10-jpeg/{train,test}/<class>/*.jpg`
-    or `cifar10-jpeg/cifar10-jpeg.tar.gz`: JPEG is lossy, so figures on it do not compare with published FIDs (a notice
-    says so). Without either, `prepare_data` downloads the original, or unpacks `cifar-10-python.tar.gz`.
+    Reads `cifar-10-batches-py/` below the root (verified by md5). Without it, `cifar10-jpeg/{train,test}/<class>/*.jpg`
+    or `cifar10-jpeg/cifar10-jpeg.tar.gz`: JPEG is lossy, so figures on it are not comparable with published FIDs (a
+    notice is printed). Without either, `prepare_data` downloads the original, or unpacks `cifar-10-python.tar.gz`.
 
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
 
     Raises:
         DataNotFound: when the files are absent and cannot be downloaded.
-        ValueError: for a file that is cut short or altered; the message names it.
+        ValueError: for a file that is truncated or altered; the message names it.
     """
 
     channels, size = 3, 32
@@ -60,7 +60,7 @@ class CIFAR10(ImageData):
         place = self._jpeg()
         if place is None:
             raise self._absent("prepare_data() downloads it")
-        rank_zero_info(f"{type(self).__name__}: JPEG copies from {place}; figures do not compare with published FIDs")
+        rank_zero_info(f"{type(self).__name__}: JPEG copies from {place}; not comparable with published FIDs")
         return read_image_folder(place, split, self.class_names)
 
     @property
@@ -85,15 +85,15 @@ class CIFAR10(ImageData):
         for name, md5 in [*self.source.train_list, *self.source.test_list]:
             if not check_integrity(os.fspath(self._original / name), md5):
                 raise ValueError(
-                    f"{self._original / name}: absent, cut short or altered (md5 {md5} wanted); "
-                    f"delete {self._original} and fetch it again"
+                    f"{self._original / name}: absent, truncated or altered (md5 {md5} wanted); "
+                    f"delete {self._original} and download it again"
                 )
         data = self.source(os.fspath(self.folder), train=split == "train")
         return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)
 
 
 class CIFAR100(CIFAR10):
-    """50,000 training and 10,000 test photographs of a hundred kinds, 3x32x32, with flips.
+    """50,000 training and 10,000 test photographs of a hundred classes, 3x32x32, with flips.
 
     Reads `cifar-100-python/` below the root, or downloads it; otherwise as `CIFAR10`, without JPEG.
     """
@@ -137,7 +137,7 @@ def read_image_folder(place: Path, split: str, class_names: tuple[str, ...]) -> 
             images.append(np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(
-            f"{place}: {error} (after {name or 'its start'}): cut short or altered; fetch it again"
+            f"{place}: {error} (after {name or 'its start'}): truncated or altered; download it again"
         ) from error
     if not images:
         raise ValueError(f"{place}: no {split}/<class>/*.jpg in it")

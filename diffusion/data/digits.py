@@ -1,4 +1,4 @@
-"""Handwritten digits of 8x8 pixels that come with the package: real data with no download."""
+"""Handwritten digits of 8x8 pixels, included in the package: real data without a download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.data.base import ImageData, Split
 
-TEST = 360  # of 1,797; 1,437 are left to train on
+TEST = 360  # of 1,797; 1,437 are training images
 
 
 class Digits(ImageData):
@@ -39,7 +39,7 @@ def stratified(labels: np.ndarray, test: int, seed: int = 0) -> dict[str, np.nda
     Args:
         labels: (N,) int64.
         test: size of the test part, a multiple of the number of classes.
-        seed: of the one permutation behind the split.
+        seed: seed of the permutation that defines the split.
     """
     order = np.random.RandomState(seed).permutation(len(labels))  # RandomState: its stream never changes
     classes = np.unique(labels)

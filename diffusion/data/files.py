@@ -1,4 +1,4 @@
-"""Files on disk: the one error for absent data, downloads that leave nothing half-written, checksums."""
+"""Files on disk: the error for missing data, atomic downloads, checksums."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pathlib import Path
 
 
 class DataNotFound(FileNotFoundError):
-    """The files of a data set are neither on disk nor to be had by download."""
+    """The files of a data set are neither on disk nor available for download."""
 
 
 def not_found(name: str, folder: Path, files: Sequence[str], tried: str, cause: object = None) -> DataNotFound:
-    """The error for absent files, on one line.
+    """The one-line error for missing files.
 
     Args:
         name: of the data set.
         folder: its root.
         files: paths below `folder` that would be read.
-        tried: what was done to get them, such as "tried to download from torchvision's mirrors".
-        cause: the error that came back, if any.
+        tried: the attempt to obtain them, such as "tried to download from torchvision's mirrors".
+        cause: the error of that attempt, if any.
     """
     reason = f" ({' '.join(str(cause).split())[:200]})" if cause is not None else ""
     return DataNotFound(
-        f"{name}: not under {folder}; {tried}{reason}; put {', '.join(files)} in {folder} (or name another folder "
+        f"{name}: no files under {folder}; {tried}{reason}; put {', '.join(files)} in {folder} (or name another folder "
         "with root or $DIFFUSION_DATA), or use the data sets digits and sprites, which need no files"
     )
 
 
 def fetch(folder: Path, download: Callable[[Path], None], keep: Sequence[str]) -> None:
-    """Run `download(temporary folder)` inside `folder`, then move the paths `keep` from there into place, whole.
+    """Run `download(temporary folder)` inside `folder`, then move the paths `keep` from there into place atomically.
 
     Args:
-        folder: root of the data; made if need be, and removed again if it was made for nothing.
-        download: puts files into the folder it is given.
+        folder: root of the data; created if necessary, and removed again if it stays empty.
+        download: writes files into the given folder.
         keep: files or folders below it to move to the same place below `folder`.
 
     Raises:
-        RuntimeError, OSError: what the download raised; nothing of it is left behind.
+        RuntimeError, OSError: raised by the download; its files are removed.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def check_md5(path: Path, data: bytes, wanted: str) -> bytes:
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if md5 != wanted:
         raise ValueError(
-            f"{path}: md5 {md5} of {len(data)} unpacked bytes, wanted {wanted}: the file is cut short or altered; "
-            "delete it and fetch it again"
+            f"{path}: md5 {md5} of {len(data)} unpacked bytes, wanted {wanted}: the file is truncated or altered; "
+            "delete it and download it again"
         )
     return data

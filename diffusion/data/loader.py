@@ -1,4 +1,4 @@
-"""`Loader`: for data that do not fit into memory, worker processes with an order that can be resumed to the batch."""
+"""`Loader`: worker processes for data that do not fit into memory, in an order that can be resumed at any batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from diffusion.data.place import Place
 
 
 class Order:
-    """Lists of indices, a batch each: f(seed, epoch) drawn for all N, this process's share of it, from some batch on.
+    """Lists of indices, one per batch: this process's share of f(seed, epoch) drawn for all N, from some batch on.
 
-    Lightning tells it the epoch, as `loader.batch_sampler.sampler`.
+    Lightning sets its epoch through `loader.batch_sampler.sampler`.
     """
 
     def __init__(self, n: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int, rank: int, world: int):
         self.n, self.batch_size, self.shuffle, self.drop_last = n, batch_size, shuffle, drop_last
         self.seed, self.rank, self.world = seed, rank, world
         self.epoch = 0
-        self.resumed = Place()  # what had been given out of an epoch before this run resumed in it
+        self.resumed = Place()  # the place in an epoch at which this run resumed
 
     @property
     def sampler(self) -> Order:
@@ -44,17 +44,17 @@ class Order:
 
 
 class Loader(DataLoader):
-    """A DataLoader over any data set with `__len__` and `__getitem__`, which a resumed run goes on with exactly.
+    """A DataLoader over any data set with `__len__` and `__getitem__` that a resumed run continues exactly.
 
-    Batches that workers have fetched but training has not seen count as not given out. What an item draws at random
-    has to be a function of its index (and an epoch), never of its worker's own stream, which no checkpoint knows.
+    Batches that workers have prefetched but training has not used do not count. Randomness in an item must be a
+    function of its index (and an epoch), not of its worker's random stream, which no checkpoint stores.
 
     Args:
         dataset: its items are (x0 in [-1, 1], y).
-        batch_size: items a batch and process, >= 1.
+        batch_size: items per batch and process, >= 1.
         shuffle: a new order each epoch, a function of (seed, epoch).
-        drop_last: training: full batches only, the same number on every process.
-        seed: of the orders, >= 0.
+        drop_last: for training: full batches only, the same number on every process.
+        seed: seed of the orders, >= 0.
         rank, world: this process and how many share the data.
         options: of DataLoader: num_workers, pin_memory, persistent_workers, ...
     Raises:
@@ -74,12 +74,13 @@ class Loader(DataLoader):
     ) -> None:
         if batch_size < 1 or seed < 0 or not 0 <= rank < world:
             raise ValueError(
-                f"Loader: batch_size >= 1, seed >= 0 and 0 <= rank < world, got {batch_size}, {seed}, {rank} of {world}"
+                "Loader: wanted batch_size >= 1, seed >= 0 and 0 <= rank < world, "
+                f"got {batch_size}, {seed}, {rank} of {world}"
             )
         order = Order(len(dataset), batch_size, shuffle, drop_last, seed, rank, world)
         if not len(order):
-            raise ValueError(f"Loader: {len(dataset)} items are less than a batch of {batch_size} on {world} processes")
-        # An own generator: DataLoader seeds its workers from it, else from the stream that noise may come from.
+            raise ValueError(f"Loader: {len(dataset)} items, fewer than one batch of {batch_size} on {world} processes")
+        # A separate generator: DataLoader would seed its workers from the global stream, which noise may use.
         super().__init__(dataset, batch_sampler=order, generator=torch.Generator().manual_seed(seed), **options)
         self._done = 0
 
@@ -96,7 +97,7 @@ class Loader(DataLoader):
         return Place(order.epoch, self._done, images).rolled(len(self))._asdict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next pass over `state["epoch"]` begin after the batches that were given out of it."""
+        """Continue `state["epoch"]` after the batches of it that were already yielded."""
         order = self.batch_sampler
         order.epoch, self._done = state["epoch"], state["batches"]
         order.resumed = Place(order.epoch, self._done, self._done * order.batch_size * order.world)

@@ -24,14 +24,14 @@ PARTS = {"train": "train", "test": "t10k"}
 class MNIST(ImageData):
     """60,000 training and 10,000 test images of handwritten digits, 1x32x32, without flips.
 
-    Reads `MNIST/raw/train-images-idx3-ubyte` and its three sisters below the root, unpacked or as `.gz`, also from a
+    Reads `MNIST/raw/train-images-idx3-ubyte` and its three counterparts below the root, unpacked or `.gz`, also from a
     folder that cannot be written; `prepare_data` downloads them when they are absent. Every file is checked.
 
     Source: LeCun et al. 1998, Gradient-based learning applied to document recognition.
 
     Raises:
         DataNotFound: when the files are absent and cannot be downloaded.
-        ValueError: for a file that is cut short or altered; the message names it.
+        ValueError: for a file that is truncated or altered; the message names it.
     """
 
     channels, size = 1, 32
@@ -84,14 +84,14 @@ class MNIST(ImageData):
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: {error}: the file is cut short or altered; fetch it again") from error
+            raise ValueError(f"{path}: {error}: the file is truncated or altered; download it again") from error
         data = check_md5(path, data, self.md5[name])
         shape = np.frombuffer(data, ">i4", data[3], 4)
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy())
 
 
 class FashionMNIST(MNIST):
-    """60,000 training and 10,000 test images of ten kinds of clothing, 1x32x32, without flips: shoes all point left.
+    """60,000 training and 10,000 test images of ten classes of clothing, 1x32x32, without flips: shoes all point left.
 
     Reads `FashionMNIST/raw/` below the root; otherwise as `MNIST`.
 

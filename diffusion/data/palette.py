@@ -1,4 +1,4 @@
-"""Ramps of four tones, as pixel artists mix them."""
+"""Colour ramps of four tones in the manner of pixel art."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def ramp(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Four tones of a colour from dark to light; dark ones lean to blue, light ones to yellow.
+    """Four tones of a colour from dark to light; dark tones shift to blue, light ones to yellow.
 
     Args:
         hue: (N,) degrees, any.

@@ -1,4 +1,4 @@
-"""`Place`: how far a pass over the data has come, so that a resumed run goes on with the next batch."""
+"""`Place`: the position in a pass over the data, from which a resumed run continues with the next batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A place in an epoch: what has been given out of it.
+    """A position in an epoch: the batches and images already yielded.
 
     Attributes:
         epoch: number of the epoch, from 0.
-        batches: batches that each process has given out, with this run's batch size and number of processes.
-        images: images that all processes together have seen, whatever the batch size was then.
+        batches: batches that each process has yielded, with this run's batch size and number of processes.
+        images: images that all processes together have seen, whatever the batch size was.
     """
 
     epoch: int = 0
@@ -19,11 +19,11 @@ class Place(NamedTuple):
     images: int = 0
 
     def begin(self, epoch: int) -> Place:
-        """Where a pass over an epoch begins: here in the epoch of this place, else at the start."""
+        """The start of a pass over an epoch: this place if it is in that epoch, else the beginning."""
         return self if epoch == self.epoch else Place(epoch)
 
     def rolled(self, total: int) -> Place:
-        """This place, or the start of the next epoch if all `total` batches have been given out.
+        """This place, or the start of the next epoch if all `total` batches have been yielded.
 
         A checkpoint at the end of an epoch cut short (`limit_train_batches`) is then void for the next epoch, which
         Lightning resumes with.

@@ -1,4 +1,4 @@
-"""The data set of a run, rebuilt from the configuration that lies beside its checkpoints."""
+"""The data set of a run, rebuilt from the configuration beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_data(run_or_checkpoint: str | Path, **overrides: Any) -> ImageData:
             another type, as a command line gives it, is read as YAML: "10", "true", "[a, b]".
     Raises:
         FileNotFoundError: no checkpoint there, or the run's config.yaml is missing.
-        ValueError: an argument that the data set does not take or of another type, or a configuration that names no
+        ValueError: an argument that the data set does not take or of a wrong type, or a configuration without a
             data set.
     """
     kind, arguments = _read(run_or_checkpoint)
@@ -41,12 +41,12 @@ def kind_of(run_or_checkpoint: str | Path) -> type[ImageData]:
 
 
 def constructor(kind: type[ImageData]) -> dict[str, inspect.Parameter]:
-    """The arguments that a class of data sets is made with, by name, with evaluated annotations."""
+    """The constructor arguments of a data set's class by name, with evaluated annotations."""
     return dict(inspect.signature(kind, eval_str=True).parameters)
 
 
 def typed(name: str, value: Any, annotation: Any) -> Any:
-    """A value for an argument; text is read as YAML where the argument is not text.
+    """A value for an argument; text is read as YAML unless the argument is text.
 
     Raises:
         ValueError: the text is of another type.

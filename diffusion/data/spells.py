@@ -1,4 +1,4 @@
-"""Spells for `sprite_art`: fields of energy on a 16x16 grid, cut into four tones from a pale core to a dark rim."""
+"""Spells for `sprite_art`: scalar fields on a 16x16 grid, quantised to four tones from a pale core to a dark rim."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Y, X = np.mgrid[-7.5:8, -7.5:8]  # (16,16) pixel centres
 
 
 def draw_spells(n: int, random: np.random.RandomState) -> np.ndarray:
-    """Draw n spells of nine kinds.
+    """Draw n spells of nine types.
 
     Returns:
         (N,16,16,3) uint8 on white.
@@ -28,7 +28,7 @@ def draw_spells(n: int, random: np.random.RandomState) -> np.ndarray:
     bright = np.pad(tone >= 2, ((0, 0), (1, 1), (1, 1)))
     near = bright[:, :-2, 1:-1] | bright[:, 2:, 1:-1] | bright[:, 1:-1, :-2] | bright[:, 1:-1, 2:]
     tone[(tone == 0) & near] = 1
-    tone[:, [0, -1]] = np.minimum(tone[:, [0, -1]], 1)  # what touches the border ends in the rim
+    tone[:, [0, -1]] = np.minimum(tone[:, [0, -1]], 1)  # border pixels belong to the rim
     tone[:, :, [0, -1]] = np.minimum(tone[:, :, [0, -1]], 1)
     return np.rint(palette[np.arange(n)[:, None, None], tone] * 255).astype(np.uint8)
 

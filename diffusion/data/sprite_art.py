@@ -13,7 +13,7 @@ from diffusion.data import sprite_parts as parts
 from diffusion.data.palette import ramp
 from diffusion.data.spells import draw_spells
 
-LETTERS = ".shcpmwgke"  # the index of a letter is the number of its material
+LETTERS = ".shcpmwgke"  # the index of a letter is its material number
 SKINS = ((26, 0.38, 0.98), (24, 0.48, 0.90), (22, 0.55, 0.74), (20, 0.58, 0.56), (30, 0.30, 1.00))  # hue, sat, value
 METALS = ((215, 0.10, 0.82), (210, 0.22, 0.68), (42, 0.62, 0.92), (24, 0.55, 0.72), (265, 0.18, 0.72))
 WOODS = ((28, 0.62, 0.58), (22, 0.68, 0.46), (34, 0.52, 0.68))
@@ -45,7 +45,7 @@ def draw_sprites(per_class: int = 1500, seed: int = 0) -> tuple[np.ndarray, np.n
         ValueError: for per_class < 1.
     """
     if per_class < 1:
-        raise ValueError(f"draw_sprites: per_class >= 1 is needed, got {per_class}")
+        raise ValueError(f"draw_sprites: wanted per_class >= 1, got {per_class}")
     painters = (_heroes, _monsters, _foods, draw_spells, _walkers)
     images = [paint(per_class, np.random.RandomState((seed, i))) for i, paint in enumerate(painters)]
     return np.concatenate(images), np.repeat(np.arange(5), per_class)

@@ -1,4 +1,4 @@
-"""Drawings behind `sprite_art`: one letter a pixel says of which material it is; colour and shade come later.
+"""Drawings behind `sprite_art`: one letter per pixel gives its material; colour and shading are added later.
 
 Letters: s skin, h hair or hat, c main cloth or body, p second cloth, m metal or bone, w wood or leather, g accent,
 k dark, e white, `.` nothing. Drawings stand side by side in a block, separated by blanks. Those eight wide are left

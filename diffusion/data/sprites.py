@@ -1,4 +1,4 @@
-"""Sprites of 16x16 pixels with a context vector: a pair of .npy files, or drawn by the package itself."""
+"""Sprites of 16x16 pixels with a context vector, from a pair of .npy files or drawn by the package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion.data.base import ImageData, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprite_art import draw_sprites
 
-PAIRS = (  # below the root, in it or in its folder `sprites`; the second pair has the names of the short course
+PAIRS = (  # in the root or in its folder `sprites`; the second pair is named as in the short course
     ("sprites_16x16.npy", "sprite_labels_16x16.npy"),
     ("sprites_1788_16x16.npy", "sprite_labels_nc_1788_16x16.npy"),
 )
@@ -21,25 +21,25 @@ TEST = 0.05
 
 
 class Sprites(ImageData):
-    """Sprites, 3x16x16 on white, y a one-hot float32 context vector of five classes; 95 % to train on, 5 % to test.
+    """Sprites, 3x16x16 on white, y a one-hot float32 context vector of five classes; 95 % training, 5 % test.
 
     Read from a pair of files, images uint8 (N,16,16,3) and labels one-hot (N,5); without one under the root, 7,500 are
     drawn by `draw_sprites`. Copies of one picture all fall in the same split, so the test part is never trained on.
     Flips are on, except for the class side-facing.
 
     Args:
-        batch_size: images a batch and process, >= 1.
-        seed: of the order and the flips, >= 0.
+        batch_size: images per batch and process, >= 1.
+        seed: seed of the order and the flips, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no context (an unconditional model).
         limit: use the first n training images only; 0 uses all.
-        images: file of the images; needs `labels_file` too.
+        images: file of the images; requires `labels_file`.
         labels_file: file of the labels.
         drawn: draw the sprites even if there are files under the root.
 
     Raises:
-        DataNotFound: for a file that was named and is not there.
-        ValueError: for arrays of another shape or kind, of two lengths, or labels that are not one-hot.
+        DataNotFound: a given file does not exist.
+        ValueError: arrays of a wrong shape or type or of different lengths, or labels that are not one-hot.
     """
 
     channels, size = 3, 16
@@ -61,7 +61,7 @@ class Sprites(ImageData):
     ) -> None:
         super().__init__(batch_size, seed, root, labels, limit)
         if (images is None) != (labels_file is None):
-            raise ValueError(f"Sprites: name both images and labels_file or neither, got {images!r}, {labels_file!r}")
+            raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:
             raise ValueError("Sprites: drawn and images exclude each other; leave one out")
         self.images, self.labels_file, self.drawn = images, labels_file, drawn
@@ -69,7 +69,7 @@ class Sprites(ImageData):
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        self._read = None  # both splits are copies
+        self._read = None  # both splits have been copied
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         if self._read is None:
@@ -106,7 +106,7 @@ def read_pair(images_file: Path, labels_file: Path) -> tuple[np.ndarray, np.ndar
         (N,16,16,3) uint8 images and (N,5) float32 one-hot labels.
 
     Raises:
-        ValueError: that says which file, what was wanted and what came.
+        ValueError: a wrong shape, type or number of rows.
     """
     images, labels = _load(images_file), _load(labels_file)
     if images.shape[1:] != (16, 16, 3) or images.dtype != np.uint8:
@@ -114,11 +114,11 @@ def read_pair(images_file: Path, labels_file: Path) -> tuple[np.ndarray, np.ndar
             f"{images_file}: wanted uint8 (N,16,16,3), got {images.dtype} {images.shape}; convert it first"
         )
     if labels.shape[1:] != (5,) or labels.dtype.kind not in "buif":
-        raise ValueError(f"{labels_file}: wanted numbers (N,5), got {labels.dtype} {labels.shape}; one row an image")
+        raise ValueError(f"{labels_file}: wanted numbers (N,5), got {labels.dtype} {labels.shape}; one row per image")
     if len(images) != len(labels) or len(images) < 2:
         raise ValueError(
             f"{images_file} has {len(images)} images and {labels_file} {len(labels)} labels; "
-            "wanted the same number, 2 or more; take a pair that belongs together"
+            "wanted the same number, 2 or more; use a matching pair"
         )
     bad = np.flatnonzero(((labels != 0) & (labels != 1)).any(1) | (labels.sum(1) != 1))
     if len(bad):

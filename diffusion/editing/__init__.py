@@ -1,6 +1,6 @@
-"""What a trained model does to pictures that exist: paint a part anew, start from one, go between two, look on the way.
+"""Editing of existing pictures with a trained model: inpainting, img2img, interpolation, and partial denoising.
 
-Image k is a function of (seed, k), its input and its condition: never of the batch that it is made in. y None is "no
+Image k is a function of (seed, k), its input and its condition, independent of its batch. y None is "no
 condition" in all of these but `stop`.
 """
 

@@ -1,4 +1,4 @@
-"""What all edits share: batches with their noise, a still pipeline, the prediction to follow."""
+"""Shared parts of all edits: batches with their noise, evaluation mode, the guided prediction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from diffusion.noise.draws import ImageDraws
 def batches(
     pipeline: Pipeline, x0: Tensor, y: Tensor | None, seed: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor | None, ImageDraws, slice]]:
-    """(x0, y, noise, place) of each batch, on the model's device."""
+    """(x0, y, noise, slice) of each batch, on the model's device."""
     if tuple(x0.shape[1:]) != pipeline.shape or batch_size < 1 or not len(x0):
         raise ValueError(
             f"wanted images (B, {', '.join(map(str, pipeline.shape))}) and batch_size >= 1, "
@@ -31,7 +31,7 @@ def batches(
 
 @contextmanager
 def still(pipeline: Pipeline) -> Iterator[None]:
-    """Without dropout and gradients; the mode comes back."""
+    """Disable dropout and gradients inside the block; the mode is restored afterwards."""
     training = pipeline.denoiser.training
     pipeline.denoiser.eval()
     try:
@@ -42,5 +42,5 @@ def still(pipeline: Pipeline) -> Iterator[None]:
 
 
 def steered(pipeline: Pipeline, y: Tensor | None, guidance: Guidance | None) -> Denoise:
-    """What `Pipeline.frames` follows."""
+    """The prediction that `Pipeline.frames` follows."""
     return pipeline.clamp(pipeline.steered(y, guidance=guidance))

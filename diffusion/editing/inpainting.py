@@ -1,4 +1,4 @@
-"""Inpainting: a part of a picture made anew, to go with the rest."""
+"""Inpainting: regeneration of a part of a picture, consistent with the rest."""
 
 from collections import deque
 
@@ -27,10 +27,10 @@ def inpaint(
     length: int = 5,
     batch_size: int = 256,
 ) -> Tensor:
-    """Images (B, C, H, W) whose masked part is made anew to go with the rest, which stays as it is to the bit.
+    """Images (B, C, H, W) whose masked part is regenerated; the rest is preserved exactly.
 
     Args:
-        mask: bool, True is made anew; (H, W), or anything that broadcasts to x0.
+        mask: bool, True where pixels are regenerated; (H, W), or broadcastable to x0.
         y: labels (B,) or contexts (B, D).
         jumps, length: see `repaint`.
     """
@@ -57,20 +57,20 @@ def repaint(
     jumps: int = 10,
     length: int = 5,
 ) -> Tensor:
-    """RePaint: a step of the sampler for the hidden part, the noised truth for the other, and back to harmonise.
+    """RePaint: sampler steps for the hidden part, the noised truth for the rest, and jumps back to harmonise them.
 
         x_s = where(hidden, step(x_t), alpha_s x_0 + sigma_s z)
         x_t = (alpha_t / alpha_s) x_s + sqrt(Var[x_t | x_s]) z                                    (a jump back)
 
-    Every sampler can: it is asked for single steps. A multistep one (DPMSolver, UniPC, DEIS) has no past then, and
-    steps like DDIM. The step to the clean level is never repeated: it ends at a mean, which noised again is too narrow.
+    Any sampler can be used, one step at a time. A multistep one (DPMSolver, UniPC, DEIS) then has no history and steps
+    like DDIM. The step to the clean level is not repeated: it ends at a mean, which is too narrow if noised again.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, alg. 1 (length 1, jumps = U - 1) and app. B (length).
 
     Args:
-        x0: images (B, C, H, W); what is hidden of them is not looked at.
+        x0: images (B, C, H, W); the hidden part is not used.
         hidden: (B, C, H, W) bool.
-        jumps: how often each stretch of the way is walked again, >= 0; 0 only replaces.
-        length: levels in a stretch, >= 1.
+        jumps: number of repetitions of each segment, >= 0; 0 only replaces the known part.
+        length: levels per segment, >= 1.
     Raises:
         ValueError: jumps < 0 or length < 1.
     """
@@ -91,7 +91,7 @@ def repaint(
 
 
 def route(n: int, jumps: int, length: int) -> list[int]:
-    """The places among n + 1 levels that `repaint` goes to from 0: each stretch jumps + 1 times, the last step once.
+    """The indices of n + 1 levels that `repaint` visits from 0: each segment jumps + 1 times, the last step once.
 
     Raises:
         ValueError: jumps < 0 or length < 1.

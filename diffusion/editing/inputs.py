@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
     Attributes:
         images: (B, C, H, W) in [-1, 1].
         y: their labels (B,) or contexts (B, D), if known.
-        source: where they come from, in words.
+        source: a description of their origin.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ def from_files(paths: Sequence[str | Path], shape: tuple[int, int, int]) -> Inpu
     """Picture files of the model's size and channels.
 
     Raises:
-        ValueError: a file of another kind than the model's images.
+        ValueError: a file that does not match the model's images.
     """
     return Inputs(torch.stack([read_image(Path(p), shape) for p in paths]), None, ", ".join(map(str, paths)))
 
@@ -46,14 +46,14 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
     """Images of the run's test set.
 
     Args:
-        numbers: which; None is the first of each class, `most` of them.
+        numbers: indices in the test set; None is the first of each class, `most` in total.
     Raises:
-        ValueError: a number that the test set does not have.
+        ValueError: a number outside the test set.
     """
     try:
         images, y = data.arrays("test")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; or give pictures of your own: --input FILE.png") from error
+        raise FileNotFoundError(f"{error}; or give your own pictures with --input FILE.png") from error
     numbers = list(numbers) if numbers else first_of_each(y, most)
     words = ",".join(map(str, numbers))
     if not all(0 <= k < len(images) for k in numbers):
@@ -63,7 +63,7 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
 
 
 def first_of_each(y: Tensor, most: int) -> list[int]:
-    """The places of the first image of each class, then of the first others, `most` in all."""
+    """The indices of the first image of each class, then of the first others, `most` in total."""
     labels = y.argmax(1) if y.ndim > 1 else y
     firsts = [int((labels == c).nonzero()[0]) for c in labels.unique()]
     return (firsts + [k for k in range(min(len(y), most)) if k not in firsts])[:most]
@@ -73,7 +73,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """A PNG file as (C, H, W) in [-1, 1].
 
     Raises:
-        ValueError: another size or number of channels than the model's, or not 8 bits a channel.
+        ValueError: another size or number of channels than the model's, or not 8 bits per channel.
     """
     return pixels(path, shape).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -96,11 +96,11 @@ def pixels(path: Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def given_mask(text: str, shape: tuple[int, int, int], seed: int) -> tuple[Tensor, str]:
-    """What is to be made anew, (1, H, W) bool, and its description.
+    """The mask of pixels to regenerate, (1, H, W) bool, and its description.
 
     Args:
         text: left, right, top, bottom, center or random, with `:fraction` (of the width, of the height, of both for
-            center, of the pixels for random); or a picture file, white where pixels are to be made anew.
+            center, of the pixels for random); or a picture file, white where pixels are regenerated.
     Raises:
         ValueError: an unknown name, a fraction outside (0, 1], or a picture of another size.
     """
@@ -123,12 +123,12 @@ def given_mask(text: str, shape: tuple[int, int, int], seed: int) -> tuple[Tenso
             raise ValueError(f"mask {text}: wanted a fraction in (0, 1] after the colon, as in {name}:0.5")
         mask = named_mask(name, part, H, W, seed)
     if not mask.any():
-        raise ValueError(f"mask {text}: nothing is to be made anew; mark it white, or take a larger fraction")
-    return mask, f"mask {text}, {float(mask.float().mean()):.0%} of the pixels made anew"
+        raise ValueError(f"mask {text}: the mask is empty; mark pixels white, or use a larger fraction")
+    return mask, f"mask {text}, {float(mask.float().mean()):.0%} of the pixels regenerated"
 
 
 def named_mask(name: str, part: float, H: int, W: int, seed: int) -> Tensor:
-    """(1, H, W) bool."""
+    """The mask of a name and fraction, (1, H, W) bool."""
     if name == "random":
         return torch.rand(1, H, W, generator=torch.Generator().manual_seed(seed)) < part
     h, w = round(part * H), round(part * W)

@@ -1,6 +1,6 @@
-"""Edits by way of a picture's noise: DDIM's way undone, the noise changed, and back.
+"""Edits through a picture's noise: DDIM inversion, modification of the noise, and DDIM sampling.
 
-Both ways go without a limit on x_0, which could not be undone, and without self-conditioning's memory.
+Both directions omit the limit on x_0, which is not invertible, and the memory of self-conditioning.
 """
 
 import torch
@@ -24,13 +24,13 @@ def to_noise(
     iterations: int = 5,
     batch_size: int = 256,
 ) -> Tensor:
-    """The noise (B, C, H, W) from which DDIM makes these images.
+    """The noise (B, C, H, W) from which DDIM generates these images.
 
     Args:
         y: labels (B,) or contexts (B, D).
         sampler: DDIM with eta = 0; the model's if it is one, else DDIM with 50 steps.
-        guidance: Plain by default: the farther a scale is from 1, the harder the way is to undo.
-        iterations: network calls to undo a step, see `DDIM.invert`.
+        guidance: Plain by default: the farther a scale is from 1, the less accurate the inversion.
+        iterations: network evaluations to invert a step, see `DDIM.invert`.
     """
     sampler, done = inverter(pipeline, sampler), []
     with still(pipeline):
@@ -49,10 +49,10 @@ def from_noise(
     batch_size: int = 256,
     towards: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """The images (B, C, H, W) that DDIM makes from this noise; the arguments of `to_noise`.
+    """The images (B, C, H, W) that DDIM generates from this noise; for the arguments see `to_noise`.
 
     Args:
-        towards: a second condition and how far to go to it, (B,) in [0, 1].
+        towards: a second condition and its weight, (B,) in [0, 1].
     """
     sampler, done = inverter(pipeline, sampler), []
     with still(pipeline):
@@ -74,9 +74,9 @@ def reconstruct(
     iterations: int = 5,
     batch_size: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """The images by way of their noise, (B, C, H, W), and the root mean square of what that changes in each, (B,).
+    """The images after inversion and sampling, (B, C, H, W), and the root mean square change of each, (B,).
 
-    Source: Song et al. 2021, arXiv:2010.02502, sec. 5.4. The arguments of `to_noise`.
+    Source: Song et al. 2021, arXiv:2010.02502, sec. 5.4. For the arguments see `to_noise`.
     """
     z = to_noise(pipeline, x0, y, sampler, guidance, iterations, batch_size)
     made = from_noise(pipeline, z, y, sampler, guidance, batch_size)
@@ -95,15 +95,15 @@ def vary(
     iterations: int = 5,
     batch_size: int = 256,
 ) -> Tensor:
-    """n images near each of others, (B, n, C, H, W): their noise, turned towards fresh noise.
+    """n variations of each image, (B, n, C, H, W): its noise, interpolated towards fresh noise.
 
         x_0' = DDIM(slerp(DDIM^-1(x_0), z, amount))
 
-    The k-th of an image has the fresh noise of seed + k. The other arguments are those of `to_noise`.
+    Variation k uses the fresh noise of seed + k. The other arguments are those of `to_noise`.
     Source: the parts, Song et al. 2021, arXiv:2010.02502, sec. 4.3 and eq. 67.
 
     Args:
-        amount: in [0, 1]; 0 gives the image back (as well as `reconstruct` does), 1 is a new sample.
+        amount: in [0, 1]; 0 reproduces the image (as accurately as `reconstruct`), 1 is a new sample.
     Raises:
         ValueError: amount outside [0, 1] or n < 1.
     """
@@ -129,16 +129,16 @@ def interpolate(
     iterations: int = 5,
     batch_size: int = 256,
 ) -> Tensor:
-    """n images from each of a to that of b, (B, n, C, H, W), both ends included as `reconstruct` makes them.
+    """n images from each of a to that of b, (B, n, C, H, W), including both ends, as `reconstruct` gives them.
 
-        x_0(u) = DDIM(slerp(DDIM^-1(a), DDIM^-1(b), u)),    its guess of x_0 lerp(x_0 | y_a, x_0 | y_b, u)
+        x_0(u) = DDIM(slerp(DDIM^-1(a), DDIM^-1(b), u)),    predicted x_0 = lerp(x_0 | y_a, x_0 | y_b, u)
 
-    The lerp of guesses is the score of p(x | y_a)^(1-u) p(x | y_b)^u: a condition between two labels.
+    The lerp of predictions gives the score of p(x | y_a)^(1-u) p(x | y_b)^u: a condition between two labels.
     The other arguments are those of `to_noise`.
     Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 and eq. 67; the score: Liu et al. 2022, arXiv:2206.01714.
 
     Raises:
-        ValueError: n < 2, a and b of two shapes, or a condition for one of them only.
+        ValueError: n < 2, a and b of different shapes, or a condition for only one of them.
     """
     if n < 2 or a.shape != b.shape:
         raise ValueError(f"interpolate: n >= 2 and images of one shape, got {n}, {tuple(a.shape)}, {tuple(b.shape)}")
@@ -154,16 +154,16 @@ def interpolate(
 
 
 def slerp(a: Tensor, b: Tensor, u: float | Tensor) -> Tensor:
-    """The way along the great circle, image by image: sin((1 - u) w) / sin(w) a + sin(u w) / sin(w) b, w their angle.
+    """Spherical interpolation, image by image: sin((1 - u) w) / sin(w) a + sin(u w) / sin(w) b, w their angle.
 
-    Keeps the length that a and b share; plain lerp would pass through noise that is too quiet.
+    Preserves the common norm of a and b; linear interpolation would pass through noise of too small a norm.
     Source: Shoemake 1985, Animating rotation with quaternion curves; Song et al. 2021, arXiv:2010.02502, eq. 67.
 
     Args:
-        u: 0 is a, 1 is b; one number, or one an image (B,).
+        u: 0 is a, 1 is b; one number, or one per image (B,).
     """
     p, q = (v.flatten(1).double() / v.flatten(1).double().norm(dim=1, keepdim=True) for v in (a, b))
-    w = 2 * torch.atan2((p - q).norm(dim=1), (p + q).norm(dim=1))  # acos loses digits at small angles
+    w = 2 * torch.atan2((p - q).norm(dim=1), (p + q).norm(dim=1))  # acos loses precision at small angles
     flat = w.sin() < 1e-6  # no angle, or no plane: the sines would be 0 / 0
     w, u = w.masked_fill(flat, 1.0), torch.as_tensor(u, dtype=w.dtype, device=w.device)
     wa, wb = (broadcast(torch.where(flat, v, (v * w).sin() / w.sin()), a) for v in (1 - u, u))
@@ -171,7 +171,7 @@ def slerp(a: Tensor, b: Tensor, u: float | Tensor) -> Tensor:
 
 
 def between_guesses(a: Denoise, b: Denoise, u: Tensor) -> Denoise:
-    """The guess of x_0 at a fraction u (B,) of the way from one to another."""
+    """The x_0 predictions of a and b, linearly interpolated by a fraction u (B,)."""
 
     def denoise(x: Tensor, t: Level) -> Prediction:
         return predict(x, torch.lerp(a(x, t).x0, b(x, t).x0, broadcast(u, x)), t.like(x))
@@ -180,7 +180,7 @@ def between_guesses(a: Denoise, b: Denoise, u: Tensor) -> Denoise:
 
 
 def inverter(pipeline: Pipeline, sampler: Sampler | None = None) -> DDIM:
-    """The sampler if its way can be undone; by default the model's if it is such a one, else DDIM with 50 steps.
+    """The sampler, if it is invertible; by default the model's if invertible, else DDIM with 50 steps.
 
     Raises:
         ValueError: a sampler that is not DDIM with eta = 0.
@@ -190,10 +190,10 @@ def inverter(pipeline: Pipeline, sampler: Sampler | None = None) -> DDIM:
         known = isinstance(own, DDIM) and own.eta == 0
         return own if known else DDIM(min(50, pipeline.denoiser.schedule.T or 50), grid=own.grid)
     if not isinstance(sampler, DDIM) or sampler.eta > 0:
-        raise ValueError(f"only the way of DDIM with eta = 0 can be undone, got {type(sampler).__name__}")
+        raise ValueError(f"only DDIM with eta = 0 can be inverted, got {type(sampler).__name__}; use that")
     return sampler
 
 
 def _reversible(pipeline: Pipeline, y: Tensor | None, guidance: Guidance | None) -> Denoise:
-    """A function of (x, t) alone, without a limit or a walk's memory."""
+    """A prediction that is a function of (x, t) alone, without a limit or the memory of a walk."""
     return pipeline.steered(y, guidance=guidance or Plain(), walk=False)

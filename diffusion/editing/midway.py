@@ -1,4 +1,4 @@
-"""Walks that begin in the middle, from a picture, or end there, for a look."""
+"""Partial walks: starting from a noised picture, or stopping at intermediate levels."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def img2img(
     guidance: Guidance | None = None,
     batch_size: int = 256,
 ) -> Tensor:
-    """New images (B, C, H, W) on the base of others: noised to a level in the middle, and walked back from there.
+    """Images (B, C, H, W) based on others: noised to an intermediate level and denoised from there.
 
         x_t = alpha_t x_0 + sigma_t z,    t the level of the sampler's grid nearest to strength
 
@@ -30,7 +30,7 @@ def img2img(
 
     Args:
         strength: in [0, 1]; 0 is the image itself, 1 starts from pure noise: `Diffusion.sample` with the same seed.
-        y: labels (B,) or contexts (B, D); others than the image's own turn it into something else.
+        y: labels (B,) or contexts (B, D); a label other than the image's own changes its content.
     Raises:
         ValueError: strength outside [0, 1].
     """
@@ -46,7 +46,7 @@ def img2img(
 
 
 def beginning(sampler: Sampler, schedule: Schedule, strength: float) -> int:
-    """The place in the sampler's levels where `img2img` starts; any strength above 0 takes a step, 1 takes all."""
+    """The index in the sampler's levels where `img2img` starts; strength > 0 takes a step or more, 1 takes all."""
     if not 0 <= strength <= 1:
         raise ValueError(f"img2img: strength must lie in [0, 1], got {strength}; 0 is the image, 1 is pure noise")
     levels = sampler.levels(schedule)
@@ -54,7 +54,7 @@ def beginning(sampler: Sampler, schedule: Schedule, strength: float) -> int:
 
 
 def noised(x0: Tensor, sampler: Sampler, schedule: Schedule, start: int, noise: Noise) -> Tensor:
-    """x_0 at a place of the sampler's levels; at the first one pure noise, though a schedule may leave some signal."""
+    """x_0 noised to one of the sampler's levels; pure noise at the first, though a schedule may leave some signal."""
     t = sampler.levels(schedule)[start]
     if start == 0:
         return schedule.prior_std * noise(x0)
@@ -70,16 +70,16 @@ def stop(
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
 ) -> list[Frame]:
-    """n images caught on their way from noise, at the levels nearest to some times: the state, and its guess of x_0.
+    """The states of n images during sampling, at the levels nearest to given times, with their predicted x_0.
 
-    The walk ends at the last of them. At t = 0 the guess is the image. Frames from noise to clean, each level once.
-    Unlike those of `Pipeline.frames`, x0 here is what the model makes of this x.
+    The walk ends at the last of them. At t = 0 the prediction is the image. Frames are ordered from noise to clean,
+    each level once. Unlike in `Pipeline.frames`, x0 is the prediction from the x of the same frame.
 
     Args:
         at: times in [0, 1]; 1 is noise.
         y: labels (n,) or contexts (n, D); all classes in turn by default.
     Raises:
-        ValueError: no time, or one outside [0, 1].
+        ValueError: no times, or a time outside [0, 1].
     """
     if not at or not all(0 <= t <= 1 for t in at):
         raise ValueError(f"stop: wanted times in [0, 1], got {at}")
@@ -96,5 +96,5 @@ def stop(
 
 
 def nearest(levels: list[Level], t: float) -> int:
-    """The place of the level whose time is nearest to t."""
+    """The index of the level whose time is nearest to t."""
     return min(range(len(levels)), key=lambda k: abs(float(levels[k].t) - t))

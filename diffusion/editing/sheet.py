@@ -1,4 +1,4 @@
-"""Edits as sheets: what `diffusion edit` makes of a run and some pictures, row by row."""
+"""Edits as sheets: the output of `diffusion edit` for a run and some pictures, row by row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,22 +25,22 @@ from diffusion.samplers import DDIM
 from diffusion.support.console import progress
 from diffusion.support.files import atomic, check_writable
 
-MOST = 8  # pictures of the test set, where none are named
+MOST = 8  # pictures of the test set, if none are given
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What an edit does; each verb has its own of these.
+    """The arguments of an edit; each verb uses its own subset.
 
     Attributes:
         input: picture files of the model's size and channels.
-        numbers: images of the run's test set, in their place; None is the first of each class.
+        numbers: images of the run's test set instead; None is the first of each class.
         mask: for inpaint: left, right, top, bottom, center, random, with `:fraction`, or a picture file.
-        jumps: for inpaint: how often each stretch of the walk is repeated.
-        length: for inpaint: levels per stretch.
+        jumps: for inpaint: number of repetitions of each segment of the walk.
+        length: for inpaint: levels per segment.
         strength: for img2img, in [0, 1]: 0 is the picture, 1 pure noise.
         amount: for vary, in [0, 1]: 0 is the picture, 1 a new sample.
-        iterations: for interpolate, vary and reconstruct: network evaluations to undo a step.
+        iterations: for interpolate, vary and reconstruct: network evaluations to invert a step.
         at: for stop: times in [0, 1], 1 is noise and 0 clean.
     """
 
@@ -56,19 +56,19 @@ class Edit:
 
 
 class Row(NamedTuple):
-    """A row of the sheet: what it shows, and its images (K, C, H, W)."""
+    """A row of the sheet: its title and images (K, C, H, W)."""
 
     title: str
     images: Tensor
 
 
 class Job(NamedTuple):
-    """What a verb works with.
+    """The inputs of a verb.
 
     Attributes:
         pipeline: the model with the chosen sampler and guidance.
-        n: results of each picture; pictures of a row for interpolate; samples for stop.
-        inputs: pictures to edit; none for stop, where `y` is of the samples.
+        n: results per picture; pictures per row for interpolate; samples for stop.
+        inputs: pictures to edit; none for stop, where `y` is that of the samples.
     """
 
     pipeline: Pipeline
@@ -84,14 +84,14 @@ class Job(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Rows of pictures, what was done, and with what."""
+    """Rows of pictures, a description of the edit, and its inputs."""
 
     rows: list[Row]
     words: str
     job: Job
 
     def save(self, out: Path) -> None:
-        """A .png sheet, or a .npz with the rows as arrays uint8 (K, H, W, C) by their titles; whole or not at all."""
+        """Write a .png sheet, or a .npz with the rows as arrays uint8 (K, H, W, C) by title, atomically."""
         images = [pictures.to_uint8(row.images) for row in self.rows]
         if out.suffix == ".png":
             pictures.save_png(pictures.grid(np.concatenate(images), len(images[0])), out)
@@ -129,12 +129,12 @@ def img2img_rows(job: Job) -> tuple[list[Row], str]:
 def interpolate_rows(job: Job) -> tuple[list[Row], str]:
     x0, y, _ = job.inputs
     if len(x0) < 2:
-        raise ValueError("interpolate: wanted two pictures or more; name them: --numbers 0,1")
+        raise ValueError("interpolate: wanted at least two pictures; give them, e.g. --numbers 0,1")
     labels = (None, None) if y is None else (y[:-1], y[1:])
     made = interpolate(job.pipeline, x0[:-1], x0[1:], job.n, *labels, iterations=job.edit.iterations, **job.how)
     rows = [Row(f"from picture {k} to {k + 1}", row) for k, row in enumerate(made, 1)]
     off = torch.stack([made[:, 0] - x0[:-1], made[:, -1] - x0[1:]]).square().mean().sqrt()
-    return rows, f"{job.n} pictures per row, the ends {float(off):.2g} rms from the given ones"
+    return rows, f"{job.n} pictures per row, the ends differ by {float(off):.2g} rms from the given pictures"
 
 
 def vary_rows(job: Job) -> tuple[list[Row], str]:
@@ -161,7 +161,7 @@ def stop_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def std(t: Level) -> float:
-    """The standard deviation of x_t where that of x_0 is 1; divided by it, states of every schedule can be shown."""
+    """The standard deviation of x_t if that of x_0 is 1, by which states are divided for display."""
     return float(t.alpha**2 + t.sigma**2) ** 0.5
 
 
@@ -169,7 +169,7 @@ def std(t: Level) -> float:
 
 
 def per_step(job: Job) -> float:
-    """Network evaluations of one of the sampler's steps."""
+    """Network evaluations per sampler step."""
     return evaluations(job.pipeline.sampler, job.pipeline.denoiser.schedule) / job.pipeline.sampler.steps
 
 
@@ -187,27 +187,27 @@ def img2img_work(job: Job) -> float:
 
 
 class Verb(NamedTuple):
-    """An edit: what it does in words, the fields of `Edit` that it takes, and its default of n (0: it takes none)."""
+    """An edit: its description, the fields of `Edit` that it uses, and its default n (0: unused)."""
 
     rows: Callable[[Job], tuple[list[Row], str]]
     does: str
     options: tuple[str, ...]
     n: int = 0
-    n_of: str = "results of each picture, of seeds in a row"
+    n_of: str = "results per picture, with consecutive seeds"
     inverts: bool = False
-    work: Callable[[Job], float] | None = None  # None: not easily known
+    work: Callable[[Job], float] | None = None  # None: unknown
 
 
 VERBS = {
     "inpaint": Verb(inpaint_rows, "repaint a part (RePaint)", ("mask", "jumps", "length"), 1, work=inpaint_work),
     "img2img": Verb(img2img_rows, "start from a noised picture (SDEdit)", ("strength",), 1, work=img2img_work),
     "interpolate": Verb(
-        interpolate_rows, "go from each picture to the next", ("iterations",), 9,
+        interpolate_rows, "interpolate from each picture to the next", ("iterations",), 9,
         "pictures per row, both ends included", True,
     ),
     "vary": Verb(vary_rows, "variations near a picture", ("amount", "iterations"), 3, inverts=True),
-    "reconstruct": Verb(reconstruct_rows, "to noise and back, with the error", ("iterations",), inverts=True),
-    "stop": Verb(stop_rows, "show x_t and the predicted x_0 on the way", ("at",), 3, "pictures, two rows each"),
+    "reconstruct": Verb(reconstruct_rows, "invert to noise and back, with the error", ("iterations",), inverts=True),
+    "stop": Verb(stop_rows, "show x_t and the predicted x_0 during sampling", ("at",), 3, "pictures, two rows each"),
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def edit(verb: str, run: str | Path | Pipeline, out: str | Path | None = None, *
     Args:
         verb: inpaint, img2img, interpolate, vary, reconstruct or stop.
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
-        out: a .png or .npz file that is written too.
+        out: a .png or .npz file to write as well.
         options: the fields of `Edit`, and the keywords of `sample` (n, seed, label, sampler, scale, ...).
     Raises:
         FileNotFoundError: there is no checkpoint, or no test image.
@@ -230,7 +230,7 @@ def edit(verb: str, run: str | Path | Pipeline, out: str | Path | None = None, *
 
 
 def perform(verb: str, request: Request, edit: Edit, out: Path | None = None) -> Sheet:
-    """Check everything, edit, and write the sheet if a file is given.
+    """Validate the request, edit, and write the sheet if a file is given.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or no test image.
@@ -253,17 +253,17 @@ def perform(verb: str, request: Request, edit: Edit, out: Path | None = None) ->
 
 
 def prepare(verb: Verb, request: Request, edit: Edit) -> Job:
-    """The model and the pictures, checked before any work."""
+    """The model and the pictures, validated before any work."""
     n = verb.n if request.n is None else request.n
     if verb.n and n < 1 or request.batch_size < 1:
         raise ValueError(f"n and batch_size must be at least 1, got {n} and {request.batch_size}")
     run = request.load()
     pipeline = request.choices.apply(run)
-    rows = request.asked.rows(pipeline)  # what the model does not take is refused before the pictures are read
+    rows = request.asked.rows(pipeline)  # unsupported conditions are rejected before pictures are read
     if verb.inverts:
-        if pipeline.guidance is run.guidance:  # the farther a scale is from 1, the harder a walk is to undo
+        if pipeline.guidance is run.guidance:  # guidance makes inversion less accurate
             pipeline = replace(pipeline, guidance=Plain())
-        if not (request.choices.sampler or isinstance(pipeline.sampler, DDIM)):  # the run's own cannot be undone
+        if not (request.choices.sampler or isinstance(pipeline.sampler, DDIM)):  # the run's own is not invertible
             steps = request.choices.steps or inverter(pipeline).steps
             pipeline = replace(pipeline, sampler=DDIM(steps, grid=pipeline.sampler.grid))
         inverter(pipeline, pipeline.sampler)
@@ -273,7 +273,7 @@ def prepare(verb: Verb, request: Request, edit: Edit) -> Job:
         return Job(pipeline, edit, n, request.seed, request.batch_size, inputs)
     if edit.input:
         if edit.numbers or request.data:
-            raise ValueError("input takes files, numbers and data images of the run's test set; give one of them")
+            raise ValueError("input reads files, numbers and data read the run's test set; give one of the two")
         inputs = from_files(edit.input, pipeline.shape)
     else:
         inputs = from_tests(pipeline, open_tests(request), edit.numbers, MOST)
@@ -291,4 +291,4 @@ def open_tests(request: Request) -> Any:
     try:
         return request.open_data()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; or give pictures of your own: --input FILE.png") from error
+        raise FileNotFoundError(f"{error}; or give your own pictures with --input FILE.png") from error

@@ -1,4 +1,4 @@
-"""Generation: a trained model at work, without Lightning."""
+"""Sampling from trained models, without Lightning."""
 
 from diffusion.generation.pipeline import Pipeline
 

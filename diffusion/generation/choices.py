@@ -1,4 +1,4 @@
-"""How to sample, chosen by name and value: the run's sampler and guidance, changed or replaced."""
+"""Sampling choices by name and value: the run's sampler and guidance, modified or replaced."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance,
 from diffusion.samplers import Sampler
 from diffusion.support.specs import build, named, spec, suggest
 
-BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # what these choices mean by themselves
+BY = {"guide": AutoGuidance, "classifier": ClassifierGuidance}  # the guidance that each of these choices implies
 
 
 class UnknownArgument(ValueError):
-    """A name that is no argument of the classes in question.
+    """A name that is not an argument of the classes in question.
 
     Args:
-        name: what came.
+        name: the unknown name.
         kinds: the classes in words, e.g. "sampler DDIM".
-        known: the names that they take.
+        known: the names that they accept.
     """
 
     def __init__(self, name: str, kinds: str, known: list[str]) -> None:
@@ -31,16 +31,16 @@ class UnknownArgument(ValueError):
 
 @dataclass(frozen=True)
 class Choices:
-    """A sampler and a guidance, by what of the run's own they change.
+    """A sampler and a guidance, as changes to those of the run.
 
     Attributes:
         sampler: object, class name or import path; None is the run's.
         steps: sampling steps; None is the run's.
         guidance: object, class name or import path, of a `CondFn` too; None is the run's.
         scale: of the guidance; 1 is off, 0 ignores the label.
-        w: the same as papers count it, scale = 1 + w.
-        rescale: share, in [0, 1], of the contrast that is taken back.
-        interval: guide only where low < sigma / alpha <= high; numbers or "low,high".
+        w: the same in the convention of many papers, scale = 1 + w.
+        rescale: fraction, in [0, 1], of the added contrast that is removed.
+        interval: apply guidance only where low < sigma / alpha <= high; numbers or "low,high".
         guide: run or checkpoint of a worse model, for autoguidance.
         classifier: run or checkpoint of a classifier of noisy images, for classifier guidance.
         arguments: further arguments of the sampler and the guidance by name; text is converted to their types.
@@ -63,11 +63,11 @@ class Choices:
         return replace(pipeline, sampler=sampler, guidance=guidance)
 
     def resolve(self, pipeline: Pipeline) -> tuple[Sampler, Guidance]:
-        """The sampler and the guidance for a model, which is not changed.
+        """The sampler and the guidance for a model, which is not modified.
 
         Raises:
-            UnknownArgument: neither takes an argument of that name.
-            ValueError: choices that contradict each other, or that this model or this guidance cannot follow.
+            UnknownArgument: neither class has an argument of that name.
+            ValueError: choices that contradict each other, or that the model or the guidance does not support.
         """
         guidance, rest = self._guidance(pipeline)
         return self._sampler(pipeline, rest), guidance
@@ -75,7 +75,7 @@ class Choices:
     # --- sampler ----------------------------------------------------------------------------------------
 
     def _sampler(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> Sampler:
-        """The run's sampler or another, with its arguments changed."""
+        """The run's sampler or another one, with updated arguments."""
         wanted = {} if self.steps is None else {"steps": self.steps}
         if isinstance(self.sampler, Sampler):
             known = spec(self.sampler)
@@ -94,7 +94,7 @@ class Choices:
     # --- guidance ---------------------------------------------------------------------------------------
 
     def _guidance(self, pipeline: Pipeline) -> tuple[Guidance, Mapping[str, Any]]:
-        """The run's guidance or another, with its arguments changed; and the arguments that are not its own."""
+        """The run's guidance or another one, with updated arguments; and the arguments that it does not take."""
         if isinstance(self.guidance, Guidance):
             return self.guidance, self.arguments
         names = ("scale", "w", "rescale", "guide", "classifier")
@@ -111,15 +111,15 @@ class Choices:
             return pipeline.guidance, rest
         guidance = made(kind, init, given, pipeline)
         if limits and kind is Plain:
-            raise ValueError("interval: there is no guidance to limit; give a scale too")
+            raise ValueError("interval: there is no guidance to limit; give a scale as well")
         if limits or within:
             guidance = Interval(guidance, **(limits or within))
         return guidance, rest
 
     def _guidance_kind(self, given: Mapping[str, Any], run: dict) -> tuple[type, dict]:
-        """The class of guidance, and the arguments that the run has for it."""
+        """The class of guidance, and the run's arguments for it."""
         if "guide" in given and "classifier" in given:
-            raise ValueError("guide and classifier: give one of the two")
+            raise ValueError("guide and classifier exclude each other; give one of them")
         if self.guidance:
             return find(self.guidance), {}
         for name, kind in BY.items():
@@ -139,16 +139,16 @@ def find(name: str) -> type:
     try:
         found = getattr(import_module(module), last) if module else None
     except (ImportError, AttributeError):
-        found = None  # `named` says so
+        found = None  # `named` raises the error
     if inspect.isclass(found) and not issubclass(found, Guidance) and "__call__" in dir(found):
         if inspect.isabstract(found):
-            raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+            raise ValueError(f"{name} is abstract: implement {', '.join(sorted(found.__abstractmethods__))}")
         return found
     return named(name, Guidance, "diffusion.guidance")
 
 
 def parameters(kind: type) -> dict[str, Any]:
-    """What can be chosen of a guidance by name: its arguments; for a CondFn its own and those of Steer."""
+    """The arguments of a guidance that can be set by name; for a CondFn its own and those of Steer."""
     known = annotations(kind)
     if not issubclass(kind, Guidance):
         known = {name: a for name, a in annotations(Steer).items() if name != "fn"} | known
@@ -156,7 +156,7 @@ def parameters(kind: type) -> dict[str, Any]:
 
 
 def made(kind: type, init: dict, given: Mapping[str, Any], pipeline: Pipeline) -> Guidance:
-    """An object of the class, with the run's arguments `init` changed by the given ones."""
+    """An object of the class, with the run's arguments `init` overridden by the given ones."""
     known = parameters(kind)
     if "scale" in given and "w" in given:
         raise ValueError(f"scale and w: scale = 1 + w, so give one of the two; got {given['scale']} and {given['w']}")
@@ -167,10 +167,10 @@ def made(kind: type, init: dict, given: Mapping[str, Any], pipeline: Pipeline) -
         raise ValueError(f"{unknown[0]}: {kind.__name__} takes no such argument; it takes: {has}")
     if issubclass(kind, ClassifierFree) and not pipeline.denoiser.conditional:
         raise ValueError(
-            "scale: this model was trained without labels, so there is nothing to guide by; use a classifier"
+            "scale: this model was trained without labels, so there is no label to guide by; use a classifier"
         )
     own = annotations(kind)
-    around = {"guidance": pipeline.guidance}  # for a guidance of another one
+    around = {"guidance": pipeline.guidance}  # for a guidance that wraps another one
     try:
         if issubclass(kind, Guidance):
             guidance = kind(**((around if "guidance" in own else {}) | build(init) | given))
@@ -192,12 +192,12 @@ def ends(interval: str | tuple[float, float]) -> dict[str, float]:
 
 
 def annotations(kind: type) -> dict[str, Any]:
-    """The arguments of a class's constructor with their types."""
+    """The constructor arguments of a class with their types."""
     return {name: p.annotation for name, p in inspect.signature(kind).parameters.items()}
 
 
 def converted(name: str, value: Any, annotation: Any) -> Any:
-    """A value as an argument's type: text is converted, to the first type of a union that it can be; all else stays.
+    """A value as an argument's type: text is converted, for a union to its first type; other values are unchanged.
 
     Raises:
         ValueError: the text is not of that type.

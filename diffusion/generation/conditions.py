@@ -1,4 +1,4 @@
-"""What pictures are asked for by: classes, mixes of them, vectors, and images to start from."""
+"""Conditions of sampling: classes, mixtures of classes, vectors, and input images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Mix = str | Mapping[str, float] | Sequence[float] | Tensor
 
 
 class Wanted(NamedTuple):
-    """n pictures, what each is asked for by, and the columns of a grid of them; None is a square."""
+    """n pictures, their conditions, and the columns of their grid; None is a square."""
 
     n: int
     given: Given
@@ -33,10 +33,10 @@ class Asked:
 
     Attributes:
         label: class of all pictures, by number or name.
-        labels: several classes, in turn; "0,1,2" or a sequence.
-        context: several mixes, in turn: "hero=1,food=0.6", a mapping, a vector, or the name of a .npy file of vectors.
+        labels: several classes, cycled through; "0,1,2" or a sequence.
+        context: several mixes, cycled through: "hero=1,food=0.6", a mapping, a vector, or a .npy file of vectors.
         each: n pictures for each class, label or mix.
-        image: what the model receives beside the noise: a .png, .npy or .npz file, or "test" for test images.
+        image: the model's input image: a .png, .npy or .npz file, or "test" for test images.
     """
 
     label: int | str | None = None
@@ -46,11 +46,11 @@ class Asked:
     image: str | None = None
 
     def resolve(self, pipeline: Pipeline, n: int | None, default: int, seed: int = 0, data: object = None) -> Wanted:
-        """The pictures that are asked for.
+        """The pictures requested, with their conditions.
 
         Args:
-            n: pictures; with `each`, per row. None: as many as there are labels or mixes, else `default`.
-            seed: of hints.
+            n: pictures; with `each`, per row. None: the number of labels or mixes, else `default`.
+            seed: seed of the hints.
             data: an `ImageData`, for the image "test".
         Raises:
             ValueError: conditions that contradict each other, or that the model does not take.
@@ -58,7 +58,7 @@ class Asked:
         if self.each and (self.image or pipeline.hint):
             raise ValueError("each: not for models that take an image; give labels and n")
         if self.each and self.label is not None:
-            raise ValueError("each makes a row for each of several; give them as labels, or leave label out")
+            raise ValueError("each makes one row per label; give several as labels, or omit label")
         rows = self.rows(pipeline)
         if self.each:
             if rows is None:
@@ -80,7 +80,7 @@ class Asked:
         return Wanted(n, Given(pipeline.in_turn(n) if y is None else y), columns)
 
     def rows(self, pipeline: Pipeline) -> Tensor | None:
-        """The distinct labels (R,) or contexts (R, D) that are asked for, in order; None if none are.
+        """The requested labels (R,) or contexts (R, D), in order; None if there are none.
 
         Raises:
             ValueError: conditions that contradict each other, or that the model does not take.
@@ -102,7 +102,7 @@ class Asked:
 
 
 def repeated(rows: Tensor, n: int) -> Tensor:
-    """The first n of rows (R, ...), from the start again where there are fewer."""
+    """The first n of rows (R, ...), repeated cyclically if there are fewer."""
     return rows[torch.arange(n) % len(rows)]
 
 
@@ -110,7 +110,7 @@ def contexts(pipeline: Pipeline, mix: Mix) -> Tensor:
     """Context vectors (N, D): of a mix such as "hero=1,food=0.6", of a mapping, a vector, or a .npy file.
 
     Raises:
-        ValueError: not numbers, of another width, or a name that the model does not know.
+        ValueError: not numbers, of another width, or a name unknown to the model.
     """
     if isinstance(mix, str) and mix.endswith(".npy"):
         return vectors(mix, array(mix), pipeline.context_dim)
@@ -128,7 +128,7 @@ def contexts(pipeline: Pipeline, mix: Mix) -> Tensor:
         if not math.isfinite(amount):
             raise ValueError(f"context {mix}: wanted a number after {name}=, got {value!r}")
         if k in seen:
-            raise ValueError(f"context {mix}: {name} is there twice")
+            raise ValueError(f"context {mix}: {name} is given twice; give it once")
         seen.add(k)
     return vector
 
@@ -143,16 +143,16 @@ def vectors(name: str, found: np.ndarray, width: int) -> Tensor:
     if found.dtype.kind not in "buif" or found.ndim != 2 or found.shape[1] != width:
         raise ValueError(f"context {name}: wanted numbers (N, {width}), got {found.dtype} {found.shape}")
     if not len(found) or not np.isfinite(found).all():
-        raise ValueError(f"context {name}: wanted one finite vector or more")
+        raise ValueError(f"context {name}: wanted at least one vector, of finite numbers")
     return torch.from_numpy(found.astype(np.float32))
 
 
 def array(file: str) -> np.ndarray:
-    """The array of a .npy file; of a .npz file the one named `images`, or its only one.
+    """The array of a .npy file; of a .npz file the array `images`, or the first one.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no such file.
+        ValueError: it is not such a file.
     """
     try:
         read = np.load(file, allow_pickle=False)
@@ -162,17 +162,17 @@ def array(file: str) -> np.ndarray:
 
 
 def hints(pipeline: Pipeline, image: str | None, n: int, seed: int, data: object) -> Given:
-    """Hints for n pictures: of test images with their labels, or of a file's pictures in turn.
+    """Hints for n pictures: of test images with their labels, or of a file's pictures, cycled through.
 
     Raises:
-        ValueError: none was given and the model needs one, or the model takes none, or the file's do not fit.
+        ValueError: the model requires an image and none was given, takes none, or the file's images do not fit.
     """
     if pipeline.hint is None:
         raise ValueError("image: this model was trained without a hint, so it takes no image")
     kind, (C, H, W) = type(pipeline.hint).__name__, pipeline.shape
     if not image:
         raise ValueError(
-            f"this model makes {H}x{W} pictures of another image ({kind}): give one with --image FILE, "
+            f"this model makes {H}x{W} pictures from an input image ({kind}): give one with --image FILE, "
             "or --image test for the run's test images"
         )
     if image == "test":
@@ -189,7 +189,7 @@ def read_pictures(file: str, channels: int) -> Tensor:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds something else.
+        ValueError: the file has other contents.
     """
     if Path(file).suffix == ".png":
         with Image.open(file) as picture:
@@ -200,7 +200,7 @@ def read_pictures(file: str, channels: int) -> Tensor:
         images = array(file)
         images = images[None] if images.ndim == 3 else images
     else:
-        raise ValueError("wanted a .png, a .npy or a .npz file, or the word test")
+        raise ValueError("wanted a .png, .npy or .npz file, or the word test")
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise ValueError(f"wanted uint8 (N, H, W, C), got {images.dtype} {images.shape}")
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

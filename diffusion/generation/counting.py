@@ -1,4 +1,4 @@
-"""Network evaluations: counted as they are made, and known beforehand."""
+"""Network evaluations: counted during sampling, and predicted beforehand."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,10 @@ from diffusion.samplers import Sampler
 
 
 class Counted(Wrapper):
-    """Guidance that counts: `images` is how many images the network was evaluated for, a guided pair counting once.
+    """Guidance that counts in `images` the images that the network was evaluated for; a guided pair counts once.
 
     Args:
-        guidance: does the work.
+        guidance: the wrapped guidance.
         tell: called with the number of images at each evaluation.
     """
 
@@ -36,7 +36,7 @@ class Counted(Wrapper):
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations of one image, by a walk of one black pixel; an estimate for adaptive samplers."""
+    """Network evaluations per image, measured on a single pixel; an estimate for adaptive samplers."""
     calls = 0
 
     def denoise(x: Tensor, t: Level) -> Prediction:

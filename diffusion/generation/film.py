@@ -1,4 +1,4 @@
-"""A film of the way from noise to pictures."""
+"""Films of the denoising of pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ def film(
     size: int = 0,
     **how: Any,
 ) -> Path:
-    """Film the denoising of a few pictures; returns the file.
+    """Film the denoising of a few pictures, and return the file.
 
     Args:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
         out: file to write; its suffix chooses the format.
         n: pictures, 9 by default.
-        frames: at most this many from noise to picture, >= 2.
+        frames: maximum number of frames from noise to picture, >= 2.
         fps: frames per second.
-        hold: seconds that the last frame stays.
-        size: pixels of one picture, rounded to a whole enlargement; 0 makes the film about 320 pixels wide.
-        how: what the pictures are of and how they are sampled: the keywords of `sample`.
+        hold: additional seconds for which the last frame is shown.
+        size: width of one picture in pixels, rounded to an integer enlargement; 0 makes the film about 320 wide.
+        how: conditions and sampling choices: the keywords of `sample`.
     """
     names = {name: how.pop(name) for name in list(how) if name in NAMES}
     write(Request.of(run, how, n=n, **names), Path(out), frames, fps, hold, size)
@@ -45,10 +45,10 @@ def film(
 def write(
     request: Request, out: Path, frames: int = 40, fps: float = 15.0, hold: float = 2.0, size: int = 0
 ) -> tuple[Opened, list[np.ndarray]]:
-    """Sample and write the film, whole or not at all; the request with its model, and the frames.
+    """Sample and write the film atomically; return the opened request and the frames.
 
     Raises:
-        ValueError: another suffix than a film's, or a number out of range.
+        ValueError: a suffix of no film format, or a number out of range.
     """
     if frames < 2 or size < 0:
         raise ValueError(f"frames must be at least 2 and size at least 0, got {frames} and {size}")

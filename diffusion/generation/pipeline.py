@@ -1,4 +1,4 @@
-"""Pipeline: a trained denoiser with everything that sampling needs, and nothing that training does."""
+"""Pipeline: a trained denoiser with everything that sampling requires, independent of training."""
 
 import math
 import sys
@@ -25,17 +25,17 @@ PARTS = ("sampler", "guidance", "clamp", "hint")  # of a checkpoint, beside the 
 
 @dataclass(eq=False, repr=False)
 class Pipeline:
-    """A denoiser, how it is sampled, and what its images are. `dataclasses.replace` makes one that differs in a part.
+    """A denoiser with its sampling configuration and image format; `dataclasses.replace` gives a modified copy.
 
     Args:
         denoiser: network, schedule and target.
-        sampler: takes the steps from noise to image.
+        sampler: performs the steps from noise to image.
         guidance: how a condition steers sampling.
         clamp: limit on the predicted x_0.
-        hint: turns an image into the picture that the network receives beside x; None for a model without.
+        hint: maps an image to the network's additional input; None for a model without one.
         shape: (C, H, W) of an image.
         class_names: names of the classes or context features, if they have any.
-        seed: of hints, where a call gives none.
+        seed: default seed of the hints.
     """
 
     denoiser: Denoiser
@@ -64,8 +64,8 @@ class Pipeline:
         """The model of a run directory, an experiment folder (its newest run) or a checkpoint file.
 
         Args:
-            weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
-            device: where the network computes; "auto" is a GPU where there is one.
+            weights: the exponential moving average (if the run kept one), or the raw weights of the last step.
+            device: of the network; "auto" is a GPU if there is one.
             precision: of the network's matrix products.
             compile: mode of `torch.compile`; "" does not compile.
         Raises:
@@ -83,36 +83,36 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
 
     # --- conditions -------------------------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels that the network takes, or that the guidance steers to without it; 0 for none."""
+        """Number of classes that the network, or else the guidance, is conditioned on; 0 for none."""
         return self.denoiser.num_classes or (0 if self.denoiser.context_dim else self.guidance.num_classes)
 
     @property
     def context_dim(self) -> int:
-        """Width of the context vectors that the network takes, 0 for none."""
+        """Width of the context vectors that the network is conditioned on; 0 for none."""
         return self.denoiser.context_dim
 
     def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
-        """The condition of a batch; an unconditional model's labels are left out."""
+        """The condition of a batch; labels are dropped for an unconditional model."""
         return Condition(y if self.num_classes or self.context_dim else None, image=image)
 
     def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
-        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None for a model without."""
+        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints."""
         if self.hint is None:
             return None
         return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
 
     def number(self, label: int | str) -> int:
-        """The number of a class or context feature, by number or name.
+        """The index of a class or context feature, given by number or name.
 
         Raises:
-            ValueError: there is no such class, or the model takes none.
+            ValueError: there is no such class, or the model has none.
         """
         kinds = self.num_classes or self.context_dim
         if kinds and label in self.class_names:
@@ -126,12 +126,12 @@ class Pipeline:
         raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
 
     def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
-        """n labels or one-hot contexts: of one class, by number or name, or of all classes in turn.
+        """n labels or one-hot contexts: of one class, by number or name, or cycling through all classes.
 
-        None, "no condition", if the model is unconditional, and by default if its contexts are vectors without names.
+        None, "no condition", if the model is unconditional, and by default for context vectors without names.
 
         Raises:
-            ValueError: there is no such label, or the model takes none.
+            ValueError: there is no such label, or the model has none.
         """
         kinds = self.num_classes or self.context_dim
         if label is None and (not kinds or self.context_dim and not self.class_names):
@@ -142,7 +142,7 @@ class Pipeline:
     # --- sampling ---------------------------------------------------------------------------------------
 
     def start(self, n: int, seed: int = 0) -> Tensor:
-        """The noise (n, C, H, W) that images 0 .. n - 1 of a seed start from."""
+        """The initial noise (n, C, H, W) of images 0 .. n - 1 of a seed."""
         noise = ImageDraws(seed, range(n))
         return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device))
 
@@ -153,12 +153,12 @@ class Pipeline:
         guidance: Guidance | None = None,
         walk: bool = True,
     ) -> Denoise:
-        """The prediction that one run of a sampler follows, before any limit on x_0.
+        """The prediction that a sampler follows in one walk, before any limit on x_0.
 
         Args:
             y, image: the condition, see `frames`.
             guidance: the pipeline's by default.
-            walk: with the memory of one run, where the network is self-conditioned; False is a function of (x, t).
+            walk: with the memory of one walk if the network is self-conditioned; False is a function of (x, t).
         Raises:
             ValueError: the guidance is for another schedule, shape or other classes.
         """
@@ -184,11 +184,11 @@ class Pipeline:
         """Walk n images from noise to clean, yielding a frame after each step.
 
         Args:
-            y: labels (n,) or contexts (n, D). By default all classes in turn; no label for a given image.
+            y: labels (n,) or contexts (n, D). By default all classes in turn; none if an image is given.
             seed: image k is a function of (seed, k) and its condition alone.
             sampler, guidance: the pipeline's by default.
             first: the number k of the first image.
-            image: (n, K, h, w), what a network with image_channels receives beside x; see `hint.read` and `shown`.
+            image: (n, K, h, w), the additional input of a network with image_channels; see `hint.read`, `shown`.
         """
         y = self.in_turn(n) if y is None and image is None else y
         denoise = self.clamp(self.steered(y, image, guidance))
@@ -219,11 +219,11 @@ class Pipeline:
         first: int = 0,
         image: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """n images in [-1, 1] on the CPU, a batch (B, C, H, W) at a time; see `frames` for the arguments.
+        """n images in [-1, 1] on the CPU, in batches (B, C, H, W); see `frames` for the arguments.
 
         Args:
             batch_size: images per batch; it does not change the images.
-            progress: show a bar with the rate and the time left.
+            progress: show a progress bar with rate and remaining time.
         Raises:
             ValueError: n < 1 or batch_size < 1.
         """
@@ -231,7 +231,7 @@ class Pipeline:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
         y = self.in_turn(n) if y is None and image is None else y
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
-        every = 0.2 if sys.stderr.isatty() else 15  # seconds between two updates: a log is no place for a moving bar
+        every = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; fewer in a log
         with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))

@@ -1,4 +1,4 @@
-"""What is asked of a run, in one frozen value: how many pictures, of what, sampled and computed how."""
+"""The request for pictures as a frozen value: number, conditions, sampling and computation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,18 +13,18 @@ from diffusion.generation.sheets import Opened
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures of a run.
+    """A request for pictures of a run.
 
     Attributes:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
-        n: pictures; None leaves the number to what is asked for.
-        asked: what the pictures are of.
-        choices: how they are sampled.
+        n: pictures; None derives the number from the conditions.
+        asked: the conditions.
+        choices: the sampler and the guidance.
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
-        batch_size: pictures at a time; it does not change them.
+        batch_size: pictures per batch; it does not change them.
         device, precision, compile: see `Pipeline.load`.
-        data: arguments of the run's data set that differ here, for the image "test".
+        data: overrides of the data set's arguments, for the image "test".
     """
 
     run: str | Path | Pipeline
@@ -41,28 +41,28 @@ class Request:
 
     @classmethod
     def of(cls, run: str | Path | Pipeline, arguments: Mapping[str, Any] | None = None, **words: Any) -> "Request":
-        """A request by the flat names of its parts' fields.
+        """A request from flat keywords: the fields of all its parts.
 
         Args:
-            arguments: of the sampler and the guidance.
+            arguments: further arguments of the sampler and the guidance.
         """
         asked = {f.name: words.pop(f.name) for f in fields(Asked) if f.name in words}
         how = {f.name: words.pop(f.name) for f in fields(Choices) if f.name in words}
         return cls(run, asked=Asked(**asked), choices=Choices(**how, arguments=dict(arguments or {})), **words)
 
     def load(self) -> Pipeline:
-        """The model, computed as the request says, with the run's own sampler and guidance."""
+        """The model as requested, with the run's own sampler and guidance."""
         if isinstance(self.run, Pipeline):
             return self.run
         return Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile)
 
     def open(self, default: int) -> Opened:
-        """The model with the chosen sampler and guidance, and the pictures that are asked for.
+        """The model with the chosen sampler and guidance, and the pictures requested.
 
         Args:
-            default: pictures where the request does not say.
+            default: number of pictures if the request gives none.
         Raises:
-            ValueError: a number below 1, or choices and conditions that the model cannot follow.
+            ValueError: a number below 1, or choices and conditions that the model does not support.
         """
         if self.n is not None and self.n < 1 or self.batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, got {self.n} and {self.batch_size}")

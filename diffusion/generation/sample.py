@@ -1,4 +1,4 @@
-"""Pictures of a trained model: as a tensor, as a grid, as an array file, or as a folder of PNGs."""
+"""Sampling of pictures: as a tensor, a grid, an array file, or a folder of PNGs."""
 
 import math
 import shutil
@@ -56,20 +56,20 @@ def sample(
 
     Args:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
-        n: pictures, 64 by default; as many as there are labels or mixes, where several are given.
-        label, labels, context, each, image: what the pictures are of, see `conditions.Asked`.
+        n: pictures, 64 by default; the number of labels or mixes if several are given.
+        label, labels, context, each, image: the conditions, see `conditions.Asked`.
         sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: how they are sampled, see
             `choices.Choices`; the run's own by default.
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
-        batch_size: pictures at a time; it does not change them.
+        batch_size: pictures per batch; it does not change them.
         device, precision, compile: see `Pipeline.load`.
-        data: arguments of the run's data set that differ here, for image="test".
-        progress: show a bar.
+        data: overrides of the data set's arguments, for image="test".
+        progress: show a progress bar.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: choices and conditions that contradict each other, or that the model cannot follow.
+        ValueError: choices and conditions that contradict each other, or that the model does not support.
     """
     request = Request.of(
         run, arguments, n=n, label=label, labels=labels, context=context, each=each, image=image, sampler=sampler,
@@ -82,13 +82,13 @@ def sample(
 
 
 class Written(NamedTuple):
-    """What `write` has done.
+    """The results of `write`.
 
     Attributes:
         opened: the request with its model.
-        seconds: of sampling.
-        processes: how many have shared the work.
-        psnr: of the pictures and of their hints to the truth, in dB, where the truth is known.
+        seconds: time of sampling.
+        processes: number of processes that shared the work.
+        psnr: of the pictures and of their hints against the truth, in dB, if the truth is known.
     """
 
     opened: Opened
@@ -98,19 +98,19 @@ class Written(NamedTuple):
 
 
 def write(request: Request, out: Path, columns: int = 0) -> Written | None:
-    """Sample, and write a .png grid, a .npz, or a folder of PNGs, whole or not at all.
+    """Sample, and write a .png grid, a .npz, or a folder of PNGs, atomically.
 
     The processes of a torchrun share the work; all but the first return None.
 
     Args:
         columns: pictures per row of a grid; 0 is one column per class, else a square.
     Raises:
-        ValueError: another suffix, or a folder that is not empty.
+        ValueError: an unknown suffix, or a folder that is not empty.
     """
     if out.suffix not in (".png", ".npz", ""):
         raise ValueError(f"--out {out}: wanted a .png, a .npz, or a folder name without a dot")
     if not out.suffix and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out}: this folder is not empty; give a new one")
+        raise ValueError(f"--out {out}: the folder is not empty; give a new one")
     opened = request.open(PICTURES)
     pipeline, n, (y, image, truth), _ = opened
     check_writable(out if out.suffix else out / "x")
@@ -141,10 +141,10 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
 
 
 def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool) -> np.ndarray:
-    """Write 00000.png, 00001.png, ... as they are made, from number `first` on: all of them or none.
+    """Write 00000.png, 00001.png, ... as they are generated, starting from `first`: all of them or none.
 
     Returns:
-        The images (n, H, W, C) uint8 if they are to be kept in memory; else none of them.
+        The images (n, H, W, C) uint8 if `keep`; else an empty array.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.tmp-") if processes.first else None
@@ -156,7 +156,7 @@ def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Proce
                 pictures.pillow(image).save(temporary / f"{first:05d}.png")
                 first += 1
             kept.append(images if keep else images[:0])
-        processes.gather(torch.zeros(0))  # all have written theirs
+        processes.gather(torch.zeros(0))  # every process has written its images
         if processes.first:
             temporary.chmod(0o755)
             temporary.replace(folder)

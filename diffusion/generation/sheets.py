@@ -1,4 +1,4 @@
-"""What a model's pictures are asked for by, and how they are laid out: grids, films, pictures beside their hints."""
+"""Conditions of pictures and their layout: grids, films, pictures beside their hints."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from diffusion.support.files import atomic
 
 
 class Given(NamedTuple):
-    """What n pictures are asked for by.
+    """The conditions of n pictures.
 
     Attributes:
         y: labels (n,) or contexts (n, D).
         image: hints (n, K, h, w).
-        truth: the images (n, C, H, W) that the hints were made of.
+        truth: the images (n, C, H, W) that the hints were derived from.
     """
 
     y: Tensor | None = None
@@ -26,7 +26,7 @@ class Given(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A request with its model: n pictures, what each is asked for by, and the columns of a grid (None: a square)."""
+    """An opened request: the model, n pictures, their conditions, and the columns of a grid (None: a square)."""
 
     pipeline: Pipeline
     n: int
@@ -35,19 +35,19 @@ class Opened(NamedTuple):
 
 
 def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
-    """All classes in turn; for a model with a hint or with unnamed context vectors, those of the first n test images.
+    """All classes in turn; for hints or unnamed context vectors, the conditions of the first n test images.
 
     Args:
         data: an `ImageData`, or None.
     Raises:
-        ValueError: a model with a hint, and data without `arrays`.
+        ValueError: the model needs a hint, and the data have no `arrays`.
     """
     named = not pipeline.context_dim or pipeline.class_names
     arrays = getattr(data, "arrays", None)
     if pipeline.hint is None and (named or arrays is None):
         return Given(pipeline.in_turn(n))
     if arrays is None:
-        raise ValueError(f"{type(pipeline.hint).__name__}: no images to make hints of; the data have no `arrays`")
+        raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `arrays`")
     images, y = (v.cpu() for v in arrays("test"))
     first = arange(n) % len(images)
     truth = images[first].float() / 127.5 - 1
@@ -56,7 +56,7 @@ def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
 
 
 def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.ndarray, int]:
-    """Each result (n, H, W, C) uint8 between its hint and its truth, where there are any; and pictures per result."""
+    """Each result (n, H, W, C) uint8 between its hint and its truth, if any; and the number of pictures per result."""
     kinds = [results]
     if given.image is not None:
         kinds.insert(0, pictures.to_uint8(pipeline.hint.show(given.image, pipeline.shape)))
@@ -88,16 +88,16 @@ def denoising(
 
     Args:
         y: labels (n,) or contexts (n, D); all classes in turn by default.
-        frames: at most this many, spread evenly over the sampler's steps; noise first, the result last.
-        scale: whole factor of enlargement; about 320 pixels wide by default.
+        frames: maximum number, spread evenly over the sampler's steps; noise first, the result last.
+        scale: integer factor of enlargement; about 320 pixels wide by default.
         columns: pictures per row; a square by default.
-        given: y with hints and truths, which are then shown beside each image.
+        given: y with hints and truths, which are shown beside each image.
         options: sampler and guidance of `Pipeline.frames`.
     """
     given = given or Given(y)
     states = [pictures.to_uint8(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
     for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
-        # At unit variance: a process that does not preserve it would be all black and white.
+        # Scaled to unit variance: otherwise states of a VE process would saturate.
         states.append(pictures.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
     chosen = [beside(pipeline, states[k], given) for k in pictures.spread(len(states), frames)]
     each = chosen[0][1]

@@ -1,1 +1,1 @@
-"""Judging: which extractor judges a data set, figures of a setting, sweeps over settings."""
+"""Evaluation: the extractor for a data set, figures of a setting, sweeps over settings, likelihoods."""

@@ -1,4 +1,4 @@
-"""An evaluation from request to table: open the runs, sample and measure every setting, and put it in words."""
+"""An evaluation from request to table: open the runs, sample and measure every setting, and format the results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +27,12 @@ def answer(
     """Measure every run in every setting.
 
     Args:
-        processes: that share the work; all of them must call.
+        processes: share the work; every process must call this.
         train: trains a missing classifier, see `judge.open_extractor`.
         tell: called with each of the table's notes before sampling begins.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
-        ValueError: runs, settings or metrics that do not fit each other.
+        ValueError: runs, settings or metrics that are incompatible.
     """
     pipelines, settings = open_pipelines(request), request.settings()
     chosen = [[request.choices_of(s).apply(pipeline) for s in settings] for _, pipeline in pipelines]
@@ -57,7 +57,7 @@ def answer(
 def measured(
     jobs: list[list[Job]], metrics: list[list[Metric]], request: Request, processes: Processes
 ) -> list[list[dict]]:
-    """The records of every job, run by run, with a bar of network evaluations."""
+    """The records of every job, run by run, with a progress bar of network evaluations."""
     share = processes.part(request.n)
     n = share.stop - share.start
     work = [[n * evaluations(job.pipeline.sampler, job.pipeline.denoiser.schedule) for job in row] for row in jobs]
@@ -68,22 +68,22 @@ def measured(
             for job, amount in zip(row, amounts, strict=True):
                 before = name_bar(bar, job)
                 records[-1].append(measure(job, request, kinds, bar, processes))
-                bar.update(amount - (bar.n - before))  # what was known already
+                bar.update(amount - (bar.n - before))  # read from a file
     return records
 
 
 def name_bar(bar: tqdm, job: Job) -> float:
-    """Say on the bar what is sampled; returns how far the bar is."""
+    """Describe the job on the bar, and return the bar's position."""
     sampler = job.pipeline.sampler
     bar.set_description(f"{type(sampler).__name__} {getattr(sampler, 'steps', '')}".strip(), refresh=False)
     return bar.n
 
 
 def measurable(jobs: list[Job], request: Request) -> tuple[list[Metric], list[str]]:
-    """The metrics that every setting of a run can be measured by, and why others are left out.
+    """The metrics that apply to every setting of a run, and the reasons for leaving out others.
 
     Raises:
-        ValueError: a metric that was asked for by name cannot be measured.
+        ValueError: a metric that was requested by name does not apply.
     """
     usable, left_out = [], []
     reference = jobs[0].run.evaluator.reference
@@ -101,26 +101,26 @@ def measurable(jobs: list[Job], request: Request) -> tuple[list[Metric], list[st
 
 
 def like(job: Job, n: int) -> Features:
-    """Features such as the n samples of a job will have, before any is made: their number, widths and labels."""
+    """Placeholder features with the number, widths and labels of a job's n samples, before any is generated."""
     real = job.run.evaluator.reference.train
     parts = (v[:1].expand(n, *[-1] * (v.ndim - 1)) for v in (real.pixels, real.features, real.logits))
     return Features(*parts, to_labels(labels_of(job, n)))
 
 
 def described(run: Run) -> str:
-    """The judge in words."""
+    """A description of the judge."""
     extractor, reference = run.evaluator.extractor, run.evaluator.reference
     test = reference.test
     share = float((test.logits.argmax(1) == test.labels).float().mean())
     right = f", right on {share:.1%} of the {len(test):,} test images" if extractor.class_names else ""
     return (
-        f"{extractor.name} {extractor.hash}, {test.features.shape[1]:,} features{right}; held against the "
+        f"{extractor.name} {extractor.hash}, {test.features.shape[1]:,} features{right}; compared with the "
         f"{len(reference.train):,} training images of {run.evaluator.data}, reference {reference.hash}"
     )
 
 
 def in_words(runs: list[Run], records: list[list[dict]], request: Request, notes: list[str]) -> Table:
-    """The table of all records; a sweep is also written beside the figures of its run, with its plots."""
+    """The table of all records; a sweep and its plots are also written beside the figures of its run."""
     if request.sweep:
         texts, files, rows = [], [], []
         for run, mine in zip(runs, records, strict=True):

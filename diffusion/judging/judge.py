@@ -1,4 +1,4 @@
-"""Which extractor judges a data set: found in the cache, trained if missing, or one that the user points at."""
+"""The extractor for a data set: from the cache, trained if missing, or chosen by the user."""
 
 import hashlib
 import sys
@@ -28,11 +28,11 @@ def open_extractor(
 
     Args:
         wanted: "auto", a run or checkpoint of a Classifier, or "Inception:FILE".
-        processes: that share the work; all of them must call.
+        processes: share the work; every process must call this.
         train: trains the data set's own classifier into `folder(data)` where "auto" finds none; without it, and with
             several processes, a missing classifier is an error.
     Raises:
-        ValueError: the extractor is for other images or classes (the message lists those that fit), or is missing.
+        ValueError: the extractor is for other images or classes (the message lists those that fit), or does not exist.
     """
     name = type(data).__name__
     if wanted == "auto":
@@ -42,21 +42,21 @@ def open_extractor(
     else:
         extractor = load_classifier(wanted, device)
     if reason := extractor.refuse(name, data.shape, data.class_names):
-        raise ValueError(f"--features {wanted}: {reason}; right ones for {name}: {', '.join(right(data))}")
+        raise ValueError(f"--features {wanted}: {reason}; valid for {name}: {', '.join(right(data))}")
     return extractor
 
 
 def own_classifier(
     data: ImageData, processes: Processes = Processes(), train: Callable[[ImageData], None] | None = None
 ) -> Path:
-    """Where the runs of a data set's own classifier are, of which there is one then; see `open_extractor`."""
+    """The folder with the runs of a data set's own classifier, trained if necessary; see `open_extractor`."""
     name, run = type(data).__name__, folder(data)
     if not data.class_names:
-        raise ValueError(f"{name}: no classes to train a judge on; name one with --features, e.g. Inception:FILE")
+        raise ValueError(f"{name}: no classes to train a judge on; give one with --features, e.g. Inception:FILE")
     if processes.agreed(bool(runs.versions(run))):
         return run
     if processes.size > 1:
-        raise ValueError(f"there is no classifier of {name} yet: run this once in one process, which trains it")
+        raise ValueError(f"there is no classifier of {name} yet: run this command once in a single process to train it")
     if train is None:
         raise ValueError(f"{no_classifier(data)}; train it with: diffusion fit -c {configuration(data)}")
     train(data)
@@ -64,23 +64,23 @@ def own_classifier(
 
 
 def no_classifier(data: ImageData) -> str:
-    """That a data set has no classifier of its own, in words."""
+    """A message that a data set has no classifier of its own."""
     return f"no classifier of {type(data).__name__} in {folder(data)} yet"
 
 
 def configuration(data: ImageData) -> Path:
-    """The configuration file that a data set's own classifier is trained by."""
+    """The configuration file that trains a data set's own classifier."""
     config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
 
 
 def folder(data: ImageData) -> Path:
-    """Where the runs of a data set's own classifier are."""
+    """The folder of the runs of a data set's own classifier."""
     return cache_root() / "features" / called(data)
 
 
 def called(data: ImageData) -> str:
-    """A name of a data set: its class, with a fingerprint of the files where these make it."""
+    """A name for a data set: its class, and for `Arrays` a fingerprint of the file paths."""
     name = type(data).__name__.lower()
     if not isinstance(data, Arrays):
         return name
@@ -89,7 +89,7 @@ def called(data: ImageData) -> str:
 
 
 def right(data: ImageData) -> list[str]:
-    """The words after --features that fit a data set."""
+    """The values of --features that fit a data set."""
     fitting = []
     for run in sorted((cache_root() / "features").glob("*/version_*")):
         try:
@@ -102,7 +102,7 @@ def right(data: ImageData) -> list[str]:
 
 
 def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes = Processes()) -> Evaluator:
-    """The judge of samples of a data set, its real features cached."""
+    """The evaluator of samples of a data set, with cached features of the real images."""
     train, test = data.arrays("train"), data.arrays("test")
     every = 0.2 if sys.stderr.isatty() else 15
     total = (len(train[0]) + len(test[0])) // processes.size

@@ -1,4 +1,4 @@
-"""Samples of a run, measured in one setting; the figures are kept in a file and read from it the next time."""
+"""Samples of a run, measured in one setting; figures are cached in a file."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
 
-BITS = 256  # images of a split whose bits are measured
+BITS = 256  # images per split whose bits are measured
 
 
 class Run(NamedTuple):
-    """A checkpoint, ready to be measured."""
+    """An open checkpoint and the evaluator of its data."""
 
     path: Path
     hash: str
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the run's figures are kept."""
+        """The folder of the run's figures."""
         return runs.directory(self.path) / "evaluation"
 
 
@@ -78,7 +78,7 @@ def open_runs(
     Args:
         train: see `open_extractor`.
     Raises:
-        ValueError: the runs were trained on different data, so that their figures cannot be compared.
+        ValueError: the runs were trained on different data, and their figures are not comparable.
     """
     opened, evaluators = [], {}
     for path, pipeline in pipelines:
@@ -92,12 +92,12 @@ def open_runs(
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         opened.append(Run(path, digest, step, pipeline, data, evaluators[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
-        raise ValueError("these runs were trained on different data: their figures cannot be compared")
+        raise ValueError("these runs were trained on different data, so their figures are not comparable")
     return opened
 
 
 def setting_of(job: Job, request: Request) -> dict:
-    """All that a figure depends on, in plain types."""
+    """Everything that a figure depends on, in plain types."""
     run, sampler, guidance = job.run, job.pipeline.sampler, job.pipeline.guidance
     return {
         "checkpoint": run.hash,
@@ -118,9 +118,9 @@ def setting_of(job: Job, request: Request) -> dict:
 
 
 def measure(job: Job, request: Request, metrics: list[Metric], bar: tqdm, processes: Processes = Processes()) -> dict:
-    """The record of a job: read where it was measured before, else sampled, judged and written.
+    """The record of a job: read from its file if it was measured before, else sampled, measured and written.
 
-    Processes share the samples and their features; all then have the same figures, and the first writes them.
+    Processes share the samples and their features; all obtain the same figures, and the first writes them.
     """
     run, setting = job.run, setting_of(job, request)
     file = run.folder / file_name(setting)
@@ -152,7 +152,7 @@ def measure(job: Job, request: Request, metrics: list[Metric], bar: tqdm, proces
 
 
 def line(setting: dict) -> dict:
-    """The part of a setting that every figure carries with it."""
+    """The part of a setting that is stored with every figure."""
     keys = ("weights", "sampler", "steps", "scale", "n", "extractor", "reference", "seed", "checkpoint")
     return {key: setting[key] for key in keys}
 
@@ -165,7 +165,7 @@ def file_name(setting: dict) -> str:
 
 
 def labels_of(job: Job, n: int) -> Tensor | None:
-    """The labels or contexts of n samples, in the shares of the training set; None if nothing takes labels."""
+    """The labels or contexts of n samples, in the proportions of the training set; None if the model takes none."""
     return job.run.evaluator.labels(n) if job.pipeline.num_classes or job.pipeline.context_dim else None
 
 
@@ -175,7 +175,7 @@ def samples(
     """Images uint8 (n, C, H, W), their labels or contexts, seconds, and network evaluations per image.
 
     Args:
-        file: kept samples, read if it is there, and written if the request keeps them.
+        file: kept samples, read if it exists, and written if the request keeps them.
     """
     pipeline, n = job.pipeline, request.n
     y, image = labels_of(job, n), None

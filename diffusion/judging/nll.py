@@ -62,7 +62,7 @@ class BitsPerDim(NamedTuple):
         ode: by the probability flow, (N,) float64; None if not measured.
         steps: T.
         dims: dimensions of an image.
-        seconds: time that it took.
+        seconds: elapsed time.
     """
 
     vlb: Tensor | None
@@ -80,11 +80,11 @@ class BitsPerDim(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Bits per dimension with all that they depend on; `print(report)` shows means, errors and the bound's terms."""
+    """Bits per dimension and everything they depend on; `print(report)` shows means, errors and the bound's terms."""
 
     request: Request
     path: Path  # of the checkpoint
-    conditional: bool  # the model was given the labels
+    conditional: bool  # the model was conditioned on the labels
     device: torch.device
     bits: BitsPerDim
 
@@ -99,7 +99,7 @@ class Report:
     def __str__(self) -> str:
         asked, bits = self.request, self.bits
         n = self.figures[0]["n"]
-        given = "given the labels, " if self.conditional else ""
+        given = "conditioned on the labels, " if self.conditional else ""
         how = {
             "vlb": f"variational bound, {bits.steps:,} steps, variance {asked.variance}",
             "ode": f"probability flow, {'exact' if asked.exact else 'Hutchinson'} divergence, uniform dequantisation",
@@ -145,17 +145,17 @@ def nll(
         run: run directory, experiment folder (its newest run), or checkpoint file.
         method: variational bound ("vlb"), probability flow ("ode"), or both.
         split: of the run's data.
-        n: only the first n images, >= 1; None takes all.
+        n: number of images from the start, >= 1; None takes all.
         steps: T of the bound's chain, >= 1; the schedule's T, or 1000, by default.
-        variance: of the chain's steps; learned where the network has one, else large, by default.
-        exact: the flow's divergence in full, at D times the cost of a random probe.
+        variance: of the chain's steps; by default learned if the network has one, else large.
+        exact: compute the flow's divergence exactly, at D times the cost of a random probe.
         tolerance: of the flow's solver, > 0.
-        unconditional: leave the labels out.
+        unconditional: do not condition on the labels.
         seed: of noise, probes and dequantisation.
         weights: averaged or raw.
-        batch_size: images at a time, >= 1.
-        device: "auto" is a GPU where there is one.
-        data: arguments of the run's data set that differ here, e.g. {"root": "/data"}.
+        batch_size: images per batch, >= 1.
+        device: "auto" is a GPU if there is one.
+        data: overrides of the data set's arguments, e.g. {"root": "/data"}.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
         ValueError: a number out of range, a learned variance of a network without one, or an unknown argument.
@@ -167,7 +167,7 @@ def nll(
 
 
 def answer(request: Request) -> Report:
-    """Open a run and measure the likelihood that is asked for; see `nll`."""
+    """Open a run and measure the requested likelihood; see `nll`."""
     path = runs.find_checkpoint(request.run)
     pipeline = Pipeline.load(path, request.weights, request.device)
     pipeline.denoiser.requires_grad_(False)
@@ -178,7 +178,7 @@ def answer(request: Request) -> Report:
 
 
 def with_variance(request: Request, pipeline: Pipeline) -> Request:
-    """The request with a variance: its own, else learned where the network has one, else large."""
+    """The request with a variance: its own, else learned if the network has one, else large."""
     learned = getattr(pipeline.denoiser.net, "learn_variance", False)
     return replace(request, variance=request.variance or ("learned" if learned else "large"))
 
@@ -209,7 +209,7 @@ class Batch(NamedTuple):
 
 
 def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) -> Iterator[Batch]:
-    """The images, a batch at a time."""
+    """The images, batch by batch."""
     for first in range(0, len(images), request.batch_size):
         mine = slice(first, first + request.batch_size)
         x0 = images[mine].to(pipeline.device).float() / 127.5 - 1
@@ -220,7 +220,7 @@ def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) 
 
 
 def bounds(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, steps: int, bar: tqdm) -> Iterator[Tensor]:
-    """The terms L_0 .. L_T (T + 1, B) of each batch. A clamped x_0 is allowed: any reverse chain gives a bound."""
+    """The terms L_0 .. L_T (T + 1, B) of each batch. Clamping x_0 is valid: any reverse chain gives a bound."""
     schedule = pipeline.denoiser.schedule
     for x0, cond, noise in batches_of(request, pipeline, images, y):
         denoise = pipeline.clamp(pipeline.denoiser.bind(cond))
@@ -232,7 +232,7 @@ def bounds(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, step
 
 
 def flows(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, bar: tqdm) -> Iterator[Tensor]:
-    """The bits (B,) of each batch by the probability flow, of pixels spread over their bins."""
+    """The bits (B,) of each batch by the probability flow, with uniformly dequantised pixels."""
     for x0, cond, noise in batches_of(request, pipeline, images, y):
         density = log_likelihood(
             pipeline.denoiser.bind(cond), dequantise(x0, noise), pipeline.denoiser.schedule,
@@ -243,7 +243,7 @@ def flows(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, bar: 
 
 
 def standard_error(bits: Tensor) -> float:
-    """Of the mean of bits (N,); nan for one image."""
+    """The standard error of the mean of bits (N,); nan for one image."""
     return float(bits.std()) / len(bits) ** 0.5 if len(bits) > 1 else math.nan
 
 

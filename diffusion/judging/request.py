@@ -1,4 +1,4 @@
-"""What is asked of an evaluation, in one frozen value: which runs, settings of sampling, samples and metrics."""
+"""The request for an evaluation as a frozen value: runs, sampling settings, samples and metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,25 +15,25 @@ SWEEP_METRICS = "frechet,consistency"
 
 @dataclass(frozen=True)
 class Request:
-    """Samples of one or several runs, measured.
+    """Samples of one or several runs, to be measured.
 
     Attributes:
         runs: run directories, experiment folders (their newest run), or checkpoint files.
         n: samples per run and setting, >= 2.
-        metrics: names, with commas or as a sequence; None is METRICS, in a sweep SWEEP_METRICS.
-        sweep: settings to compare, see `sweep.parse`; None compares none.
-        choices: how samples are made; a setting of the sweep changes these.
+        metrics: names, comma-separated or as a sequence; None is METRICS, in a sweep SWEEP_METRICS.
+        sweep: settings to compare, see `sweep.parse`; None for a single setting.
+        choices: how the samples are generated; overridden by each setting of the sweep.
         seed: sample k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         features: "auto" (the data set's own classifier), a Classifier's run or checkpoint, or "Inception:FILE".
         keep: keep the samples beside the figures, as .npz.
-        again: measure again what was measured before.
-        batch_size: samples at a time, >= 1; it does not change them.
+        again: repeat measurements that are already recorded.
+        batch_size: samples per batch, >= 1; it does not change them.
         device, precision, compile: see `Pipeline.load`.
-        data: arguments of the runs' data set that differ here.
+        data: overrides of the data set's arguments.
         bound: steps of the variational bound that the metric nll is measured by; None is T, or 1000.
     Raises:
-        ValueError: no runs, a number out of range, an unknown metric, or settings that cannot be read.
+        ValueError: no runs, a number out of range, an unknown metric, or settings that cannot be parsed.
     """
 
     runs: tuple[str | Path, ...]
@@ -58,33 +58,33 @@ class Request:
             raise ValueError("a run is missing: give a run directory, an experiment folder, or a checkpoint file")
         if self.n < 2 or self.batch_size < 1:
             raise ValueError(f"n must be at least 2 and batch_size 1, got {self.n} and {self.batch_size}")
-        self.chosen_metrics()  # these two read what was given, and raise if it is wrong
+        self.chosen_metrics()  # these two validate the arguments
         self.settings()
 
     @classmethod
     def of(
         cls, runs: str | Path | Sequence[str | Path], arguments: Mapping[str, Any] | None = None, **words: Any
     ) -> "Request":
-        """A request by the flat names of its fields and those of `Choices`.
+        """A request from flat keywords: its own fields and those of `Choices`.
 
         Args:
-            arguments: of the sampler and the guidance.
+            arguments: further arguments of the sampler and the guidance.
         """
         runs = (runs,) if isinstance(runs, (str, Path)) else tuple(runs)
         chosen = {f.name: words.pop(f.name) for f in fields(Choices) if f.name in words}
         return cls(runs, choices=Choices(**chosen, arguments=dict(arguments or {})), **words)
 
     def chosen_metrics(self) -> list[Metric]:
-        """The metrics that are asked for, or the usual ones."""
+        """The requested metrics, or the default ones."""
         names = self.metrics or (SWEEP_METRICS if self.sweep else METRICS)
         return [metric(name.strip()) for name in (names.split(",") if isinstance(names, str) else names)]
 
     def settings(self) -> list[dict[str, Any]]:
-        """The settings of the sweep, as they were given; one empty setting without a sweep."""
+        """The settings of the sweep as given; one empty setting without a sweep."""
         if self.sweep is None:
             return [{}]
         return sweep.parse(self.sweep) if isinstance(self.sweep, str) else [dict(setting) for setting in self.sweep]
 
     def choices_of(self, setting: Mapping[str, Any]) -> Choices:
-        """How the samples of a setting are made."""
+        """The sampling choices of a setting."""
         return sweep.changed(self.choices, setting)

@@ -1,4 +1,4 @@
-"""Settings of sampling compared: which are worth their network evaluations, and which one to take."""
+"""Comparison of sampling settings: the Pareto-optimal ones, and the recommended one."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from diffusion.support.console import interval, number, rows_of, shown
 from diffusion.support.files import atomic
 
 COLUMNS = ("sampler", "steps", "scale", "w")
-NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float}  # other values stay text
+NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float}  # other values remain text
 EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    """The settings of a text such as "sampler=DDIM,UniPC steps=5,10; sampler=DDPM steps=50".
+    """The settings of a string such as "sampler=DDIM,UniPC steps=5,10; sampler=DDPM steps=50".
 
-    Every value is combined with every other one; parts after a `;` are further settings.
+    All combinations of values are taken; parts after a `;` are further settings.
 
     Raises:
-        ValueError: a word without `=`, or a number that is none.
+        ValueError: a word without `=`, or text where a number is required.
     """
     if ";" in text:
         return [setting for part in text.split(";") for setting in parse(part)]
@@ -44,7 +44,7 @@ def parse(text: str) -> list[dict[str, Any]]:
 
 
 def changed(choices: Choices, setting: Mapping[str, Any]) -> Choices:
-    """Choices with those of a setting; its other keys are arguments of the sampler or of the guidance."""
+    """Choices updated by a setting; its other keys are arguments of the sampler or the guidance."""
     names = {f.name for f in fields(Choices)} - {"arguments"}
     own = {key: value for key, value in setting.items() if key in names}
     more = {key: value for key, value in setting.items() if key not in names}
@@ -52,14 +52,14 @@ def changed(choices: Choices, setting: Mapping[str, Any]) -> Choices:
 
 
 def pareto(points: list[tuple[float, float]]) -> list[bool]:
-    """Which of (cost, badness) no other beats: none is as cheap and better, or cheaper and as good."""
+    """Which of the points (cost, badness) are Pareto-optimal: no other is at least as good in both and differs."""
     return [
         not any(c <= cost and b <= bad and (c, b) != (cost, bad) for c, b in points) for cost, bad in points
     ]  # fmt: skip
 
 
 def recommend(records: list[dict]) -> tuple[int, int]:
-    """The cheapest setting whose figure lies within the best one's interval, and the best: two places in the list."""
+    """The indices of the cheapest setting whose figure lies within the best one's interval, and of the best."""
     figures = [r["figures"][0] for r in records]
     sign = 1 if figures[0]["better"] == "low" else -1
     best = min(range(len(records)), key=lambda k: sign * figures[k]["value"])
@@ -69,7 +69,7 @@ def recommend(records: list[dict]) -> tuple[int, int]:
 
 
 def in_order(records: list[dict]) -> list[dict]:
-    """The records by sampler, steps and scale if scales differ, else by cost; each says whether no other beats it."""
+    """The records sorted by sampler, steps and scale if scales differ, else by cost, each marked if Pareto-optimal."""
     if several_scales(records):
         records = sorted(records, key=lambda r: (label(r)[0], r["setting"]["steps"] or 0, r["setting"]["scale"]))
     else:
@@ -80,15 +80,15 @@ def in_order(records: list[dict]) -> list[dict]:
 
 
 def several_scales(records: list[dict]) -> bool:
-    """Whether guidance scales are compared."""
+    """Whether the records differ in guidance scale."""
     return len({r["setting"]["scale"] for r in records}) > 1
 
 
 def report(run: Path, records: list[dict]) -> tuple[str, str]:
-    """The table of records in order, and the recommendation, in words.
+    """The table of sorted records with the recommendation, and the recommendation alone.
 
     Args:
-        run: the checkpoint that they are of.
+        run: the checkpoint of the records.
     """
     chosen, best = recommend(records)
     said = words(records[chosen], records[best])
@@ -97,7 +97,7 @@ def report(run: Path, records: list[dict]) -> tuple[str, str]:
 
 
 def write(folder: Path, records: list[dict], recommended: str) -> tuple[list[Path], str]:
-    """Write records in order and their plots below a folder: the files, and why there are no plots, or nothing."""
+    """Write sorted records and their plots into a folder; return the files, and the reason for missing plots if any."""
     name = hashlib.sha256(json.dumps([r["file"] for r in records]).encode()).hexdigest()[:8]
     place = folder / f"sweep-{name}.json"
     with atomic(place) as temporary:
@@ -118,14 +118,14 @@ def write(folder: Path, records: list[dict], recommended: str) -> tuple[list[Pat
 
 
 def label(record: dict) -> tuple[str, str, str]:
-    """Sampler (with what else was asked for), steps and scale of a record, as words."""
+    """Sampler (with further arguments), steps and scale of a record, as text."""
     setting, asked = record["setting"], record["asked"]
     more = "".join(f" {k}={v}" for k, v in asked.items() if k not in COLUMNS)
     return setting["sampler"] + more, str(setting["steps"]), f"{setting['scale']:g}"
 
 
 def table(records: list[dict]) -> str:
-    """One row per setting; an asterisk marks those that no other beats."""
+    """A table with one row per setting; an asterisk marks the Pareto-optimal ones."""
     names = [f["metric"] for f in records[0]["figures"]]
     rows = [("sampler", "steps", "scale", "evals", "s", *names, "")]
     for r in records:
@@ -139,14 +139,14 @@ def table(records: list[dict]) -> str:
 
 
 def words(chosen: dict, best: dict) -> str:
-    """The recommendation, and what it costs against the best one measured."""
+    """The recommendation, and its cost relative to the best setting measured."""
 
     sampler, steps, scale = label(chosen)
     more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in COLUMNS)
     options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
     text = f"recommended for this checkpoint: {in_words(chosen)}: {options}"
     if chosen is best:
-        return f"{text}; it is the best measured, and no cheaper one lies within its interval"
+        return f"{text}; it is the best measured, and no cheaper setting lies within its interval"
     return (
         f"{text}; the cheapest within the interval of the best measured, {in_words(best)}, at "
         f"{best['evaluations'] / chosen['evaluations']:.1f} times the cost"
@@ -154,7 +154,7 @@ def words(chosen: dict, best: dict) -> str:
 
 
 def in_words(record: dict) -> str:
-    """Sampler, steps, scale, cost and figure of a record."""
+    """Sampler, steps, scale, cost and figure of a record, as text."""
     sampler, steps, scale = label(record)
     figure = record["figures"][0]
     return (

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as text: of one run, or of several side by side."""
+"""The figures of an evaluation as text, of one run or of several side by side."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ ARROWS = {"low": "lower is better", "high": "higher is better", "floor": "as tes
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """What was measured: `print(table)` shows what `diffusion evaluate` prints; iterating gives the records.
+    """The results of an evaluation: `print(table)` is the output of `diffusion evaluate`; iterating gives records.
 
     Attributes:
         records: one dict per run and setting, with `setting`, `figures`, `seconds`, `evaluations`, `file` and more.
-        text: the table in words; empty on all but the first of several processes.
-        files: what was written, the records' own files among it.
+        text: the formatted table; empty on all but the first of several processes.
+        files: all files written, including those of the records.
         notes: the judge, warnings, and metrics left out.
     """
 
@@ -28,7 +28,7 @@ class Table:
 
     @property
     def figures(self) -> list[dict[str, Any]]:
-        """Every figure of every record, with the setting that it depends on."""
+        """Every figure of every record, with its setting."""
         return [figure for record in self.records for figure in record["figures"]]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -47,7 +47,7 @@ class Table:
 
 
 def one(record: dict) -> str:
-    """Every figure of a record: value, interval, and test images beside samples at equal numbers."""
+    """A table of a record's figures: value, interval, and test images beside equally many samples."""
     most = max(f["m"] for f in record["figures"])
     rows = [("metric", "value", "95 % interval", f"{most:,} test images", "as many samples", "")]
     rows += [
@@ -58,10 +58,10 @@ def one(record: dict) -> str:
 
 
 def compared(records: list[dict], runs: list[Path]) -> str:
-    """One column per run; an asterisk marks what is best beyond the others' intervals.
+    """A table with one column per run; an asterisk marks a figure that is best beyond the others' intervals.
 
     Args:
-        runs: the checkpoints that the records are of.
+        runs: the checkpoints of the records.
     """
     heads = [f"\n[{k}] {shown(run)}{head(r)}" for k, (run, r) in enumerate(zip(runs, records, strict=True), 1)]
     rows = [("metric", *(f"[{k}]" for k in range(1, len(records) + 1)), "test images", "")]
@@ -77,7 +77,7 @@ def compared(records: list[dict], runs: list[Path]) -> str:
 
 
 def winner(figures: list[dict | None]) -> int:
-    """Which of the figures (from 1) is better than all others beyond both intervals; 0 for none."""
+    """The number, from 1, of the figure that is better than all others beyond both intervals; 0 if there is none."""
     for k, mine in enumerate(figures, 1):
         others = [f for f in figures if f is not mine]
         if mine is None or any(f is None for f in others) or mine["better"] == "floor":
@@ -88,7 +88,7 @@ def winner(figures: list[dict | None]) -> int:
 
 
 def head(record: dict) -> str:
-    """The setting of a record in words."""
+    """The setting of a record, as text."""
     setting = record["setting"]
     return (
         f"\n{setting['n']:,} samples of step {setting['step']:,}: {setting['sampler']}, {setting['steps']} steps "

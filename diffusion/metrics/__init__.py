@@ -1,4 +1,4 @@
-"""Measures of samples."""
+"""Metrics of samples."""
 
 from diffusion.metrics.features import DigitsNet, train_classifier
 from diffusion.metrics.frechet import Gaussian, frechet_distance

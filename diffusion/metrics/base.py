@@ -1,4 +1,4 @@
-"""What a metric is: features of samples and of real images in; a figure with interval and floor out."""
+"""The interface of metrics: features of samples and of real images to figures with an interval and a floor."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from torch import Tensor
 from diffusion.support.specs import concrete, gather, suggest
 
 RESAMPLED = 1000
-GROUPS = 4  # of samples that are averaged where the test set is smaller than the number of samples
+GROUPS = 4  # of samples to average over where the test set is smaller than the number of samples
 
 
 @dataclass(frozen=True)
 class Features:
-    """What metrics see of N images, in a mixed order: the first m are a fair choice with all classes' shares."""
+    """The inputs of metrics for N images, in a mixed order: the first m contain all classes in their proportions."""
 
     pixels: Tensor  # (N, C, H, W) float32 in [-1, 1], from 8 bits
     features: Tensor  # (N, D) float32, of an extractor
     logits: Tensor  # (N, K) float32, of its classifier
-    labels: Tensor | None  # (N,) int64: the class asked for, or the true one; None without labels
+    labels: Tensor | None  # (N,) int64: the requested or the true class; None without labels
 
     def pick(self, part: slice | Tensor) -> "Features":
-        """Some of the images."""
+        """A subset of the images."""
         fields = (self.pixels, self.features, self.logits, self.labels)
         return Features(*(None if v is None else v[part] for v in fields))
 
@@ -34,9 +34,9 @@ class Features:
 
 
 class Score(NamedTuple):
-    """A number, and terms (M,) whose mean moves as the number does when other images are drawn.
+    """A value, and terms (M,) whose mean varies as the value does when other images are drawn.
 
-    Where the terms are of images with labels, these are the strata (M,): how many there are of each is not chance.
+    For terms of labelled images, the labels are the strata (M,): the number of images in each is not random.
     """
 
     value: float
@@ -51,26 +51,26 @@ class Score(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A score with its 95 % interval and, beside it, what real images that were never trained on score."""
+    """A score with its 95 % interval and the score of real images that were not trained on."""
 
     name: str
     value: float
     low: float
     high: float
     floor: float  # the test images' score, at m images
-    matched: float  # the samples' score at m images, to hold against the floor
+    matched: float  # the samples' score at m images, comparable with the floor
     m: int
-    better: str  # "low", "high", or "floor": the nearer to it
+    better: str  # "low", "high", or "floor": the closer to it
     alert: str = ""
 
 
 class Reference:
-    """Real images as metrics see them, with what is worth computing once.
+    """Features of real images, with a cache of quantities that are computed once.
 
     Args:
-        train: what samples are held against.
-        test: images that no model has seen; they give the floors.
-        hash: names these features in every line that is written.
+        train: images that samples are compared with.
+        test: images that no model was trained on; they give the floors.
+        hash: identifies these features in every record.
     """
 
     def __init__(self, train: Features, test: Features, hash: str = "") -> None:
@@ -78,17 +78,17 @@ class Reference:
         self.memo: dict = {}
 
     def once(self, key: tuple, make: Callable):
-        """make(), the first time that `key` is asked for."""
+        """make(), called only the first time that `key` is requested."""
         if key not in self.memo:
             self.memo[key] = make()
         return self.memo[key]
 
 
 class Metric(ABC):
-    """One or a few scores of samples against real images. A subclass gives `scores`; nothing else need be edited.
+    """One or several scores of samples against real images. A subclass implements `scores`; no registration is needed.
 
-    The floor is the score of the test images, all of them or as many as there are samples. Most scores depend on the
-    number of images, so `matched` is that of the samples at the number of the floor (the mean over up to 4 parts).
+    The floor is the score of the test images: of all of them, or of as many as there are samples. Most scores depend
+    on the number of images, so `matched` is the samples' score at the floor's number (the mean over up to 4 parts).
     """
 
     key: ClassVar[str]  # its name on the command line
@@ -99,14 +99,14 @@ class Metric(ABC):
         """The scores of images against real images, by name."""
 
     def missing(self, samples: Features, reference: Reference) -> str:
-        """Why these samples cannot be measured so, or nothing."""
+        """The reason why these samples cannot be measured by this metric; empty if they can."""
         return "" if len(samples) > 1 else "needs at least 2 samples"
 
     def figures(self, samples: Features, reference: Reference) -> list[Figure]:
         """All figures of samples.
 
         Raises:
-            ValueError: they cannot be measured so.
+            ValueError: they cannot be measured by this metric.
         """
         if reason := self.missing(samples, reference):
             raise ValueError(f"{self.key}: {reason}")
@@ -125,10 +125,10 @@ class Metric(ABC):
 
 
 def bootstrap(score: Score, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """A bootstrap interval: the value, moved as the mean of its terms moves when they are drawn anew with repeats.
+    """A bootstrap interval: the value, shifted as the mean of its terms is when they are resampled with replacement.
 
     For a mean this is the percentile bootstrap, within each stratum. For other statistics the terms are influence
-    values or jackknife pseudo-values, so that the statistic is never computed on repeated images, which would bias it
+    values or jackknife pseudo-values, so that the statistic is not computed on repeated images, which would bias it
     (a covariance of repeats is too small).
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 8, 13, 21.
     """
@@ -144,9 +144,9 @@ def bootstrap(score: Score, confidence: float = 0.95, seed: int = 0) -> tuple[fl
 
 
 def mixed(labels: Tensor, seed: int = 0) -> Tensor:
-    """An order (N,) of labels (N,) in which each class is spread evenly: any part has all classes in their shares.
+    """An order (N,) of labels (N,) that spreads each class evenly: any part has all classes in their proportions.
 
-    Within a class, at random. Sets of equal shares can be compared without the noise of unequal ones.
+    The order within a class is random. Sets of equal proportions are compared without the noise of unequal ones.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     place = torch.empty(len(labels), dtype=torch.float64)
@@ -163,7 +163,7 @@ def known() -> dict[str, type[Metric]]:
 
 
 def metric(name: str) -> Metric:
-    """The metric of a key, a class name, or an import path.
+    """The metric with the given key, class name, or import path.
 
     Raises:
         ValueError: there is none; the message lists them.

@@ -1,4 +1,4 @@
-"""Likelihood of images under a model: the one figure that looks at no samples."""
+"""Likelihood of images under a model: the only figure that does not depend on samples."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from diffusion.metrics.base import Features, Figure, Metric, Reference, Score, b
 
 
 class Bits(Metric):
-    """Bits a dimension of test images by the variational bound; its floor is that of training images.
+    """Bits per dimension of test images by the variational bound; its floor is that of training images.
 
-    A training set that is much more likely than the test set has been learned by heart.
+    A training set that is much more likely than the test set has been memorised.
 
     Args:
-        bits: of "test" and "train" images, (N,) each; None where there is no model to measure them with.
+        bits: of "test" and "train" images, (N,) each; None without a model.
     """
 
     key = "nll"

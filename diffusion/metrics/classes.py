@@ -1,4 +1,4 @@
-"""What a classifier says of samples: are they of the class asked for, of one class each, and varied within it."""
+"""Metrics by a classifier: whether samples belong to the requested class, to one class each, and vary within it."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from diffusion.metrics.distances import rows
 class InceptionScore(Metric):
     """exp(mean KL(p(y | x) || p(y))) under the extractor's classifier: between 1 and the number of classes.
 
-    Called so for its formula; with a classifier of the data in place of Inception it compares with nothing published.
+    Named after its formula; with a classifier of the data in place of Inception, published values do not compare.
     Source: Salimans et al. 2016, arXiv:1606.03498, sec. 4.
     """
 
@@ -22,12 +22,12 @@ class InceptionScore(Metric):
         mean = log_p.exp().mean(0).clamp(min=1e-300).log()
         kl = (log_p.exp() * (log_p - mean)).sum(1)
         value = float(kl.mean().exp())
-        # What an image changes in p(y) drops out: the derivative of mean KL by p(y) is the same for every class.
+        # An image's effect on p(y) drops out: the derivative of the mean KL by p(y) is the same for every class.
         return {"inception_score": Score(value, value * kl, images.labels)}
 
 
 class Consistency(Metric):
-    """The share of samples that the classifier sees as the class asked for; that of test images is its accuracy."""
+    """The share of samples classified as the requested class; for test images, the classifier's accuracy."""
 
     key = "consistency"
     better = {"consistency": "high"}
@@ -40,9 +40,9 @@ class Consistency(Metric):
 
 
 class Diversity(Metric):
-    """The mean distance of two samples of a class over that of two training images of it, mean over classes.
+    """The mean distance between two samples of a class over that between two training images, averaged over classes.
 
-    In pixels and in features; 1 is as varied as the data, 0 one picture a class. Classes of one image are left out.
+    In pixels and in features; 1 is as varied as the data, 0 one image per class. Classes of one image are left out.
     """
 
     key = "diversity"
@@ -52,7 +52,7 @@ class Diversity(Metric):
         if samples.labels is None:
             return "needs samples with labels"
         pairs = any((samples.labels == k).sum() > 1 for k in reference.train.labels.unique())
-        return "" if pairs else "needs two samples of a class"
+        return "" if pairs else "needs at least two samples of a class"
 
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
         return {
@@ -62,12 +62,12 @@ class Diversity(Metric):
 
 
 def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = 1000) -> Score:
-    """The ratio, class by class, of mean distances between two of x and two of y with labels kx, ky.
+    """The ratio of mean pairwise distances within x and within y, class by class, with labels kx, ky.
 
-    Its terms: each image's mean distance to the others of its class, counted twice (it is in every second pair).
+    Terms: each image's mean distance to the others of its class, counted twice, as each pair has two images.
 
     Args:
-        most: images of a class of y that are looked at.
+        most: maximum number of images per class of y.
     """
     parts = []
     for k in ky.unique():
@@ -81,14 +81,14 @@ def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = 1000) -> Sc
 
 
 def apart(x: Tensor) -> Tensor:
-    """The mean distance of each row of x (N, ...) to the others: (N,)."""
+    """Mean distance of each row of x (N, ...) to the others, (N,)."""
     return torch.cat([d.sum(1) for _, d in rows(x, x)]) / (len(x) - 1)
 
 
 def unlabelled(samples: Features, reference: Reference) -> str:
-    """Why a classifier's answer cannot be held against labels, or nothing."""
+    """The reason why a classifier cannot be compared with labels; empty if it can."""
     if samples.labels is None:
         return "needs samples with labels; this model was trained without"
     kinds = int(reference.train.labels.max()) + 1
     width = samples.logits.shape[1]
-    return "" if width == kinds else f"needs a classifier of the data's {kinds} classes; this extractor knows {width}"
+    return "" if width == kinds else f"needs a classifier of the data's {kinds} classes; this extractor has {width}"

@@ -1,4 +1,4 @@
-"""Distances between many images, a few rows at a time."""
+"""Distances between many images, computed in blocks of rows."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ ROWS = 512
 
 
 def rows(x: Tensor, y: Tensor, size: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances (size, M) of x (N, D) to y (M, D) in float64, part by part.
+    """Euclidean distances (size, M) of x (N, D) to y (M, D) in float64, block by block.
 
-    Not by the product of matrices: the distance of equal rows is 0, and ties are ties.
+    Not computed by a matrix product, so that the distance between equal rows is exactly 0 and ties are exact.
     """
     x, y = x.double().flatten(1), y.double().flatten(1)
     for first in range(0, len(x), size):
@@ -25,9 +25,9 @@ def radii(x: Tensor, k: int) -> Tensor:
 
 
 def nearest(x: Tensor, y: Tensor, size: int = ROWS) -> tuple[Tensor, Tensor]:
-    """The distance of each row of x (N, ...) to the nearest of y (M, ...), float64, and which one: (N,), (N,).
+    """The distance of each row of x (N, ...) to the nearest row of y (M, ...), float64, and its index: (N,), (N,).
 
-    Found by float32 products, which are fast; the distance to the one found is then exact.
+    The nearest row is found by fast float32 products; its distance is then computed exactly.
     """
     x, y = x.float().flatten(1), y.float().flatten(1)
     half = y.square().sum(1) / 2

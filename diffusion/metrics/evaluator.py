@@ -1,4 +1,4 @@
-"""Everything that judging samples of one data set takes: extractor, real features (cached), labels to ask for."""
+"""Evaluation of samples against one data set: extractor, cached features of real images, labels to request."""
 
 import hashlib
 import json
@@ -12,22 +12,22 @@ from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 
-FEW = 10  # images a feature, below which a covariance is poorly known
+FEW = 10  # images per feature, below which a covariance is poorly estimated
 
 
 class Evaluator:
     """Figures of samples against a data set.
 
-    Real images are used as they are: no augmentation, none left out. Their features are kept in a file that says what
-    they are of, and are computed again when images or extractor change.
+    All real images are used, without augmentation. Their features are kept in a file that records their provenance, and
+    are computed again when images or extractor change.
 
     Args:
-        extractor: of the features.
+        extractor: computes the features.
         data: name of the data set.
         train, test: its images uint8 (N, C, H, W) and labels (N,) or contexts (N, K).
-        cache: folder of the features' files; None keeps none.
-        tell: called with a number of images when they are done.
-        processes: that share the images to be described; all of them must make the same calls.
+        cache: folder of the feature files; None keeps none.
+        tell: called with the number of images done, after each batch.
+        processes: share the images to be described; every process must make the same calls.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class Evaluator:
         self.reference = Reference(**features, hash=hashlib.sha256(text.encode()).hexdigest()[:12])
 
     def labels(self, n: int) -> Tensor:
-        """What to ask a model for: n labels or contexts in the shares of the training set, whatever part is taken."""
+        """n labels or contexts to request from a model, in the proportions of the training set in any part."""
         return repeated(self.y, n)
 
     def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
-        """Samples, uint8 (N, C, H, W), as metrics see them."""
+        """The features of samples, uint8 (N, C, H, W), for metrics."""
         return self.extractor.describe(images, y, tell=tell, processes=self.processes)
 
     def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
-        """Every figure of the samples."""
+        """Every metric's figures of the samples."""
         return [figure for metric in metrics for figure in metric.figures(samples, self.reference)]
 
     def warnings(self, n: int) -> list[str]:
-        """What there is too little of for the width of the features."""
+        """Warnings of too few images for the number of features."""
         width = self.reference.train.features.shape[1]
         sizes = {"samples": n, "training images": len(self.reference.train)}
         return [
-            f"{count:,} {what} are few for {width:,} features: the Frechet distance is biased upwards, compare it at "
-            f"equal numbers only, or take KID; {FEW * width:,} or more would do"
+            f"{count:,} {what} are few for {width:,} features: the Frechet distance is biased upwards; compare it only "
+            f"at equal numbers, use KID, or use at least {FEW * width:,}"
             for what, count in sizes.items()
             if count < FEW * width
         ]
@@ -101,17 +101,17 @@ class Evaluator:
 
 
 def repeated(y: Tensor, n: int) -> Tensor:
-    """The first n of y (N, ...), from the start again where there are fewer."""
+    """The first n of y (N, ...), repeated cyclically if there are fewer."""
     return y.repeat(-(-n // len(y)), *[1] * (y.ndim - 1))[:n]
 
 
 def eight_bits(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as they would be saved: uint8, same shape."""
+    """Images in [-1, 1] as uint8 of the same shape, as they would be saved."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def _cached(path: Path) -> dict:
-    """What a file of the cache holds; nothing if it is missing, damaged, or not ours."""
+    """The contents of a cache file; empty if it is missing, damaged, or of another program."""
     try:
         read = torch.load(path, weights_only=True)
     except Exception:

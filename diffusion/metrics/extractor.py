@@ -1,4 +1,4 @@
-"""Extractors: a network that turns images into features and logits, and which images it is for."""
+"""Extractors: networks that map images to features and logits, and the images that they accept."""
 
 import hashlib
 from pathlib import Path
@@ -16,30 +16,30 @@ from diffusion.support.specs import build
 class Extractor(NamedTuple):
     """A frozen network with `features(x)` and `head(features)`, for x in [-1, 1].
 
-    Its hash is of the weights, so that figures of two trainings are never taken for figures of one.
+    The hash is computed from the weights, so that figures of two trainings are never mistaken for one another.
     """
 
     net: nn.Module
     name: str
-    shape: tuple[int, int, int] | None  # of the images; None takes any
-    class_names: tuple[str, ...]  # of the logits; () for other classes than the data's
+    shape: tuple[int, int, int] | None  # of the images; None accepts any
+    class_names: tuple[str, ...]  # of the logits; () if they are not the data's classes
     hash: str
 
     @classmethod
     def of(cls, net: nn.Module, name: str, shape=None, class_names=()) -> "Extractor":
-        """Frozen, in evaluation mode."""
+        """The extractor of a network, frozen and in evaluation mode."""
         net = net.eval().requires_grad_(False)
         return cls(net, name, None if shape is None else tuple(shape), tuple(class_names), fingerprint(net))
 
     def refuse(self, data: str, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> str:
-        """Why this extractor is wrong for a data set of that name, shape and classes, or nothing."""
+        """The reason why this extractor does not fit a data set; empty if it does."""
         if self.shape is not None and self.shape != tuple(shape):
             ours, theirs = ("x".join(map(str, s)) for s in (self.shape, shape))
             return f"{self.name} takes images of {ours}, and those of {data} are {theirs}"
         if self.shape is None and shape[0] not in (1, 3):
             return f"{self.name} takes 1 or 3 channels, and images of {data} have {shape[0]}"
         if self.class_names and self.class_names != tuple(class_names):
-            return f"{self.name} tells {some(self.class_names)}, and the classes of {data} are {some(class_names)}"
+            return f"{self.name} knows {some(self.class_names)}, and the classes of {data} are {some(class_names)}"
         return ""
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class Extractor(NamedTuple):
 
         Args:
             tell: called with the number of images done, after each batch.
-            processes: that share the images; each gets all features.
+            processes: share the images; each receives all features.
         """
         device = next(self.net.parameters()).device
         pixels, found = images.float() / 127.5 - 1, []
@@ -68,7 +68,7 @@ class Extractor(NamedTuple):
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Extractor:
-    """The network of a trained `Classifier`, frozen, for the images and classes that it was trained on.
+    """The extractor of a trained `Classifier`, frozen, for the images and classes that it was trained on.
 
     Args:
         path: run directory, experiment folder, or checkpoint file.
@@ -91,12 +91,12 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Ext
 
 
 def to_labels(y: Tensor | None) -> Tensor | None:
-    """Labels (N,) as they are; the place of the largest entry of contexts (N, K)."""
+    """Labels (N,) unchanged; the index of the largest entry of contexts (N, K)."""
     return y.argmax(1) if y is not None and y.ndim > 1 else y
 
 
 def fingerprint(*what: nn.Module | Tensor) -> str:
-    """12 hexadecimal digits of the sha256 of tensors and weights, as they are in memory."""
+    """12 hexadecimal digits of the SHA-256 of tensors and weights in memory."""
     digest = hashlib.sha256()
     for item in what:
         for value in item.state_dict().values() if isinstance(item, nn.Module) else [item]:

@@ -1,4 +1,4 @@
-"""Small classifiers of small images: independent judges of samples, and their features."""
+"""Small classifiers of small images, for the independent evaluation of samples, and their features."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class DigitsNet(nn.Module):
-    """Three convolutions and two linear layers for 8x8 grey images in [-1, 1]; the last hidden layer is the features.
+    """Three convolutions and two linear layers for 8x8 grey images in [-1, 1]; features: the last hidden layer.
 
     Args:
         num_classes: number of classes.
@@ -35,7 +35,7 @@ class DigitsNet(nn.Module):
 class FeatureNet(nn.Module):
     """Stages of two convolutions, halving down to 4x4, and two linear layers, for C x H x W images in [-1, 1].
 
-    Any size from 4 on: a stage halves only what is larger than 4x4. The last hidden layer is the features.
+    Any size >= 4: a stage halves only what is larger than 4x4. The last hidden layer gives the features.
 
     Args:
         channels: C.
@@ -65,7 +65,7 @@ class FeatureNet(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Convolution, half the size, convolution: the second, wide one works on a quarter of the pixels."""
+    """Convolution, halving, convolution: the second, wider convolution computes on a quarter of the pixels."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__(
@@ -76,16 +76,16 @@ class Stage(nn.Sequential):
 
 
 class Halve(nn.Module):
-    """Max-pooling by 2 of what is larger than 4x4."""
+    """Max-pooling by 2 of inputs larger than 4x4."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 4 else x
 
 
 def train_classifier(x: Tensor, y: Tensor, epochs: int = 30, seed: int = 0) -> DigitsNet:
-    """A DigitsNet trained on images x (N, 1, 8, 8) in [-1, 1] and labels y (N,), slightly turned, scaled and shifted.
+    """A DigitsNet trained on images x (N, 1, 8, 8) in [-1, 1] and labels y (N,), slightly rotated, scaled and shifted.
 
-    A function of its arguments: torch's global random state is left as it was.
+    A function of its arguments alone: torch's global random state is preserved.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,7 +103,7 @@ def train_classifier(x: Tensor, y: Tensor, epochs: int = 30, seed: int = 0) -> D
 
 
 def jitter(x: Tensor, degrees: float = 10.0, shift: float = 0.2, scale: float = 0.1) -> Tensor:
-    """Each image turned, shifted (in units of half its size) and scaled by a little, at random; outside is -1."""
+    """Each image randomly rotated, shifted (in units of half its size) and scaled a little; outside is -1."""
     most = torch.tensor([math.radians(degrees), scale, shift, shift])
     turn, size, dx, dy = (torch.rand(4, len(x)) * 2 - 1) * most[:, None]
     cos, sin = (1 + size) * turn.cos(), (1 + size) * turn.sin()

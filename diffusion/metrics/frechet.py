@@ -30,8 +30,8 @@ class Gaussian(NamedTuple):
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), the squared 2-Wasserstein distance.
 
-    The trace of the root is the sum of the root eigenvalues of R cov_b R, R = cov_a^(1/2), which is symmetric, so
-    that no complex square root is needed where a covariance is singular.
+    The trace of the root is the sum of the root eigenvalues of the symmetric matrix R cov_b R, R = cov_a^(1/2), so no
+    complex square root is needed for a singular covariance.
     Source: Dowson & Landau 1982; Heusel et al. 2017, arXiv:1706.08500, eq. 6.
     """
     values, vectors = torch.linalg.eigh(a.cov)
@@ -41,13 +41,13 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def influence(real: Gaussian, features: Tensor) -> Tensor:
-    """How much each row of features (N, D) pulls on their Frechet distance to `real`: (N,), of mean 0.
+    """The influence of each row of features (N, D) on their Frechet distance to `real`: (N,), of mean 0.
 
         2 (mean_b - mean_a) z + z' (1 - T) z - its mean,   z = x - mean_b
         T = R (R cov_b R)^(-1/2) R,   R = cov_a^(1/2)
 
     1 - T is the derivative by cov_b, T the optimal transport of b to a. The variance of the distance is that of the
-    mean of these (the infinitesimal jackknife); its bias, which falls as 1 / N, is not in it.
+    mean of these (the infinitesimal jackknife); its bias, which decreases as 1 / N, is not included.
     Source: Efron 1981, Biometrika 68(3) 589-599, on the distance above.
     """
     own = Gaussian.of(features)

@@ -10,8 +10,8 @@ from diffusion.metrics.extractor import Extractor
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 HELP = (
-    f"Inception wants its weights, the file {FILE} of the releases of pytorch-fid on GitHub (91 MB); "
-    "fetch it once and give --features Inception:FILE"
+    f"Inception needs its weights, {FILE} from the pytorch-fid releases on GitHub (91 MB); "
+    "download the file once and pass --features Inception:FILE"
 )
 
 
@@ -19,7 +19,7 @@ class Inception(nn.Module):
     """2,048 features and 1,008 logits of torchvision's graph with the three deviations of the published network.
 
     Average pools do not count their padding, the last block pools by maximum, and the head has 1,008 classes. Images
-    are brought to 299 x 299 bilinearly (half-pixel centres, no antialiasing, as pytorch-fid), grey ones to three
+    are resized to 299 x 299 bilinearly (half-pixel centres, no antialiasing, as pytorch-fid), grey ones to three
     channels; float32, evaluation mode.
     Source: Heusel et al. 2017, arXiv:1706.08500; Szegedy et al. 2016, arXiv:1512.00567; the deviations: pytorch-fid.
     """
@@ -32,7 +32,7 @@ class Inception(nn.Module):
         for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b"):
             getattr(self.body, name).branch_pool.register_forward_pre_hook(uncounted)
         last = self.body.Mixed_7c
-        seen: list[Tensor] = []  # the block's input, for the pool of it
+        seen: list[Tensor] = []  # the block's input, for its pool
         last.register_forward_pre_hook(lambda block, args: seen.__setitem__(slice(None), args))
         last.branch_pool.register_forward_pre_hook(lambda block, args: (F.max_pool2d(seen.pop(), 3, 1, 1),))
         self.head, self.body.fc = self.body.fc, nn.Identity()
@@ -40,11 +40,11 @@ class Inception(nn.Module):
 
     @classmethod
     def load(cls, path: str, device: torch.device | str = "cpu") -> "Inception":
-        """With the weights of a file.
+        """The network with the weights of a file.
 
         Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it holds something else.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file has other contents.
         """
         file = Path(path).expanduser()
         if not path or not file.is_file():
@@ -55,11 +55,11 @@ class Inception(nn.Module):
             model.head.load_state_dict({k.removeprefix("fc."): v for k, v in state.items() if k.startswith("fc.")})
             model.body.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
         except Exception as error:
-            raise ValueError(f"{file}: not these weights; {HELP}") from error
+            raise ValueError(f"{file}: not the expected weights; {HELP}") from error
         return model.to(device)
 
     def train(self, mode: bool = True) -> "Inception":
-        """Never: its batch normalisation must not learn."""
+        """Stay in evaluation mode: batch normalisation must not be updated."""
         return super().train(False)
 
     def features(self, x: Tensor) -> Tensor:
@@ -67,17 +67,17 @@ class Inception(nn.Module):
         return self.body(prepared(x))
 
     def extractor(self) -> Extractor:
-        """For images of any size."""
+        """The extractor, for images of any size."""
         return Extractor.of(self, "Inception")
 
 
 def prepared(x: Tensor) -> Tensor:
-    """(B, 1 or 3, H, W) -> (B, 3, 299, 299), what the network is shown."""
+    """(B, 1 or 3, H, W) -> (B, 3, 299, 299), the network's input."""
     return F.interpolate(x.float().expand(-1, 3, -1, -1), (299, 299), mode="bilinear", align_corners=False)
 
 
 def uncounted(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    """The mean over 3x3 with zeros around, made the mean over what is there: times 9 over the number of pixels."""
+    """Input scaled so that a zero-padded 3x3 mean becomes the mean over existing pixels: times 9 over their number."""
     x = args[0]
     there = F.avg_pool2d(torch.ones_like(x[:1, :1]), 3, stride=1, padding=1, count_include_pad=True)
     return (x / there,)

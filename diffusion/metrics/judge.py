@@ -1,4 +1,4 @@
-"""An independent judge of generated digits: what it saw is real digits, and what it says is in units of them."""
+"""An independent judge of generated digits: trained on real digits, with results in units of real digits."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Labelled(NamedTuple):
 
     @classmethod
     def of(cls, images: Tensor, y: Tensor) -> "Labelled":
-        """From uint8 images."""
+        """The labelled images of uint8 images."""
         return cls(images.float() / 127.5 - 1, y)
 
 
@@ -25,8 +25,8 @@ class Judge:
     """A classifier of the training digits that takes no part in generation, and the Frechet distance of its features.
 
     Args:
-        train: the digits that the classifier and the generator were trained on.
-        test: digits that neither has seen; their distance to the training digits is the floor.
+        train: digits that the classifier and the generator are trained on.
+        test: digits that neither is trained on; their distance to the training digits is the floor.
         epochs: of the classifier's training.
     """
 
@@ -39,7 +39,7 @@ class Judge:
         self.accuracy = float(self.agrees(*test).float().mean())
 
     def agrees(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether each image (N, 1, 8, 8) is seen as its class y (N,): (N,) bool."""
+        """Whether each image (N, 1, 8, 8) is classified as y (N,): (N,) bool."""
         return self.net(x).argmax(1) == y
 
     def distance(self, features: Tensor) -> float:
@@ -47,24 +47,24 @@ class Judge:
         return frechet_distance(self.real, Gaussian.of(features))
 
     def error(self, features: Tensor, groups: int = 20) -> float:
-        """The standard deviation of `distance` over sets of N images, by the jackknife: leaving out a group at a time.
+        """The standard deviation of `distance` over sets of N images, by the jackknife over groups.
 
             error^2 = (groups - 1) / groups sum_g (d_g - mean d)^2
 
-        Errs to the large side, 1.2 to 1.5 times; the bootstrap is at twice, as repeats make covariances singular.
+        Overestimates by a factor of 1.2 to 1.5; the bootstrap, by 2, as repeats make covariances singular.
         Source: Efron & Stein 1981, Annals of Statistics 9(3) 586-596, with groups for single images.
         """
-        group = torch.arange(len(features)) * groups // len(features)  # runs: as many of each class in all
+        group = torch.arange(len(features)) * groups // len(features)  # contiguous: equal class counts in all
         d = torch.tensor([self.distance(features[group != g]) for g in range(groups)], dtype=torch.float64)
         return float(((groups - 1) / groups * (d - d.mean()).square().sum()).sqrt())
 
     def spread(self, x: Tensor, y: Tensor) -> Tensor:
-        """Each class's mean distance between two images, against that of the training digits: (classes,)."""
+        """Each class's mean distance between two images over that of the training digits: (classes,)."""
         kinds = range(self.net.num_classes)
         return torch.tensor([_spread(x[y == k]) / _spread(self.train.x[self.train.y == k]) for k in kinds])
 
     def nearness(self, x: Tensor) -> float:
-        """The mean distance to the nearest training digit, against that of the test digits; far below 1 is copying."""
+        """The mean distance to the nearest training digit over that of the test digits; far below 1 is copying."""
         return float(_nearest(x, self.train.x).mean() / _nearest(self.test.x, self.train.x).mean())
 
 

@@ -9,12 +9,12 @@ GROUPS = 20
 
 
 class KID(Metric):
-    """Squared maximum mean discrepancy under k(x, y) = (x y / D + 1)^3, unbiased: 0 in the mean where nothing differs.
+    """Squared maximum mean discrepancy under k(x, y) = (x y / D + 1)^3, unbiased: 0 on average for equal distributions.
 
         mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
     Over all samples and as many training images. Its standard error is the jackknife's over 20 subsets, each without
-    a twentieth of both; where nothing differs it errs to the large side, by about 1.4.
+    a twentieth of both; for equal distributions it overestimates by a factor of about 1.4.
     Source: Binkowski et al. 2018, arXiv:1801.01401, sec. 4; Gretton et al. 2012, JMLR 13, eq. 3; the error: Efron &
     Stein 1981, Annals of Statistics 9(3) 586-596.
     """
@@ -29,11 +29,11 @@ class KID(Metric):
 
 
 def mmd(x: Tensor, y: Tensor, groups: int = GROUPS) -> tuple[float, Tensor]:
-    """The estimate of features x (N, D), y (M, D), and those that leave out a group of each: float, (groups,).
+    """The estimate of features x (N, D), y (M, D), and the estimates that leave out a group of each: float, (groups,).
 
-    Sums of the kernel over pairs of groups are all that is kept: memory N M / groups^2.
+    Only sums of the kernel over pairs of groups are kept: memory N M / groups^2.
     """
-    groups = max(2, min(groups, len(x) // 2, len(y) // 2))  # what is left has two rows or more
+    groups = max(2, min(groups, len(x) // 2, len(y) // 2))  # at least two rows remain
     x, y = x.double(), y.double()
     xs, ys = ([v[g::groups] for g in range(groups)] for v in (x, y))
     nx, ny = (torch.tensor([len(part) for part in parts]) for parts in (xs, ys))
@@ -51,7 +51,7 @@ def mmd(x: Tensor, y: Tensor, groups: int = GROUPS) -> tuple[float, Tensor]:
 
 
 def estimate(xx: Tensor, yy: Tensor, xy: Tensor, n: Tensor, m: Tensor) -> Tensor:
-    """From sums over pairs of different rows."""
+    """The estimate from sums over pairs of different rows."""
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 

@@ -1,4 +1,4 @@
-"""Precision and recall, density and coverage: quality and variety apart, by balls around images in feature space."""
+"""Precision and recall, density and coverage: quality and variety separately, by balls in feature space."""
 
 import torch
 
@@ -7,9 +7,10 @@ from diffusion.metrics.distances import radii, rows
 
 
 class PrecisionRecall(Metric):
-    """Precision: the share of samples in a ball around a training image; recall: the share of those in a sample's ball.
+    """Precision: the share of samples in a training image's ball; recall: the share of training images in a sample's.
 
-    A ball reaches to the k-th nearest image of its own kind, k = 3. As many samples as training images are compared.
+    A ball extends to the k-th nearest image of the same set, k = 3. Equal numbers of samples and training images are
+    compared.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1, 2.
 
     Args:
@@ -42,8 +43,8 @@ class PrecisionRecall(Metric):
 class DensityCoverage(Metric):
     """Density: training images whose ball a sample lies in, over k; coverage: the share of balls with a sample in them.
 
-    A ball reaches from a training image to its k-th nearest one, k = 5: outliers among the samples do not count.
-    Density may exceed 1, which says that samples keep to the dense regions.
+    A ball extends from a training image to its k-th nearest one, k = 5, so outliers among the samples have no effect.
+    Density exceeds 1 if samples concentrate in dense regions.
     Source: Naeem et al. 2020, arXiv:2002.09797, eq. 3, 4.
 
     Args:
@@ -71,12 +72,12 @@ class DensityCoverage(Metric):
 
 
 def equal(images: Features, real: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """As many of each: a ball is as wide as its set is sparse."""
+    """Equal numbers of both, as the radius of a ball depends on how sparse its set is."""
     n = min(len(images), len(real))
     return images.features[:n], real.features[:n]
 
 
 def strata(images: Features, real: Features) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The labels of those that `equal` takes."""
+    """The labels of the images that `equal` takes."""
     n = min(len(images), len(real))
     return tuple(None if v.labels is None else v.labels[:n] for v in (images, real))

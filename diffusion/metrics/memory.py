@@ -1,4 +1,4 @@
-"""Does a model copy its training set? Distances to the nearest training image, held against the test set's own."""
+"""Memorisation: distances to the nearest training image, compared with those of the test set."""
 
 import torch
 
@@ -6,20 +6,20 @@ from diffusion.metrics.base import Features, Figure, Metric, Reference, Score, b
 from diffusion.metrics.distances import nearest
 
 NEAR = 0.05  # share of test images that count as near a training image
-LIMIT = 0.3  # share of samples as near as those that trips the alert
+LIMIT = 0.3  # share of samples as near as those, above which the alert is raised
 
 
 class Memory(Metric):
-    """How near samples are to their nearest training image, in pixels and in features, in units of the test images.
+    """The distance of samples to their nearest training image, in pixels and features, relative to the test images.
 
         nearest_* = mean nearest distance of samples / mean nearest distance of test images
         near_* = share of samples nearer to a training image than the nearest 5 % of test images are
 
-    New images like the test images have 1 and 0.05.
+    New images distributed as the test images have 1 and 0.05.
 
-    The alert asks for 30 % of the samples as near as the nearest 5 % of unseen images, in pixels and in features both:
-    samples are smoother than photographs and so a little nearer to everything, copies are near to one image each.
-    After the tests against unseen images of Meehan et al. 2020, arXiv:2004.05675; the limits are ours.
+    The alert requires 30 % of the samples to be as near as the nearest 5 % of test images, in both pixels and features:
+    samples are smoother than photographs and so slightly nearer to all images, copies are near to one image each.
+    After the tests against held-out images of Meehan et al. 2020, arXiv:2004.05675; the limits are our own.
     """
 
     key = "memory"
@@ -47,7 +47,7 @@ class Memory(Metric):
         if min(shares) > LIMIT:
             said = (
                 f"copies: {found[1].value:.0%} (pixels) and {found[3].value:.0%} (features) of the samples are as near "
-                f"to a training image as the nearest {NEAR:.0%} of the test images are; this model repeats its data"
+                f"to a training image as the nearest {NEAR:.0%} of the test images are; this model memorises its data"
             )
             found = [f._replace(alert=said) if f.name == "near_pixels" else f for f in found]
         return found

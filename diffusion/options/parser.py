@@ -1,4 +1,4 @@
-"""The parser of every command but `fit`, and each option that several commands share, once."""
+"""The parser of every command except `fit`, and the options that several commands share."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ class Words(Namespace):
 
 
 class Parser(ArgumentParser):
-    """argparse whose errors are exceptions, and which collects the options of parts that a run chooses.
+    """An argparse parser that raises exceptions and collects the options of components chosen by the run.
 
     Args:
         command: name of the command.
-        description: what it does.
-        further: options that are arguments of the run's sampler and guidance are collected.
-        data: options --data.NAME are collected.
+        description: what the command does.
+        further: collect options that are arguments of the sampler and the guidance.
+        data: collect options --data.NAME.
     """
 
     def __init__(self, command: str, description: str, further: bool = False, data: bool = False) -> None:
@@ -66,7 +66,7 @@ class Parser(ArgumentParser):
         return self.parse_args(mine, found)
 
     def _place(self, option: str, found: Words) -> tuple[dict[str, str], str]:
-        """Where an option that is not this parser's own belongs, and its name there."""
+        """The collection for an option that this parser does not define, and its name there."""
         name = option[2:]
         if self.data and name.startswith("data."):
             return found.data, name.removeprefix("data.")
@@ -76,7 +76,7 @@ class Parser(ArgumentParser):
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Inside, an argument that neither sampler nor guidance takes becomes an unknown option of this command."""
+        """Report an argument that neither sampler nor guidance takes as an unknown option of this command."""
         try:
             yield
         except UnknownArgument as error:
@@ -85,70 +85,70 @@ class Parser(ArgumentParser):
 
 
 def add_run(parser: Parser, weights: bool = True) -> None:
-    """RUN, and which of its weights."""
+    """Add RUN and, by default, --weights."""
     parser.add_argument("run", help="run directory, experiment folder (its newest run), or checkpoint file")
     if weights:
         add_weights(parser)
 
 
 def add_weights(parser: Parser) -> None:
-    """--weights."""
+    """Add --weights."""
     parser.add_argument(
         "--weights", choices=["ema", "raw"], default="ema", help="averaged or raw weights (default ema)"
     )
 
 
 def add_sampling(parser: Parser, usual: str = "the run's") -> None:
-    """How pictures are sampled: the fields of `generation.choices.Choices`.
+    """Add the sampling options: the fields of `generation.choices.Choices`.
 
     Args:
-        usual: the guidance without these options, in words.
+        usual: a description of the default guidance.
     """
     add = parser.add_argument
     add("--sampler", help="class name or import path (default: the run's)")
     add("--steps", type=int, help="sampling steps (default: the run's)")
     add("--guidance", help=f"class name or import path (default: {usual})")
     add("--scale", type=float, help=f"of the guidance; 1 is off, 0 ignores the label (default: {usual})")
-    add("--w", type=float, help="guidance as papers count it, 0 is off: scale = 1 + w")
-    add("--interval", metavar="LOW,HIGH", help="guide only where LOW < sigma / alpha <= HIGH, e.g. 0.2,5")
-    add("--rescale", type=float, help="share of the contrast that is taken back, 0 .. 1, e.g. 0.7")
+    add("--w", type=float, help="guidance in the convention scale = 1 + w; 0 is off")
+    add("--interval", metavar="LOW,HIGH", help="apply guidance only where LOW < sigma / alpha <= HIGH, e.g. 0.2,5")
+    add("--rescale", type=float, help="fraction of the added contrast that is removed, 0 .. 1, e.g. 0.7")
     add("--guide", metavar="RUN", help="autoguidance by a worse model: run directory or checkpoint")
     add("--classifier", metavar="RUN", help="classifier guidance: a NoisyClassifier's run directory or checkpoint")
 
 
 def add_conditions(parser: Parser, usual: str = "all classes in turn") -> None:
-    """What pictures are of: label, labels, context of `generation.conditions.Asked`.
+    """Add the conditions: label, labels and context of `generation.conditions.Asked`.
 
     Args:
-        usual: the condition without these options, in words.
+        usual: a description of the default condition.
     """
     add = parser.add_argument
     add("--label", help=f"class of all pictures, by number or name (default: {usual})")
     add("--labels", help="several classes, one picture each or, with --n, in turn: 0,1,2 or hero,food")
     add(
         "--context", action="append", default=[], metavar="MIX",
-        help="hero=1,food=0.6: a mix of classes; or a .npy file of vectors (N, D). Can be repeated, as --labels",
+        help="hero=1,food=0.6: a mix of classes; or a .npy file of vectors (N, D). Can be given repeatedly",
     )  # fmt: skip
 
 
 def add_asked(parser: Parser) -> None:
-    """All of `generation.conditions.Asked`."""
+    """Add all fields of `generation.conditions.Asked`."""
     add_conditions(parser)
     add = parser.add_argument
     add("--each", action="store_true", help="one row of --n pictures (default 8) for each class, label or mix")
     add(
         "--image",
-        help="what the model receives beside the noise: a .png, a .npy or .npz of uint8 (N, H, W, C), or 'test' for "
+        help="the model's input image: a .png, a .npy or .npz of uint8 (N, H, W, C), or 'test' for "
         "the run's test images",
     )
 
 
 def add_machine(parser: Parser, batch_size: int) -> None:
-    """How the network is computed."""
+    """Add the options of how the network is evaluated."""
     add = parser.add_argument
     add(
         "--batch_size", type=int, default=batch_size,
-        help=f"pictures at a time; it does not change them (default {batch_size})",
+        help=f"images per batch; it does not change them (default {batch_size})",
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     add("--precision", choices=["32", "bf16"], default="32", help="of the network (default 32)")
@@ -156,10 +156,10 @@ def add_machine(parser: Parser, batch_size: int) -> None:
 
 
 def add_request(parser: Parser, n: str, out: str) -> None:
-    """RUN, --n, --out and every other field of `generation.request.Request`.
+    """Add RUN, --n, --out and every other field of `generation.request.Request`.
 
     Args:
-        n: the default of --n in words.
+        n: a description of the default of --n.
         out: the default of --out.
     """
     add_run(parser, weights=False)
@@ -174,17 +174,17 @@ def add_request(parser: Parser, n: str, out: str) -> None:
 
 
 def fields_of(words: Words, *without: str) -> dict[str, Any]:
-    """The options by name, but for some."""
+    """The options by name, except for some."""
     return {name: value for name, value in vars(words).items() if name not in without}
 
 
 def numbers(kind: type) -> Callable[[str], list]:
-    """A type of option: numbers between commas."""
+    """An option type: comma-separated numbers."""
 
     def convert(text: str) -> list:
         try:
             return [kind(word) for word in text.split(",")]
         except ValueError:
-            raise ArgumentTypeError(f"wanted numbers between commas, e.g. 0,1; got {text!r}") from None
+            raise ArgumentTypeError(f"wanted comma-separated numbers, e.g. 0,1; got {text!r}") from None
 
     return convert

@@ -1,10 +1,10 @@
-"""Options of `diffusion fit` among those of another command."""
+"""Separation of `diffusion fit` options from those of another command."""
 
 from diffusion.options.parser import Parser
 
 
 def split(parser: Parser, argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The words of a command's own options, and the others, which are settings of `fit`, by name.
+    """The arguments of a command itself, and the remaining options, which are settings of `fit`, by name.
 
     Raises:
         ValueError: a setting without a value.

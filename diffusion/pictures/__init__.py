@@ -1,4 +1,4 @@
-"""Pictures: 8-bit images, grids, PNG files, films, and figures of sweeps."""
+"""8-bit images, grids, PNG files, films, and figures of sweeps."""
 
 from diffusion.pictures.eight_bit import to_uint8
 from diffusion.pictures.film import check_film, save_film

@@ -1,7 +1,7 @@
 """Films: frames written as GIF, WebP, APNG, MP4 or WebM through imageio, which is imported when one is written.
 
-Writers of animated images store equal frames in succession once. Here they keep their time in every format, and
-their number too in APNG, MP4 and WebM.
+Writers of animated images store consecutive equal frames once. Here every format preserves their total duration, and
+APNG, MP4 and WebM also their number.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +26,7 @@ def save_film(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, h
     height grows by one pixel, a copy of the edge. GIF and video drop an alpha channel.
 
     Args:
-        frames: (H, W, C) uint8, all of one shape, with 1, 3 or 4 channels; of any other number the first is shown.
+        frames: (H, W, C) uint8, all of one shape; the first channel is used unless there are 1, 3 or 4.
         fps: frames per second, at most 50 (GIF), 60 (WebP, APNG) or 120 (video).
         hold: additional seconds for which the last frame is shown.
     Raises:
@@ -37,7 +37,7 @@ def save_film(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, h
     check_film(path, fps, hold)
     frames = [np.asarray(pillow(f)) for f in frames]
     if not frames:
-        raise ValueError("film: there are no frames")
+        raise ValueError("film: no frames; wanted at least one")
     if others := [f.shape for f in frames if f.shape != frames[0].shape]:
         raise ValueError(f"film: frames must have one shape, got {frames[0].shape} and {others[0]}")
     with atomic(path) as temporary:
@@ -46,7 +46,7 @@ def save_film(frames: Iterable[np.ndarray], path: str | Path, fps: float = 15, h
 
 
 def check_film(path: str | Path, fps: float, hold: float) -> None:
-    """Refuse a film that cannot be written, before its frames are made.
+    """Reject a film that cannot be written, before its frames are created.
 
     Raises:
         ValueError: unknown suffix, or timing that the format cannot store.
@@ -58,18 +58,18 @@ def check_film(path: str | Path, fps: float, hold: float) -> None:
     most, longest = FORMATS[suffix].fps, FORMATS[suffix].frame
     if not (0 < fps <= most and 0 <= hold and 1 / fps + hold <= longest):
         raise ValueError(
-            f"{suffix}: fps must lie in (0, {most}], hold be at least 0, and 1 / fps + hold at most {longest} seconds, "
+            f"{suffix}: fps must lie in (0, {most}], hold must be >= 0 and 1 / fps + hold <= {longest} seconds, "
             f"got fps {fps} and hold {hold}"
         )
     if suffix in CODECS and find_spec("av") is None:
-        raise ModuleNotFoundError(f"{suffix} needs PyAV; pip install 'litdiffusion[video]' has it")
+        raise ModuleNotFoundError(f"{suffix} needs PyAV; install it with: pip install 'litdiffusion[video]'")
 
 
 def durations(n: int, fps: float, hold: float, unit: int) -> list[int]:
-    """Milliseconds for which each of n >= 1 frames is shown, in whole units: frame k begins at k / fps, rounded.
+    """The duration in milliseconds of each of n >= 1 frames, in whole units: frame k begins at k / fps, rounded.
 
-    Rounding the times of the changes and not the durations keeps errors from adding up: 15 fps in units of 10 ms
-    is 70, 60, 70, 70, 60, 70 ms, ..., and the film as long as it should be within half a unit.
+    Rounding the start times rather than the durations keeps errors from accumulating: 15 fps in units of 10 ms is
+    70, 60, 70, 70, 60, 70 ms, ..., and the length of the film is exact to within half a unit.
 
     Args:
         unit: milliseconds.
@@ -80,7 +80,7 @@ def durations(n: int, fps: float, hold: float, unit: int) -> list[int]:
 
 
 def merged(frames: Sequence[np.ndarray], times: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
-    """Equal frames in succession as one, shown for the sum of their times."""
+    """Consecutive equal frames merged into one, shown for the sum of their durations."""
     kept, total = [frames[0]], [times[0]]
     for frame, time in zip(frames[1:], times[1:], strict=True):
         if np.array_equal(frame, kept[-1]):
@@ -94,8 +94,8 @@ def merged(frames: Sequence[np.ndarray], times: Sequence[int]) -> tuple[list[np.
 def indexed(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], bytes]:
     """Palette indices (H, W) of frames, and the palette as RGBRGB...; grey frames are their own indices.
 
-    The palette is made from the first, middle and last frame and is the same for all: a palette for each frame
-    makes a GIF flicker.
+    One palette, computed from the first, middle and last frame, serves all frames: a palette per frame makes a GIF
+    flicker.
     """
     if frames[0].ndim == 2:
         return list(frames), bytes(np.arange(256, dtype=np.uint8).repeat(3))
@@ -107,23 +107,24 @@ def indexed(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], bytes]:
 
 
 def write_gif(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """A GIF counts hundredths of a second. Pillow takes grey frames as indices of a palette that is given."""
+    """Write a GIF, which is timed in hundredths of a second; Pillow takes grey frames as palette indices."""
     indices, palette = indexed(frames)
     kept, times = merged(indices, durations(len(frames), fps, hold, 10))
     if max(times) > 1000 * FORMATS[".gif"].frame:
-        raise ValueError(f".gif: equal frames in succession last {max(times) / 1000:g} s, and a GIF's at most 655 s")
+        raise ValueError(f".gif: consecutive equal frames last {max(times) / 1000:g} s; the format's limit is 655 s")
     write_images(path, kept, duration=times if len(times) > 1 else times[0], palette=palette, optimize=True)
 
 
 def write_webp(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """libwebp merges equal frames and adds their times; methods above 1 take longer and are no smaller here."""
+    """Write a lossless WebP; libwebp merges equal frames, and methods above 1 are slower and no smaller here."""
     write_images(path, frames, duration=durations(len(frames), fps, hold, 1), lossless=True, method=1)
 
 
 def write_apng(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """Pillow merges equal frames only where they are disposed of alike, so that every second one of a run is not.
+    """Write an APNG in which every frame is kept: consecutive equal frames alternate between two disposal methods.
 
-    After it the picture returns to the frame before it, which is equal: nothing changes.
+    Pillow merges equal frames only if their disposal is the same. PREVIOUS restores the preceding frame, which is
+    equal, so nothing changes.
     """
     keep, previous = 0, 2  # dispose_op of the APNG specification: NONE and PREVIOUS
     disposal = [keep]
@@ -133,9 +134,9 @@ def write_apng(path: Path, frames: list[np.ndarray], fps: float, hold: float) ->
 
 
 def write_images(path: Path, frames: list[np.ndarray], **options) -> None:
-    """An endless animation by Pillow, which takes the options.
+    """Write an endlessly repeating animation with Pillow and its options.
 
-    Made in memory: imageio would try to write a file a second time after an error.
+    It is encoded in memory: imageio would try to write a file a second time after an error.
     """
     import imageio.v3 as iio
 
@@ -144,7 +145,7 @@ def write_images(path: Path, frames: list[np.ndarray], **options) -> None:
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """Players show each frame for 1 / fps, so the last one is repeated for `hold` seconds."""
+    """Write a video; every frame lasts 1 / fps, so the last one is repeated for `hold` seconds."""
     import imageio.v3 as iio
 
     suffix = path.suffix.lower()
@@ -156,17 +157,17 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float, hold: float) -
 
 
 def even(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) with the last row or column repeated where their number is odd: yuv420p halves both."""
+    """(H, W, C) with the last row or column repeated where their number is odd: yuv420p needs even sizes."""
     height, width, _ = image.shape
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 class Format(NamedTuple):
-    """How a film of one suffix is written, and what the format and its players can time."""
+    """The writer of a film format, and the timing that the format and its players support."""
 
     write: Callable[[Path, list[np.ndarray], float, float], None]
-    fps: float  # frames per second at most: players slow down images that change faster
-    frame: float  # seconds of one frame at most
+    fps: float  # maximum frames per second: players slow down faster animations
+    frame: float  # maximum seconds of one frame
 
 
 FORMATS = {

@@ -12,12 +12,12 @@ from diffusion.support.files import atomic
 def grid(
     images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int | None = None, width: int = 640
 ) -> np.ndarray:
-    """One picture of many, row by row: uint8 (N, H, W, C) -> (H', W', C).
+    """A grid of images, row by row: uint8 (N, H, W, C) -> (H', W', C).
 
     Args:
-        columns: images a row; the square root of N, rounded up, by default.
+        columns: images per row; the square root of N, rounded up, by default.
         pad: mid-grey pixels between images, before enlarging.
-        scale: whole factor of enlargement by nearest neighbour; by default what makes the picture about `width` wide.
+        scale: integer factor of nearest-neighbour enlargement; by default the grid is made about `width` wide.
         width: pixels.
     """
     N, H, W, C = images.shape
@@ -31,17 +31,17 @@ def grid(
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    """Nearest-neighbour enlargement of (H, W, C) by a whole factor."""
+    """Nearest-neighbour enlargement of (H, W, C) by an integer factor."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def pillow(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 with 1, 3 or 4 channels as a Pillow image; of any other number the first is shown."""
+    """(H, W, C) uint8 as a Pillow image; the first channel is used unless there are 1, 3 or 4."""
     return Image.fromarray(image if image.shape[-1] in (3, 4) else image[..., 0])
 
 
 def save_png(image: np.ndarray, path: str | Path) -> Path:
-    """Write (H, W, C) uint8 as a PNG, whole or not at all."""
+    """Write (H, W, C) uint8 as a PNG, atomically."""
     picture = pillow(image)
     with atomic(Path(path)) as temporary:
         picture.save(temporary, format="PNG")

@@ -1,6 +1,6 @@
-"""Figures for notebooks and docs: schedules, noised images, curves of runs, points of the plane.
+"""Figures for notebooks and docs: schedules, noised images, curves of runs, points in the plane.
 
-Each returns a matplotlib figure and shows nothing. matplotlib comes with `pip install 'litdiffusion[notebook]'`.
+Each function returns a matplotlib figure without showing it. `pip install 'litdiffusion[notebook]'` has matplotlib.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from diffusion.support import runs
 
 
 def schedules(chosen: Mapping[str, Schedule], steps: int = 1000):
-    """Signal kept, noise added in a step, and log-SNR of some schedules against time.
+    """Signal kept, noise added per step, and log-SNR of schedules against time.
 
-    The step is 1 / steps of the time, so that discrete and continuous schedules can be compared: for a DDPM table of
-    as many steps it is beta_i. Scales are divided by sqrt(alpha^2 + sigma^2), which leaves VP processes as they are.
+    A step is 1 / steps of the time, so that discrete and continuous schedules can be compared: for a DDPM table of as
+    many steps it is beta_i. Scales are divided by sqrt(alpha^2 + sigma^2), which leaves VP processes unchanged.
 
     Args:
         chosen: name -> schedule.
-        steps: into which the time is cut, >= 2.
+        steps: number of steps that the time is divided into, >= 2.
     """
     made = blank(12, 3.4)
     panels = made.subplots(1, 3)
@@ -42,7 +42,7 @@ def schedules(chosen: Mapping[str, Schedule], steps: int = 1000):
             (panels[2], t, level.log_snr.clamp(-20, 20)),
         ):
             axes.plot(x, y, label=name)
-    titles = ("signal that is left", f"noise added in 1/{steps} of the time", "log-SNR")
+    titles = ("remaining signal", f"noise added in 1/{steps} of the time", "log-SNR")
     labels = (r"$\bar\alpha = \alpha^2$", r"$\beta$", r"$\log(\alpha^2 / \sigma^2)$")
     for axes, title, label in zip(panels, titles, labels, strict=True):
         axes.set(title=title, xlabel="t (1 is noise)", ylabel=label)
@@ -53,12 +53,12 @@ def schedules(chosen: Mapping[str, Schedule], steps: int = 1000):
 
 
 def pictures(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str] = (), scale: float = 0.9):
-    """Rows of images with their names, and names of the columns.
+    """Rows of images with row names and optional column names.
 
     Args:
         rows: name -> images (N, C, H, W) in [-1, 1], or uint8 (N, H, W, C).
-        columns: a name for each image of a row, or none.
-        scale: inches of an image's side.
+        columns: a name for each column, or none.
+        scale: side of an image in inches.
     """
     shown = {name: to_uint8(x) if isinstance(x, Tensor) else x for name, x in rows.items()}
     width = max(len(x) for x in shown.values())
@@ -77,7 +77,7 @@ def pictures(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str] = (
 
 
 def noised(x0: Tensor, chosen: Mapping[str, Schedule], times: Sequence[float], seed: int = 0):
-    """One image (C, H, W) on its way to noise, a row a schedule, all with the same noise; at unit variance.
+    """One image (C, H, W) noised step by step, one row per schedule, all with the same noise, at unit variance.
 
     Args:
         x0: in [-1, 1].
@@ -93,13 +93,13 @@ def noised(x0: Tensor, chosen: Mapping[str, Schedule], times: Sequence[float], s
 
 
 def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
-    """Curves of a run, or of several runs of an experiment's folder, read from TensorBoard's event files.
+    """Curves of a run, or of all runs in an experiment folder, read from TensorBoard event files.
 
     Args:
-        run: a run directory, or an experiment's folder, whose versions are drawn together.
-        tags: what to draw, a panel each; one that no run has is left out.
+        run: a run directory, or an experiment folder, whose versions are plotted together.
+        tags: scalars to plot, one panel each; those that no run has are left out.
     Raises:
-        FileNotFoundError: there are no event files.
+        FileNotFoundError: there are no event files in the folder.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,10 +126,10 @@ def curves(run: str | Path, tags: Sequence[str] = ("train/loss", "val/loss")):
 
 
 def lines(chosen: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, mark: float | None = None):
-    """Points (x, y) joined to lines, one a name.
+    """Points (x, y) joined by lines, one line per name.
 
     Args:
-        mark: a place on the x axis to mark.
+        mark: a position on the x axis to mark.
     """
     made = blank(6, 3.2)
     axes = made.subplots()
@@ -144,7 +144,7 @@ def lines(chosen: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, mark
 
 
 def points(clouds: Mapping[str, Tensor], limit: float = 2.5, size: float = 4):
-    """Clouds of points of the plane, a panel each: name -> (N, 2) or (N, 2, 1, 1)."""
+    """Clouds of points in the plane, one panel each: name -> (N, 2) or (N, 2, 1, 1)."""
     made = blank(3 * len(clouds), 3.2)
     for axes, (name, x) in zip(made.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True):
         x = x.reshape(len(x), 2).cpu()
@@ -154,11 +154,11 @@ def points(clouds: Mapping[str, Tensor], limit: float = 2.5, size: float = 4):
 
 
 def field(denoise: Denoise, levels: Mapping[str, Level], limit: float = 2.5, cells: int = 17):
-    """The score, -eps / sigma, as arrows over the plane, a panel a level; long arrows are shortened.
+    """The score, -eps / sigma, as arrows over the plane, one panel per level; long arrows are shortened.
 
     Args:
-        denoise: of points (B, 2, 1, 1).
-        levels: name -> level, a scalar.
+        denoise: prediction for points (B, 2, 1, 1).
+        levels: name -> scalar level.
     """
     made = blank(3.2 * len(levels), 3.4)
     side = torch.linspace(-limit, limit, cells)

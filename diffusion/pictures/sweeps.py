@@ -4,10 +4,10 @@ from typing import Literal
 
 
 def quality_plot(records: list[dict], against: Literal["evaluations", "seconds"] = "evaluations"):
-    """A matplotlib figure of a sweep: quality against network evaluations or time, a line a sampler and scale.
+    """A matplotlib figure of a sweep: quality against network evaluations or time, one line per sampler and scale.
 
-    Error bars are 95 % intervals, circles with their seconds the settings that no other beats in evaluations, the
-    dashed line the test images, where there are as many.
+    Error bars are 95 % intervals. Circles, labelled with their seconds, mark the settings that are Pareto-optimal in
+    evaluations. The dashed line is the score of the test images, if there are as many as samples.
 
     Args:
         records: as `diffusion evaluate --sweep` writes them.
@@ -34,12 +34,12 @@ def quality_plot(records: list[dict], against: Literal["evaluations", "seconds"]
         at = r[against], r["figures"][0]["value"]
         axes.annotate(f"{r['seconds']:.0f} s", at, (9, 7), textcoords="offset points", fontsize=8)
     shown = records[0]["figures"][0]
-    if shown["m"] == shown["n"]:  # of fewer test images it would be no floor
+    if shown["m"] == shown["n"]:  # fewer test images would not give a floor
         axes.axhline(shown["floor"], color="0.5", lw=1, ls="--", label=f"{shown['m']:,} test images")
     seconds = f"seconds for {shown['n']:,} samples"
     axes.set(
         xscale="log",
-        xlabel="network evaluations an image" if against == "evaluations" else seconds,
+        xlabel="network evaluations per image" if against == "evaluations" else seconds,
         ylabel=shown["metric"],
     )
     if all(f["value"] > 0 for r in records for f in r["figures"][:1]) and shown["better"] == "low":
@@ -50,7 +50,7 @@ def quality_plot(records: list[dict], against: Literal["evaluations", "seconds"]
         axes.set_xticks(sorted({r["evaluations"] for r in records}))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    axes.set_title(f"{shown['n']:,} samples a point, {shown['weights']} weights")
+    axes.set_title(f"{shown['n']:,} samples per point, {shown['weights']} weights")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -58,10 +58,10 @@ def quality_plot(records: list[dict], against: Literal["evaluations", "seconds"]
 
 
 def scale_plot(records: list[dict]):
-    """A matplotlib figure of a sweep over the guidance scale: each figure against it, a line a sampler and its steps.
+    """A matplotlib figure of a sweep over the guidance scale: each metric against it, one line per sampler and steps.
 
-    Bands are 95 % intervals, dashed lines the test images, where they can be compared; 1 is marked, the
-    condition at its word.
+    Bands are 95 % intervals; dashed lines are the scores of the test images, where comparable. Scale 1, no guidance,
+    is marked.
 
     Args:
         records: as `diffusion evaluate --sweep` writes them.
@@ -83,7 +83,7 @@ def scale_plot(records: list[dict]):
             ends = [f["low"] for f in figures], [f["high"] for f in figures]
             axes.fill_between(x, *ends, color=line.get_color(), alpha=0.2, lw=0)
         f = records[0]["figures"][k]
-        if f["better"] != "low" or f["m"] == f["n"]:  # a distance of fewer test images would be no floor
+        if f["better"] != "low" or f["m"] == f["n"]:  # distances depend on the number of images
             axes.axhline(f["floor"], color="0.5", lw=1, ls="--", label=f"{f['m']:,} test images")
         axes.axvline(1, color="0.8", lw=1, zorder=0)
         better = {"low": "lower is better", "high": "higher is better", "floor": "as test images"}[f["better"]]
@@ -96,18 +96,18 @@ def scale_plot(records: list[dict]):
     handles, labels = panels[0].get_legend_handles_labels()
     n, weights = (records[0]["setting"][key] for key in ("n", "weights"))
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
-                  title=f"{n:,} samples a point, {weights} weights", title_fontsize=9)  # fmt: skip
+                  title=f"{n:,} samples per point, {weights} weights", title_fontsize=9)  # fmt: skip
     return figure
 
 
 def sampled(record: dict) -> str:
-    """The sampler of a record, with what else was asked for."""
+    """The sampler of a record, with its further arguments."""
     shown = ("sampler", "steps", "scale", "w")
     return record["setting"]["sampler"] + "".join(f" {k}={v}" for k, v in record["asked"].items() if k not in shown)
 
 
 def blank(width: float, height: float):
-    """An empty matplotlib figure of a size in inches.
+    """An empty matplotlib figure of the given size in inches.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -115,5 +115,5 @@ def blank(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("matplotlib is missing; pip install 'litdiffusion[notebook]' has it") from error
+        raise ModuleNotFoundError("matplotlib is missing; run: pip install 'litdiffusion[notebook]'") from error
     return Figure(figsize=(width, height), layout="constrained")

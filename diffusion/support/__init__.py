@@ -1,1 +1,1 @@
-"""What everything stands on: specs, files, places, processes, run directories, text on the terminal."""
+"""Shared foundations: specs, files, paths, processes, signals, run directories, terminal output."""

@@ -1,4 +1,4 @@
-"""What commands print: paths and commands as they can be typed, times, numbers, tables, bars."""
+"""Terminal output: paths and commands as they can be typed, times, numbers, tables, progress bars."""
 
 import os
 import platform
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def shown(path: Path) -> Path:
-    """A path as a person would type it: relative to the current folder where it lies below it."""
+    """A path as a user would type it: relative to the current directory if it is below it."""
     cwd = Path.cwd()
     return path.relative_to(cwd) if path.is_relative_to(cwd) else path
 
 
 def tool(name: str) -> str:
-    """A command of this environment as it can be typed now: its name if the shell finds it, else its path."""
+    """A command of this environment as it can be typed now: its name if it is on the PATH, else its path."""
     path = Path(sys.executable).parent / name
     if (found := shutil.which(name)) and Path(found).resolve() == path.resolve():
         return name
@@ -32,13 +32,13 @@ def tool(name: str) -> str:
 
 
 def board(run: Path) -> str:
-    """The command that shows a run's curves; on SageMaker with the address to open then."""
+    """The command that shows a run's curves; on SageMaker followed by the address to open."""
     there = f"   # open {tensorboard_address()}" if home() in ("notebook instance", "Studio") else ""
     return f"{tool('tensorboard')} --logdir {run.parent}{there}"
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, 2:03 or 0:03."""
+    """A duration as 1:02:03, 2:03 or 0:03."""
     m, s = divmod(int(seconds + 0.5), 60)
     h, m = divmod(m, 60)
     return f"{h}:{m:02d}:{s:02d}" if h else f"{m}:{s:02d}"
@@ -51,17 +51,17 @@ def in_notebook() -> bool:
 
 
 def number(value: float) -> str:
-    """Four significant digits; thousands separators from 10,000 on."""
+    """A number to four significant digits, with thousands separators from 10,000."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def interval(figure: dict) -> str:
-    """A figure's interval, "low .. high"."""
+    """The interval of a figure, as "low .. high"."""
     return f"{number(figure['low'])} .. {number(figure['high'])}"
 
 
 def rows_of(rows: list[tuple]) -> str:
-    """Rows of text in columns, the first left-aligned and the others right-aligned."""
+    """Rows of text as aligned columns, the first left-aligned and the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -70,9 +70,9 @@ def rows_of(rows: list[tuple]) -> str:
 
 
 def progress(total: int | None, processes: "Processes | None" = None) -> tqdm:
-    """A bar of network evaluations on the first process, with the time left if their number is known.
+    """A progress bar of network evaluations on the first process, with the time left if their number is known.
 
-    On a terminal or in a notebook it moves twice a second, in a log every 15 s.
+    It is updated twice a second on a terminal or in a notebook, and every 15 s in a log.
     """
     every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
     options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
@@ -80,7 +80,7 @@ def progress(total: int | None, processes: "Processes | None" = None) -> tqdm:
 
 
 def machine(where: "torch.device") -> str:
-    """The device and the versions of Python and torch, in words."""
+    """A description of the device and the versions of Python and torch."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic file writes."""
 
 import os
 import tempfile
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary path beside `path`, renamed to it when the block succeeds and removed when it fails.
 
-    The file is synced before it is renamed, so that a crash leaves the old file or the new one.
+    The file is synced before it is renamed, so that a crash leaves either the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates private files
         os.replace(temporary, path)
         _sync(path.parent)
     finally:
@@ -32,10 +32,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether a file or folder can be made at `path`.
+    """Check, before the work begins, that a file or folder can be created at `path`.
 
     Raises:
-        OSError: it cannot; the message says why.
+        OSError: it cannot be created; the message gives the reason.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give a file name")
@@ -43,13 +43,13 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.parent / f".{path.name}.probe"
         probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have been here
+        probe.unlink(missing_ok=True)  # another process may have removed it
     except OSError as error:
         raise type(error)(f"{path}: cannot be written ({error.strerror}); choose another place with --out") from error
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename survive a power cut; where folders cannot be synced, the file's own sync has to do."""
+    """Make a rename survive a power failure; where folders cannot be synced, the file's own sync has to suffice."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -63,7 +63,7 @@ def _sync(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the temporary files that killed processes left below a folder; returns them."""
+    """Remove the temporary files that killed processes left below a folder, and return their paths."""
     stale = [p for p in folder.rglob(".*.tmp-*") if p.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A lock on a folder that ends with the process that holds it."""
+"""A lock on a folder, released when the process that holds it ends."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ NAME = ".lock"
 
 
 class Lock:
-    """An exclusive lock on a folder, by `flock` on the file .lock in it; free again when the process ends, however.
+    """An exclusive lock on a folder, by `flock` on its file .lock; released however the process ends.
 
-    Children that are forked do not share it. Where the system or the file system knows no such locks, it holds nothing.
+    Forked children do not share it. Where the system or the file system has no such locks, nothing is locked.
 
     Args:
-        folder: that exists.
+        folder: an existing folder.
     Raises:
         BlockingIOError: another process holds it.
     """
@@ -30,7 +30,7 @@ class Lock:
             return
         try:
             handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:  # a folder that cannot be written says so elsewhere
+        except OSError:  # an unwritable folder is reported elsewhere
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,7 +47,7 @@ class Lock:
         return f"Lock({str(self.folder)!r}{'' if self._handle is not None else ', not held'})"
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         HELD.discard(self)
         if self._handle is not None:
             os.close(self._handle)
@@ -58,7 +58,7 @@ HELD: WeakSet[Lock] = WeakSet()
 
 
 def _forget() -> None:
-    """In a forked child: close the parent's locks, which would outlive it otherwise."""
+    """In a forked child: close the parent's locks, which would otherwise outlive the parent."""
     for lock in list(HELD):
         lock.release()
 

@@ -1,11 +1,11 @@
-"""Where this runs and where files live: one place decides, and never by the current directory."""
+"""The environment and the location of files, decided in one place and independent of the current directory."""
 
 import json
 import os
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-METADATA = Path("/opt/ml/metadata/resource-metadata.json")  # SageMaker's notebook instances and Studio have it
+METADATA = Path("/opt/ml/metadata/resource-metadata.json")  # on SageMaker's notebook instances and Studio
 
 
 def data_root(explicit: str | os.PathLike | None = None) -> Path:
@@ -17,7 +17,7 @@ def data_root(explicit: str | os.PathLike | None = None) -> Path:
 def run_root(explicit: str | os.PathLike | None = None) -> Path:
     """The folder of the runs: explicit | $DIFFUSION_OUT | `checkpoints` beside $SM_MODEL_DIR | lightning_logs.
 
-    In a SageMaker training job that is /opt/ml/checkpoints, which is synced while it runs; the last is the
+    In a SageMaker training job that is /opt/ml/checkpoints, which is synced while the job runs; lightning_logs is the
     repository's.
     """
     chosen = explicit or os.environ.get("DIFFUSION_OUT")
@@ -27,13 +27,13 @@ def run_root(explicit: str | os.PathLike | None = None) -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of what can be made again, as the metrics' classifiers: $DIFFUSION_CACHE | ~/.cache/litdiffusion."""
+    """The folder of reproducible files such as the metrics' classifiers: $DIFFUSION_CACHE | ~/.cache/litdiffusion."""
     chosen = os.environ.get("DIFFUSION_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "litdiffusion"
 
 
 def home() -> str:
-    """Which of SageMaker's homes this is: "training job", "notebook instance" or "Studio"; empty elsewhere."""
+    """The SageMaker environment: "training job", "notebook instance" or "Studio"; empty elsewhere."""
     if os.environ.get("SM_MODEL_DIR"):
         return "training job"
     facts = _metadata()
@@ -41,16 +41,16 @@ def home() -> str:
 
 
 def kept(folder: Path) -> bool:
-    """Does a folder survive a stop? Of a notebook instance only ~/SageMaker does."""
+    """Whether a folder survives a stop; on a notebook instance only ~/SageMaker does."""
     return home() != "notebook instance" or folder.resolve().is_relative_to((Path.home() / "SageMaker").resolve())
 
 
 def tensorboard_address(port: int | str = 6006) -> str:
-    """Where a browser finds a TensorBoard that listens on a port of this machine.
+    """The address at which a browser reaches a TensorBoard that listens on a port of this machine.
 
-    SageMaker's notebook instances and Studio reach it through their proxy, which wants the slash at the end. Studio
-    does not tell its programs the name of its host, so there it is a path, to be put behind the name in the browser's
-    address bar.
+    SageMaker's notebook instances and Studio reach it through their proxy, which requires the trailing slash. Studio
+    does not expose its host name to programs, so there the address is a path, to be appended to the host name in the
+    browser's address bar.
     """
     facts, where = _metadata(), home()
     if where == "notebook instance":
@@ -65,7 +65,7 @@ def tensorboard_address(port: int | str = 6006) -> str:
 
 
 def _metadata() -> dict:
-    """What SageMaker says of this machine; empty where it says nothing."""
+    """SageMaker's metadata of this machine; empty if there is none."""
     try:
         facts = json.loads(METADATA.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Sampling and judging shared by the processes that torchrun starts."""
+"""Sampling and evaluation shared by the processes that torchrun starts."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def age() -> float:
-    """Seconds since this process began, where the system tells (Linux); else 0."""
+    """Seconds since this process started, where the system reports it (Linux); else 0."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         up = float(Path("/proc/uptime").read_text().split()[0])
@@ -23,10 +23,10 @@ def age() -> float:
 
 
 class Processes:
-    """One process of `size`, number `rank`: what part of n things is its own, and how the parts come together.
+    """Process `rank` of `size`: its share of n items, and how the shares are gathered.
 
-    By itself, the only one; `together` gives the one of a torchrun. Image k is a function of (seed, k), so the images
-    of any number of processes are the same.
+    The default is a single process; `together` gives the one of a torchrun. Image k is a function of (seed, k), so the
+    images do not depend on the number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -34,14 +34,14 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The process that prints and writes."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     def part(self, n: int) -> slice:
-        """Which of n things are this process's: a run of them, one more for the first n % size processes.
+        """This process's share of n items: contiguous, one larger on the first n % size processes.
 
         Raises:
-            ValueError: there are fewer things than processes.
+            ValueError: there are fewer items than processes.
         """
         if n < self.size:
             raise ValueError(f"{n} images are too few to share over {self.size} processes; start fewer")
@@ -50,7 +50,7 @@ class Processes:
         return slice(begin, begin + share + (self.rank < rest))
 
     def gather(self, mine: Tensor) -> Tensor:
-        """The parts of all processes, in the order of the whole, on the CPU; all of them must call."""
+        """The shares of all processes, concatenated in order, on the CPU; every process must call it."""
         if self.size == 1:
             return mine
         parts: list = [None] * self.size
@@ -58,7 +58,7 @@ class Processes:
         return torch.cat(parts)
 
     def agreed(self, value):
-        """The first process's value, on all of them."""
+        """The first process's value, on every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -68,17 +68,17 @@ class Processes:
 
 @contextmanager
 def together() -> Iterator[Processes]:
-    """All processes of a torchrun, joined over gloo; this one alone where there is none. Only the first prints.
+    """All processes of a torchrun, joined over gloo; a single process without torchrun. Only the first prints.
 
-    A process that fails ends alone; torchrun then stops the others.
+    A process that fails ends by itself; torchrun then stops the others.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield Processes()
         return
-    dist.init_process_group("gloo", timeout=timedelta(hours=12))  # one waits while another samples
+    dist.init_process_group("gloo", timeout=timedelta(hours=12))  # a process waits while another one samples
     try:
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing if dist.get_rank() else sys.stdout):
             yield Processes(dist.get_rank(), dist.get_world_size())
-        dist.barrier()  # the first writes what all have made
+        dist.barrier()  # the first process writes the results of all
     finally:
         dist.destroy_process_group()

@@ -20,9 +20,9 @@ def versions(experiment: Path) -> list[Path]:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of a run, the one to go on from first: last.ckpt, then the newest step."""
+    """The checkpoint files of a run, in order of preference for resuming: last.ckpt, then the newest step."""
     for folder in (run / "checkpoints", run):
-        files = [p for p in folder.glob("*.ckpt") if not p.name.startswith(".")]  # those are half-written
+        files = [p for p in folder.glob("*.ckpt") if not p.name.startswith(".")]  # hidden files are incomplete
         if files:
             return sorted(files, key=lambda p: (p.stem == "last", _step(p)), reverse=True)
     return []
@@ -34,15 +34,15 @@ def _step(path: Path) -> int:
 
 
 def directory(checkpoint: Path) -> Path:
-    """The run directory that a checkpoint file lies in."""
+    """The run directory of a checkpoint file."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path means: a file itself, a run's newest, or that of an experiment's newest run.
+    """The checkpoint that a path refers to: the file itself, a run's newest, or that of an experiment's newest run.
 
     Raises:
-        FileNotFoundError: there is none; the message says where was looked.
+        FileNotFoundError: there is none; the message says where it was searched for.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -56,13 +56,13 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> object:
-    """What a file holds: its checksum is compared first, then tensors and plain values are read, and nothing is run.
+    """The contents of a file: its checksum is verified, then tensors and plain values are read; no code is executed.
 
     Raises:
-        ValueError: the file is truncated, damaged, or of another program.
+        ValueError: the file is truncated, damaged, or from another program.
     """
     if said := problem(path):
-        raise ValueError(f"{path}: {said}; use another file of its folder")
+        raise ValueError(f"{path}: {said}; use another file in its folder")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -71,14 +71,14 @@ def open_checkpoint(path: Path) -> object:
             "and such a file could run code, so it is not opened"
         ) from error
     except Exception as error:  # of a foreign archive, anything; none of it is the reader's fault
-        raise ValueError(f"{path}: not a checkpoint of this project; use another file of its folder") from error
+        raise ValueError(f"{path}: not a checkpoint of this project; use another file in its folder") from error
 
 
 def read_checkpoint(path: Path) -> dict:
     """The contents of a checkpoint of this project; see `open_checkpoint`.
 
     Raises:
-        ValueError: the file is truncated, damaged, or of another program.
+        ValueError: the file is truncated, damaged, or from another program.
     """
     checkpoint = open_checkpoint(path)
     missing = [k for k in KEYS if k not in checkpoint] if isinstance(checkpoint, dict) else list(KEYS)
@@ -90,9 +90,9 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def resumable(folder: Path) -> tuple[Path | None, dict | None, dict[Path, str]]:
-    """The newest sound checkpoint of a run or experiment, what it holds, and why newer files were passed over.
+    """The newest sound checkpoint of a run or experiment, its contents, and why newer files were skipped.
 
-    Looks at the newest run first.
+    The newest run is searched first.
     """
     skipped = {}
     for run in [folder, *reversed(versions(folder))]:
@@ -105,7 +105,7 @@ def resumable(folder: Path) -> tuple[Path | None, dict | None, dict[Path, str]]:
 
 
 def newest_step(run: Path) -> int | None:
-    """The step of the newest step file of a run, by its name."""
+    """The step of a run's newest step checkpoint, from its file name."""
     return max((_step(p) for p in checkpoints(run)), default=-1) if checkpoints(run) else None
 
 
@@ -116,16 +116,16 @@ def next_version(experiment: Path) -> int:
 
 
 def logs(run: Path) -> dict[str, int]:
-    """The lengths in bytes of a run's files that only ever grow: event files and metrics.jsonl."""
+    """The sizes in bytes of a run's append-only files: event files and metrics.jsonl."""
     files = [*run.glob("events.out.tfevents.*"), *run.glob("metrics.jsonl")]
     return {p.name: p.stat().st_size for p in files}
 
 
 def rewind(run: Path, lengths: dict[str, int]) -> None:
-    """Bring a run's logs back to the lengths they had when a checkpoint was written.
+    """Truncate a run's logs to the sizes that they had when a checkpoint was written.
 
-    What was logged after it belongs to steps that are done again. Nothing is touched where none of the files is: the
-    checkpoint was copied from elsewhere.
+    Later entries belong to steps that are repeated. If none of the files exists, the checkpoint was copied from
+    elsewhere, and nothing is touched.
     """
     if not any((run / name).is_file() for name in lengths):
         return

@@ -1,7 +1,7 @@
-"""A checksum inside a checkpoint file, so that it goes wherever the file goes and finds a single flipped byte.
+"""A checksum inside a checkpoint file, which travels with the file and detects a single flipped byte.
 
-torch.save writes a zip archive, and such an archive may end in a comment. Ours is "sha256:" and 64 hexadecimal digits:
-the hash of every byte before them. Every reader of zip archives, torch.load among them, takes the file as it is.
+torch.save writes a zip archive, which may end in a comment. Ours is "sha256:" followed by 64 hexadecimal digits: the
+hash of every preceding byte. Any reader of zip archives, torch.load included, accepts the file unchanged.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ COMMENT = len(MARK) + 64
 
 
 def seal(path: Path) -> None:
-    """Add the checksum to a file that torch.save has just written."""
+    """Append the checksum to a file that torch.save has just written."""
     with open(path, "r+b") as file:
         file.seek(-2, 2)
         file.write(struct.pack("<H", COMMENT) + MARK)
@@ -24,9 +24,10 @@ def seal(path: Path) -> None:
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a file that should be a whole, unchanged checkpoint; None if it is one.
+    """The defect of a file that should be a complete, unchanged checkpoint; None if there is none.
 
-    Files from before there was a seal are checked by the CRC-32 of each record, which torch.load does not look at.
+    Files that were written before the seal was introduced are checked by the CRC-32 of each record, which torch.load
+    ignores.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -49,7 +50,7 @@ def problem(path: Path) -> str | None:
 
 
 def _digest(path: Path, count: int, file) -> bytes:
-    """SHA-256 of a file's first `count` bytes, in hexadecimal; `file` is left where it was."""
+    """SHA-256 of a file's first `count` bytes, in hexadecimal; the position of `file` is unchanged."""
     file.flush()
     found = hashlib.sha256()
     with open(path, "rb") as reader:

@@ -1,4 +1,4 @@
-"""Signals, heard from the first line of a process on and acted on where nothing can be lost. Imports no torch."""
+"""Signals, handled from the first line of a process and acted on where nothing can be lost. Imports no torch."""
 
 import atexit
 import os
@@ -19,7 +19,7 @@ class Stopped(SystemExit):
 
     Args:
         signum: the signal.
-        validating: a pass of validation was cut short, and is to be done again from its start.
+        validating: a validation pass was cut short and must be repeated from its start.
         run: the folder of the run that was stopped, on the process that writes it.
     """
 
@@ -41,14 +41,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Listener:
-    """The first signal that this process got, and what the next one does.
+    """The first signal that this process received, and the effect of the next one.
 
-    In each state a signal is remembered first, so that `check` finds it even where the exception of a handler was
-    swallowed: Python ignores exceptions in weak references' callbacks, finalizers and garbage collection, and imports
-    are full of them. Then
+    In each state a signal is recorded first, so that `check` finds it even if a handler's exception was swallowed:
+    Python ignores exceptions in weak reference callbacks, finalizers and garbage collection, all of which are common
+    during imports. Then
 
         ends    the process ends at once: it has created nothing yet
-        raises  `Stopped` is raised at once: nothing that is being changed has to be whole
+        raises  `Stopped` is raised at once: no change in progress has to be completed
         waits   nothing happens until `check`
         over    nothing happens: the exit code is decided
 
@@ -56,7 +56,7 @@ class Listener:
 
     Args:
         name: the command, for the line on stderr when the process ends at once.
-        state: the first state.
+        state: the initial state.
     """
 
     def __init__(self, name: str = "", state: State = "raises") -> None:
@@ -68,13 +68,13 @@ class Listener:
         return f"Listener({self.name!r}, {self.state}, heard {heard})"
 
     def install(self) -> None:
-        """Become the handler of all three signals; in the main thread only, as Python wants it."""
+        """Become the handler of all three signals; in the main thread only, as Python requires."""
         if threading.current_thread() is threading.main_thread():
             for number in NUMBERS:
                 signal.signal(number, self.receive)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Handle a signal."""
         again, self.signum = self.signum is not None, self.signum or signum
         if self.state == "ends" or self.state == "over" and again and signum == signal.SIGINT:
             tell(f"{self.name}: interrupted")
@@ -93,30 +93,30 @@ class Listener:
         tell(f"{'Ctrl-C' if ctrl_c else signal.Signals(signum).name}: stopping after this step{more}")
 
     def note(self, signum: int) -> None:
-        """Remember a signal that another handler got."""
+        """Record a signal that another handler received."""
         self.signum = self.signum or signum
 
     def check(self) -> None:
-        """A point at which nothing is half done.
+        """Stop here, where no work is half done, if a signal has been received.
 
         Raises:
-            Stopped: a signal has come.
+            Stopped: a signal has been received.
         """
         if self.signum is not None:
             raise Stopped(self.signum)
 
     def wait(self) -> None:
-        """From here on signals wait for `check`."""
+        """Defer signals to `check` from now on."""
         self.state = "waits"
 
     def release(self) -> None:
-        """From here on signals raise at once; one that came before does so now."""
+        """Raise at once on signals from now on; a pending one raises now."""
         self.state = "raises"
         self.check()
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Inside, signals raise at once; after it, they wait as before."""
+        """Raise at once on signals inside the block; afterwards the previous state is restored."""
         before = self.state
         if before == "waits":
             self.release()
@@ -127,18 +127,18 @@ class Listener:
 
 
 def code_of(signum: int) -> int:
-    """The exit code of a process that a signal has ended: 130 for Ctrl-C, else 143."""
+    """The exit code of a process ended by a signal: 130 for Ctrl-C, else 143."""
     return 130 if signum == signal.SIGINT else 143
 
 
 def tell(text: str) -> None:
-    """A line on stderr from within a handler, where print may be in use just now."""
+    """Write a line to stderr from within a handler, where print is not re-entrant."""
     with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 
 def ignore() -> None:
-    """Take no signal any more; Python would put their default actions back while it tears itself down."""
+    """Ignore all signals; Python would restore their default actions during shutdown."""
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             signal.signal(number, signal.SIG_IGN)
@@ -146,14 +146,14 @@ def ignore() -> None:
 
 @contextmanager
 def process(name: str) -> Iterator[Listener]:
-    """Listen for the rest of this process, which is one command: at once, before the imports that take seconds.
+    """Handle signals for the rest of this process, a single command, from before the imports that take seconds.
 
     Args:
         name: the command as it is typed.
     """
     listener = Listener(name, "ends")
     listener.install()
-    atexit.register(ignore)  # the first to be registered is the last to be called
+    atexit.register(ignore)  # registered first, called last
     try:
         yield listener
     finally:
@@ -162,9 +162,9 @@ def process(name: str) -> Iterator[Listener]:
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """The listener of this process; where there is none, a new one while the block lasts, then the old handlers again.
+    """The listener of this process; without one, a new one for the block, after which the old handlers are restored.
 
-    Outside of the main thread it never hears anything.
+    Outside the main thread it receives no signals.
     """
     known = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
     if isinstance(known, Listener):

@@ -1,4 +1,4 @@
-"""Objects to plain specs and back, and classes found by name."""
+"""Conversion of objects to plain specs and back, and lookup of classes by name."""
 
 import inspect
 from difflib import get_close_matches
@@ -7,9 +7,9 @@ from pkgutil import iter_modules
 from typing import Any
 
 PLAIN = (bool, int, float, str, type(None))
-PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # of what a configuration names
-NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # rooms whose classes no file may name
-MOVED = {  # modules that checkpoints and configurations of version 0.1 name, and where they are now
+PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # with classes that a configuration may name
+NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # packages whose classes no file may instantiate
+MOVED = {  # modules named by checkpoints and configurations of version 0.1 -> their present names
     "diffusion.targets": "diffusion.denoiser.targets",
     "diffusion.hints": "diffusion.denoiser.hints",
     "diffusion.objective": "diffusion.loss.objective",
@@ -19,17 +19,17 @@ MOVED = {  # modules that checkpoints and configurations of version 0.1 name, an
     "diffusion.training.systems.guides": "diffusion.guidance.guides",
     "diffusion.systems": "diffusion.training.systems",
 }
-RENAMED = {"diffusion.loss.objective.Objective": {"guess": "self_condition"}}  # arguments, by today's path of the class
+RENAMED = {"diffusion.loss.objective.Objective": {"guess": "self_condition"}}  # arguments, by class
 
 
 def moved(path: str) -> str:
-    """An import path as it is today, for one that a file of an older version may name."""
+    """The present import path of a class that a file of an older version may name."""
     old = next((m for m in MOVED if path.startswith(f"{m}.")), None)
     return MOVED[old] + path.removeprefix(old) if old else path
 
 
 def today(value: Any) -> Any:
-    """Plain data whose `class_path`s, and the names of whose `init_args`, are those of today."""
+    """Plain data with each `class_path` and the names of its `init_args` updated to the present ones."""
     if isinstance(value, (list, tuple)):
         return [today(v) for v in value]
     if not isinstance(value, dict):
@@ -44,17 +44,17 @@ def today(value: Any) -> Any:
 
 
 def gather(package: str) -> None:
-    """Import every module of a package, so that its classes can be found by their short names."""
+    """Import every module of a package, so that its classes can be found by short name."""
     module = import_module(package)
     for info in iter_modules(module.__path__):
         import_module(f"{package}.{info.name}")
 
 
 def named(name: str, base: type, package: str) -> type:
-    """A class by its import path, or by the short name of any that is imported, the package's among them.
+    """A class by its import path, or by the short name of an imported one, the package's among them.
 
     Raises:
-        ValueError: there is no such class, or it is no `base` that can be made.
+        ValueError: there is no such class, or it is not a concrete subclass of `base`.
     """
     gather(package)
     if "." not in name:
@@ -69,20 +69,21 @@ def named(name: str, base: type, package: str) -> type:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"cannot import {name!r}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise ValueError(f"{name} is no {base.__name__}: derive it from {base.__module__}.{base.__qualname__}")
+        path = f"{base.__module__}.{base.__qualname__}"
+        raise ValueError(f"{name} is not a subclass of {base.__name__}: derive it from {path}")
     if inspect.isabstract(found):
-        raise ValueError(f"{name} cannot be made: it has no {', '.join(sorted(found.__abstractmethods__))}")
+        raise ValueError(f"{name} is abstract: implement {', '.join(sorted(found.__abstractmethods__))}")
     return found
 
 
 def suggest(word: str, words: list[str]) -> str:
-    """ "; did you mean 'x'?" for the nearest of the words, or nothing."""
+    """ "; did you mean 'x'?" for the closest of the words, or an empty string."""
     near = get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def concrete(base: type, package: str = "") -> set[type]:
-    """The subclasses of a class, at any depth, and itself: those that can be made, of one package if that is given."""
+    """The concrete classes among a class and its subclasses at any depth, of one package if that is given."""
     found = set() if inspect.isabstract(base) or not base.__module__.startswith(package) else {base}
     for child in base.__subclasses__():
         found |= concrete(child, package)
@@ -90,7 +91,7 @@ def concrete(base: type, package: str = "") -> set[type]:
 
 
 def arguments(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class's constructor by name, with those that its `**more` passes on to its base classes."""
+    """The constructor arguments of a class by name, including those that its `**more` forwards to base classes."""
     found: dict[str, inspect.Parameter] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base):
@@ -104,10 +105,10 @@ def arguments(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def spec(value: Any) -> Any:
-    """A plain description of an object, from which `build` makes an equal one.
+    """A plain description of an object, from which `build` constructs an equal one.
 
-    {"class_path": ..., "init_args": {...}}: an object keeps each argument of its constructor in an attribute of the
-    same name (scikit-learn's convention), so nothing needs to be recorded.
+    {"class_path": ..., "init_args": {...}}: an object keeps each constructor argument in an attribute of the same name
+    (scikit-learn's convention), so nothing needs to be recorded.
 
     Raises:
         ValueError: an argument is not kept under its name.
@@ -130,7 +131,7 @@ def spec(value: Any) -> Any:
 
 
 def build(value: Any) -> Any:
-    """The object that a spec describes; anything but a spec comes back as it is.
+    """The object that a spec describes; any other value is returned unchanged.
 
     Raises:
         ValueError: the class cannot be imported, or does not take these arguments.
@@ -147,13 +148,13 @@ def build(value: Any) -> Any:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"cannot import {value['class_path']!r}, which this file was made with: {error}; "
-            f"if it is a module of yours, start from its folder"
+            f"cannot import {value['class_path']!r}, which this file was created with: {error}; "
+            f"if it is a module of your own, start from its folder"
         ) from error
     if not is_part(kind):
         raise ValueError(
-            f"{value['class_path']!r} is no part of a model, and calling it could do anything, so it is not called; "
-            "parts are torch modules, and classes of this project or derived from them"
+            f"{value['class_path']!r} is not a component of a model, and calling it could run arbitrary code, so it is "
+            "refused; components are torch modules, classes of this project, and subclasses of these"
         )
     try:
         return kind(**build(value.get("init_args") or {}))
@@ -162,7 +163,7 @@ def build(value: Any) -> Any:
 
 
 def is_part(kind: Any) -> bool:
-    """Whether a file may name this class: a spec may come from anybody, and os.system is importable too."""
+    """Whether a checkpoint may instantiate this class; specs are untrusted, and os.system is importable too."""
     if not inspect.isclass(kind):
         return False
     homes = [(base.__module__, base.__name__) for base in kind.__mro__]

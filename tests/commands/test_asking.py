@@ -69,13 +69,13 @@ def sample(run, out, *options):
     (["--each", "--n", 2], [[1, 0, 0, 0]] * 2 + [[0, 1, 0, 0]] * 2 + [[0, 0, 1, 0]] * 2 + [[0, 0, 0, 1]] * 2),
     (["--each", "--context", "hero", "--context", "side=.5", "--n", 2], [[1, 0, 0, 0]] * 2 + [[0, 0.5, 0, 0]] * 2),
 ])  # fmt: skip
-def test_what_is_asked_for_is_kept(options, wanted, contexts, tmp_path):
+def test_conditions_are_kept_in_the_file(options, wanted, contexts, tmp_path):
     kept = sample(contexts, tmp_path / "a.npz", *options)
     assert kept["labels"] == pytest.approx(np.array(wanted, np.float32)) and len(kept["images"]) == len(wanted)
     assert tuple(kept["class_names"]) == NAMES
 
 
-def test_the_vector_that_is_asked_for_is_the_one_that_is_sampled(contexts, tmp_path):
+def test_a_requested_vector_is_the_one_sampled(contexts, tmp_path):
     """By name, from a file, and by hand: the same pictures; another mix, others."""
     vectors = np.array([[1, 0, 0.6, 0], [0, 0.25, 0, 0]])
     np.save(tmp_path / "v.npy", vectors)
@@ -100,7 +100,7 @@ def test_vectors_without_names(nameless, tmp_path):
     assert np.abs(null - free["images"].astype(float)).max() <= 1
 
 
-def test_a_row_for_each(tiny, contexts, tmp_path):
+def test_each_makes_one_row_per_label(tiny, contexts, tmp_path):
     """The grid's rows are classes in order: its tiles are the pictures of the .npz."""
     kept = sample(tiny, tmp_path / "a.npz", "--each", "--n", 3)
     assert kept["labels"].tolist() == [k for k in range(10) for _ in range(3)]
@@ -126,7 +126,7 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     (["--context", "herp=1"], ["label herp", "did you mean 'hero'"]),
     (["--context", "hero=x"], ["wanted a number after hero=, got 'x'"]),
     (["--context", "hero=nan"], ["wanted a number after hero="]),
-    (["--context", "hero=1,0=2"], ["0 is there twice"]),
+    (["--context", "hero=1,0=2"], ["0 is given twice"]),
     (["--context", "nowhere.npy"], ["nowhere.npy"]),
     (["--context", "wide.npy"], ["wanted numbers (N, 4)", "(2, 5)"]),
     (["--context", "nan.npy"], ["finite"]),
@@ -135,7 +135,7 @@ def test_a_row_for_each(tiny, contexts, tmp_path):
     (["--image", "test", "--each"], ["each: not for models that take an image"]),
     (["--n", "0", "--each"], ["n and batch_size must be at least 1"]),
 ])  # fmt: skip
-def test_it_refuses(options, words, contexts, tmp_path, capsys, monkeypatch):
+def test_sample_refuses_contradictory_conditions(options, words, contexts, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("wide.npy", np.zeros((2, 5)))
     np.save("nan.npy", np.full(4, np.nan))
@@ -176,7 +176,7 @@ def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
     assert main(["film", str(hinted), "--image", "test", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
 
 
-def test_a_picture_of_one_s_own(hinted, tmp_path, capsys):
+def test_a_hint_from_a_file(hinted, tmp_path, capsys):
     """A PNG (with transparency where it is to be filled in) and arrays mean what the hint says."""
     masked = "Masked" in str(Pipeline.load(hinted).hint)
     grey = np.random.RandomState(0).randint(0, 256, (2, 8, 8), np.uint8)
@@ -202,13 +202,13 @@ def test_a_picture_of_one_s_own(hinted, tmp_path, capsys):
     np.save(tmp_path / "small.npy", np.zeros((1, 3, 3, 1), np.uint8))
     refused(capsys, ["sample", hinted, "--image", tmp_path / "small.npy"], "3x3")
     refused(capsys, ["sample", hinted, "--image", tmp_path / "nowhere.png"], "nowhere.png")
-    refused(capsys, ["sample", hinted, "--image", "own.bmp"], ".png, a .npy or a .npz file, or the word test")
+    refused(capsys, ["sample", hinted, "--image", "own.bmp"], ".png, .npy or .npz file, or the word test")
     np.save(tmp_path / "float.npy", np.zeros((1, 8, 8, 1)))
     refused(capsys, ["sample", hinted, "--image", tmp_path / "float.npy"], "wanted uint8")
     refused(capsys, ["sample", hinted, "--image", "test", "--data.bogus", "1"], "bogus")
 
 
-def test_pictures_of_training_and_other_commands_know_the_hint(hinted, capsys):
+def test_training_samples_and_other_commands_use_the_hint(hinted, capsys):
     """The run's own grid is of threes; likelihood is given the hint; the next commands are ones that work."""
     (grid,) = (hinted / "samples").glob("step*.png")
     width, height = Image.open(grid).size

@@ -74,7 +74,7 @@ def test_fit_refuses_a_configuration(text, words, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_folder_that_cannot_be_made(tmp_path, capsys):
+def test_fit_refuses_a_run_folder_that_cannot_be_created(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     refused(capsys, [*FIT, "--out", tmp_path / "file"], "cannot be written", "--out")
 
@@ -128,8 +128,8 @@ class Half(Sampler):
     (["--schedule", "DDIM"], ["no schedule 'DDIM'", "Cosine, ", "Karras, "]),
     (["--sampler", "nowhere.Sampler"], ["cannot import 'nowhere.Sampler'"]),
     (["--sampler", "mine_to_check.Missing"], ["cannot import", "Missing"]),
-    (["--schedule", "mine_to_check.Needy"], ["is no Schedule", "derive it from diffusion.noise.schedule.Schedule"]),
-    (["--sampler", "mine_to_check.Half"], ["cannot be made", "it has no step"]),
+    (["--schedule", "mine_to_check.Needy"], ["is not a subclass", "derive it from diffusion.noise.schedule.Schedule"]),
+    (["--sampler", "mine_to_check.Half"], ["is abstract", "implement step"]),
     (["--sampler", "mine_to_check.Needy"], ["requires strength", "give them defaults"]),
     (["--sampler"], ["expected at least one argument"]),
     (["--samplers", "DDIM"], ["unknown option"]),
@@ -145,13 +145,13 @@ def test_check_refuses(options, words, tmp_path, capsys, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["mine_to_check.py"]
 
 
-def test_a_gpu_that_is_not_there(tiny, capsys):
+def test_a_missing_gpu_is_one_line(tiny, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     refused(capsys, ["sample", tiny, "--device", "cuda"], "0 GPUs", "use auto or cpu")
 
 
-def test_places_that_cannot_be_written(tiny, tmp_path, capsys):
+def test_unwritable_outputs_are_refused(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")
@@ -170,7 +170,7 @@ class Evil:
 
 @pytest.mark.parametrize("what", ["missing", "empty", "truncated", "text", "foreign", "pickle", "malicious"])
 @pytest.mark.parametrize("command", ["sample", "film", "validate", "fit", "evaluate", "nll", "describe", "edit vary"])
-def test_checkpoints_that_are_none(command, what, tiny, tmp_path, capsys):
+def test_files_that_are_not_checkpoints_are_refused(command, what, tiny, tmp_path, capsys):
     path, good = tmp_path / "a.ckpt", tiny / "checkpoints" / "last.ckpt"
     words = {
         "missing": "no such checkpoint",
@@ -195,7 +195,7 @@ def test_checkpoints_that_are_none(command, what, tiny, tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} <= {"a.ckpt"}
 
 
-def test_an_empty_folder_is_no_run(tmp_path, capsys):
+def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
     refused(capsys, ["sample", tmp_path], "no checkpoint (*.ckpt)")
 
 
@@ -211,7 +211,7 @@ def test_sprite_files_of_a_wrong_kind(images, labels, words, tmp_path, capsys):
     refused(capsys, ["fit", "-c", "configs/sprites.yaml", "--out", tmp_path / "runs", *options], words)
 
 
-def test_data_that_is_not_there(tmp_path, capsys, monkeypatch):
+def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("diffusion.data.mnist._download", lambda *a: (_ for _ in ()).throw(OSError("no network")))
     refused(
         capsys,
@@ -226,11 +226,11 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["sample", str(tmp_path / "no"), "--debug"])
 
 
-def test_unknown_command(capsys):
+def test_an_unknown_command_gets_a_suggestion(capsys):
     refused(capsys, ["sampel"], "did you mean 'sample'")
 
 
-def test_help_is_light():
+def test_help_imports_no_torch():
     """No torch, no Lightning: the help answers in well under a second."""
     heavy = "{'torch', 'pytorch_lightning', 'numpy'}"
     code = f"import sys; from diffusion.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
@@ -247,12 +247,12 @@ def test_every_command_has_help(command, capsys):
     assert "usage" in capsys.readouterr().out
 
 
-def test_doctor(capsys, monkeypatch, tmp_path):
+def test_doctor_reports_a_sound_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path / "runs"))
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_text("")
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch ", "GPU ", "MNIST; Digits and built-in", "GiB free, writing works", "all is well"):
+    for word in ("torch ", "GPU ", "MNIST; Digits and built-in", "GiB free, writing works", "everything is in order"):
         assert word in said, said

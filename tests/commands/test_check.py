@@ -58,7 +58,7 @@ def rows(text):
     return {(c[0], c[1]): c[2:] for c in cells}
 
 
-def test_a_right_sampler_passes(mine, capsys):
+def test_check_passes_a_correct_sampler(mine, capsys):
     assert main(["check", "--sampler", "mine_to_check.Right", "--schedule", "VP", "mine_to_check.Sound"]) == 0
     said = capsys.readouterr().out
     expected, order, errors, verdict = rows(said)["Right", "VP"]
@@ -67,7 +67,7 @@ def test_a_right_sampler_passes(mine, capsys):
     assert rows(said)["Right", "Sound"][-1] == "ok" and "2 schedules, 2 walks: all as they should be" in said
 
 
-def test_wrong_samplers_fail_and_are_told_why(mine, capsys):
+def test_check_fails_wrong_samplers_with_the_reason(mine, capsys):
     assert main(["check", "--sampler", "mine_to_check.Wrong", "mine_to_check.Optimist", "--schedule", "VP"]) == 1
     said = capsys.readouterr().out
     assert re.search(r"FAIL: order -?0\.\d, expected 1", rows(said)["Wrong", "VP"][-1])
@@ -75,7 +75,7 @@ def test_wrong_samplers_fail_and_are_told_why(mine, capsys):
     assert "1 schedules, 2 walks: 2 FAIL" in said
 
 
-def test_a_wrong_schedule_fails_and_is_not_walked(mine, capsys):
+def test_check_fails_a_wrong_schedule_without_sampling(mine, capsys):
     assert main(["check", "--sampler", "DPM2", "--schedule", "mine_to_check.Unsound", "Flow"]) == 1
     said = capsys.readouterr().out
     table = rows(said)
@@ -84,7 +84,7 @@ def test_a_wrong_schedule_fails_and_is_not_walked(mine, capsys):
     assert "samplers are not walked on a schedule that fails" in said and "1 FAIL" in said
 
 
-def test_the_page(mine, capsys):
+def test_check_writes_a_page_with_its_command_and_tables(mine, capsys):
     """Written whole, with its command, a row a sampler, and both kinds of figures."""
     argv = ["check", "--sampler", "DDIM", "mine_to_check.Wrong", "--schedule", "VE", "Cosine", "--out", "a/check.md"]
     assert main(argv) == 1
@@ -97,7 +97,7 @@ def test_the_page(mine, capsys):
     capsys.readouterr()
 
 
-def test_python_and_the_command_report_the_same(capsys):
+def test_check_in_python_equals_the_command(capsys):
     assert main(["check", "--sampler", "DDIM", "--schedule", "VP"]) == 0
     said = capsys.readouterr().out
     report = diffusion.check("DDIM", [VP])
@@ -105,7 +105,7 @@ def test_python_and_the_command_report_the_same(capsys):
     assert [(r.sampler, r.schedule) for r in report.results] == [("DDIM", "VP"), ("DDIM(eta=1.0)", "VP")]
 
 
-def test_measuring_leaves_the_random_state_alone():
+def test_check_preserves_the_random_state():
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)

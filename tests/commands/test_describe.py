@@ -21,7 +21,7 @@ class Two(nn.Module):
         return self.gain * self.conv(x)[:, :2].exp()
 
 
-def test_flops_and_memory_are_those_counted_by_hand():
+def test_describe_matches_flops_and_memory_counted_by_hand():
     net = Two()
     flops, kept = work(net, (2, 8, 6))
     assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two
@@ -38,7 +38,7 @@ def test_flops_and_memory_are_those_counted_by_hand():
     lambda: BlockUNet(1, ("res", "clsAtn", "atn"), 8, layers=1, t_dim=8, c_dim=8, num_classes=3),
     lambda: DiT(1, 2, 16, 2, 2, context_dim=5),
 ])  # fmt: skip
-def test_the_parts_are_the_whole(net):
+def test_describe_parts_sum_to_the_whole(net):
     net = net().eval()
     flops, kept = work(net, (1, 8, 8))
     rows = list(parts(net, flops))
@@ -51,7 +51,7 @@ def test_dit_s_published_flops():
     assert work(DiT(4, 2, 384, 12, 6, num_classes=1000), (4, 32, 32)).flops[""] / 2e9 == pytest.approx(6.06, abs=0.006)
 
 
-def test_a_configuration_and_a_run(tiny, capsys):
+def test_describe_takes_a_configuration_or_a_run(tiny, capsys):
     net = ["--model.net.widths", "[8,16]", "--model.net.attention", "1"]
     assert main(["describe", "configs/digits.yaml", *net]) == 0
     configured = capsys.readouterr().out.splitlines()
@@ -69,7 +69,7 @@ def test_a_self_conditioned_network_with_a_hint_is_given_all_its_channels():
     assert str(found).startswith(f"UNet on 1x8x8, Masked: {found.parameters:,} parameters, ")
 
 
-def test_python_and_the_command_describe_the_same(capsys):
+def test_describe_in_python_equals_the_command(capsys):
     found = diffusion.describe("configs/digits.yaml", {"model.net.widths": [8, 16], "model.net.attention": 1})
     assert main(["describe", "--model.net.widths=[8,16]", "configs/digits.yaml", "--model.net.attention", "1"]) == 0
     assert capsys.readouterr().out == f"{found}\n" and found.batch_size == 64
@@ -83,7 +83,7 @@ def test_ddpm_s_network(capsys):
     assert "weights 143 MB; training 715 MB" in said and said.endswith(" at batch 128\n")
 
 
-def test_later_configurations_change_earlier_ones(capsys):
+def test_later_configurations_override_earlier_ones(capsys):
     for words in (
         ["configs/digits.yaml", "configs/digits_dit.yaml"],
         ["-c", "configs/digits.yaml", "-c", "configs/digits_dit.yaml"],
@@ -96,12 +96,12 @@ def test_later_configurations_change_earlier_ones(capsys):
 @pytest.mark.parametrize("words, said", [
     (["nowhere"], "nowhere: no such checkpoint file or run directory"),
     (["nowhere.yaml"], "nowhere.yaml"),
-    ([], "a configuration file or a run is missing"),
+    ([], "a configuration file or a run is required"),
     (["nowhere", "--model.net.depth", "2"], "model.net.depth: a run is described as it is"),
     (["configs/digits.yaml", "--model.net.depth"], "--model.net.depth needs a value"),
     (["configs/digits.yaml", "--model.net.widthz", "3"], "did you mean 'widths'"),
 ])  # fmt: skip
-def test_it_refuses(words, said, capsys):
+def test_describe_refuses_bad_input(words, said, capsys):
     assert main(["describe", *words]) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffusion")]
     assert len(err) == 1 and said in err[0]

@@ -42,7 +42,7 @@ def test_each_verb_writes_a_sheet(tiny, tmp_path, capsys):
         assert said[-1].startswith(f"  row {rows[verb]}: ")
 
 
-def test_inpainting_is_the_librarys(tiny, given, tmp_path):
+def test_edit_inpaint_equals_the_library(tiny, given, tmp_path):
     model, x0, y = given
     options = ["--numbers", "4,7,9", "--mask", "top:0.25", "--jumps", "2", "--length", "2", "--n", "2", "--seed", "5"]
     rows = edit("inpaint", tiny, tmp_path / "a.npz", *options, "--batch_size", "2")
@@ -55,7 +55,7 @@ def test_inpainting_is_the_librarys(tiny, given, tmp_path):
     assert (rows["masked"][:, :2] == 128).all() and np.array_equal(rows["masked"][:, 2:], rows["input"][:, 2:])
 
 
-def test_the_others_are_the_librarys(tiny, given, tmp_path):
+def test_other_edits_equal_the_library(tiny, given, tmp_path):
     model, x0, y = given
     three = torch.full((3,), 3)
     cases = {
@@ -84,8 +84,8 @@ def test_the_default_pictures_are_of_different_classes(tiny, tmp_path, capsys):
     assert len(numbers) == 8 and Digits().arrays("test")[1][[int(k) for k in numbers]].tolist() == list(range(8))
 
 
-def test_files_for_pictures_and_masks(tiny, given, tmp_path):
-    """A file's picture has no label; a mask's white is made anew."""
+def test_edit_reads_pictures_and_masks_from_files(tiny, given, tmp_path):
+    """A file's picture has no label; white pixels of a mask are regenerated."""
     model, x0, _ = given
     names = [tmp_path / f"{k}.png" for k in range(3)]
     for name, image in zip(names, pictures.to_uint8(x0), strict=True):
@@ -120,7 +120,7 @@ def test_named_masks():
     (["inpainte"], ["did you mean 'inpaint'"]),
     (["inpaint", "--mask", "lef"], ["did you mean 'left'"]),
     (["inpaint", "--mask", "left:2"], ["(0, 1]", "left:0.5"]),
-    (["inpaint", "--mask", "left:0.01"], ["nothing is to be made anew"]),
+    (["inpaint", "--mask", "left:0.01"], ["the mask is empty"]),
     (["inpaint", "--mask", "no.png"], ["no.png"]),
     (["inpaint", "--mask", "big.png"], ["16x8 pixels", "8x8"]),
     (["inpaint", "--input", "big.png"], ["16x8 pixels", "crop or scale it to 8x8"]),
@@ -139,9 +139,9 @@ def test_named_masks():
     (["inpaint", "--data.rooot", "x"], ["rooot"]),
     (["img2img", "--strength", "1.5"], ["[0, 1]"]),
     (["img2img", "--strength", "x"], ["invalid float"]),
-    (["interpolate", "--numbers", "1"], ["two pictures or more"]),
+    (["interpolate", "--numbers", "1"], ["at least two pictures"]),
     (["interpolate", "--n", "1"], ["n >= 2"]),
-    (["interpolate", "--sampler", "Heun"], ["only the way of DDIM", "Heun"]),
+    (["interpolate", "--sampler", "Heun"], ["only DDIM", "Heun"]),
     (["vary", "--amount", "-1"], ["[0, 1]"]),
     (["vary", "--eta", "1"], ["eta = 0"]),
     (["reconstruct", "--iterations", "0"], ["iterations >= 1"]),
@@ -149,7 +149,7 @@ def test_named_masks():
     (["stop", "--at", "now"], ["between commas"]),
     (["stop", "--numbers", "1"], ["unknown option '--numbers'"]),
 ])  # fmt: skip
-def test_bad_input(argv, words, tiny, tmp_path, capsys, monkeypatch):
+def test_edit_reports_bad_input_in_one_line(argv, words, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (16, 8)).save("big.png")
     Image.new("RGB", (8, 8)).save("colour.png")
@@ -158,7 +158,7 @@ def test_bad_input(argv, words, tiny, tmp_path, capsys, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.png", "colour.png", "text.png"]
 
 
-def test_without_the_runs_configuration_pictures_are_asked_for(tiny, tmp_path, capsys):
+def test_edit_without_the_runs_configuration_asks_for_pictures(tiny, tmp_path, capsys):
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes((tiny / "checkpoints" / "last.ckpt").read_bytes())
     refused(
@@ -167,7 +167,7 @@ def test_without_the_runs_configuration_pictures_are_asked_for(tiny, tmp_path, c
     assert edit("stop", alone, tmp_path / "a.png", "--n", "1").size
 
 
-def test_help(capsys):
+def test_edit_help_lists_every_verb(capsys):
     assert main(["edit"]) == 0 and main(["edit", "--help"]) == 0
     said = capsys.readouterr().out
     assert all(said.count(f"  {verb} ") == 2 for verb in VERBS)

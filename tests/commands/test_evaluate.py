@@ -46,14 +46,14 @@ def evaluate_request(request):
     return answer(request, train=None)
 
 
-def test_the_classifier_is_where_it_is_looked_for(cache):
+def test_classifier_is_trained_where_evaluate_looks(cache):
     run = cache / "features" / "digits" / "version_0"
     assert (run / "checkpoints" / "last.ckpt").is_file() and (run / "config.yaml").is_file()
     extractor = load_classifier(run)
     assert extractor.class_names == tuple("0123456789") and extractor.shape == (1, 8, 8)
 
 
-def test_every_figure_carries_what_it_depends_on(run, cache, capsys):
+def test_every_figure_records_what_it_depends_on(run, cache, capsys):
     evaluate(run, "--n", 60, "--steps", 3, "--batch_size", 25)
     said = capsys.readouterr().out
     file = next((run / "evaluation").glob("*.json"))
@@ -93,7 +93,7 @@ def test_what_was_measured_is_not_measured_again(run, capsys, monkeypatch):
     assert json.loads(file.read_text())["figures"][0] == first["figures"][0]  # the same seed, the same samples
 
 
-def test_a_sweep(run, capsys):
+def test_a_sweep_writes_a_table_and_a_recommendation(run, capsys):
     evaluate(run, "--n", 40, "--sweep", "sampler=DDIM,Heun steps=2,4 scale=1,2", "--metrics", "consistency,frechet")
     said = capsys.readouterr().out
     record = json.loads(next((run / "evaluation").glob("sweep-*.json")).read_text())
@@ -140,7 +140,7 @@ def test_runs_are_compared(run, tmp_path, capsys):
     assert winner([one | {"better": "high"}, other | {"better": "high"}]) == 2
 
 
-def test_bits_are_those_of_the_bound(run):
+def test_metric_nll_equals_the_variational_bound(run):
     """With 4 steps in place of 1000, which is a bound all the same; and they are not parked in the metric."""
     table = evaluate_request(Request.of(run, n=10, steps=2, metrics="nll", bound=4))
     (figure,) = table.figures
@@ -157,7 +157,7 @@ def nll(run, split, steps):
     return report.bits.totals["vlb"]
 
 
-def test_python_and_the_command_have_the_same_table(run, capsys):
+def test_evaluate_in_python_equals_the_command(run, capsys):
     evaluate(run, "--n", 40, "--steps", 2, "--metrics", "frechet,consistency", "--eta", 0.5)
     said = capsys.readouterr().out
     table = diffusion.evaluate(run, 40, steps=2, metrics=["frechet", "consistency"], eta=0.5)
@@ -202,7 +202,7 @@ def test_several_runs_of_one_model_are_measured_alike(run, tmp_path):
     assert one["figures"] == other["figures"] and one["file"] != other["file"]
 
 
-def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
+def test_evaluate_reports_bad_input_in_one_line(run, cache, tmp_path, capsys):
     def said(*words):
         assert main(["evaluate", *map(str, words)]) == 2
         text = capsys.readouterr().err
@@ -225,7 +225,7 @@ def test_wrong_words_are_one_line(run, cache, tmp_path, capsys):
     torch.save(state, file)
     wrong = said(run, "--features", other)
     assert "takes images of 1x32x32, and those of Digits are 1x8x8" in wrong
-    assert "right ones for Digits: auto, " in wrong and "features/digits/version_0" in wrong
+    assert "valid for Digits: auto, " in wrong and "features/digits/version_0" in wrong
 
 
 def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):

@@ -29,7 +29,7 @@ def test_a_run_directory_has_everything(tiny):
     assert config["model"]["net"]["init_args"]["widths"] == [8, 16] and config["ema"]["decay"] == 0.999
 
 
-def test_facts_of_the_data_reach_the_network(tiny):
+def test_properties_of_the_data_reach_the_network(tiny):
     hparams = torch.load(tiny / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams["net"]["init_args"]["num_classes"] == 10 and hparams["shape"] == [1, 8, 8]
     assert hparams["class_names"] == list("0123456789")
@@ -44,7 +44,7 @@ def test_a_second_run_gets_a_folder_of_its_own(tiny, tmp_path, capsys):
         assert command in said
 
 
-def test_resume_auto_goes_on_in_the_same_folder_and_curve(tiny, tmp_path, capsys):
+def test_resume_auto_continues_in_the_same_folder_and_curve(tiny, tmp_path, capsys):
     run = tmp_path / "digits" / "version_0"
     shutil.copytree(tiny, run)
     assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
@@ -74,7 +74,7 @@ def test_resume_auto_starts_when_there_is_nothing(tmp_path, capsys):
     assert "starting a new run" in capsys.readouterr().out
 
 
-def test_resume_auto_passes_over_a_broken_file(tiny, tmp_path, capsys):
+def test_resume_auto_skips_a_broken_file(tiny, tmp_path, capsys):
     run = tmp_path / "digits" / "version_0"
     shutil.copytree(tiny, run)
     (run / "checkpoints" / "last.ckpt").write_bytes(b"")
@@ -83,13 +83,13 @@ def test_resume_auto_passes_over_a_broken_file(tiny, tmp_path, capsys):
     assert "skipped" in said and "truncated" in said and "step00000010.ckpt: step 10" in said
 
 
-def test_a_finished_run_says_that_it_is(tiny, tmp_path, capsys):
+def test_resuming_a_finished_run_says_so(tiny, tmp_path, capsys):
     shutil.copytree(tiny, tmp_path / "digits" / "version_0")
     assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto"]) == 0
     assert "nothing left to train" in capsys.readouterr().out
 
 
-def test_an_unconditional_model(tmp_path, capsys):
+def test_fit_trains_an_unconditional_model(tmp_path, capsys):
     assert main(["fit", *TINY, "--out", str(tmp_path), "--data.labels", "false", "--trainer.max_epochs", "1"]) == 0
     run = str(tmp_path / "digits")
     assert main(["sample", run, "--n", "4", "--out", str(tmp_path / "a.png")]) == 0
@@ -151,7 +151,7 @@ def test_a_precision_that_is_measured_is_chosen_once_in_the_life_of_a_run(tmp_pa
     assert "--precision 32-true and --trainer.precision bf16-mixed: give one of them" in capsys.readouterr().err
 
 
-def test_recomputing_changes_no_number(tmp_path):
+def test_recomputation_changes_no_number(tmp_path):
     """The same weights to the bit, with dropout."""
     states = []
     for name, value in (("a", "false"), ("b", "true")):

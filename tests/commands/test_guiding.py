@@ -63,7 +63,7 @@ def same(found, wanted):
     assert spec(found) == spec(wanted)
 
 
-def test_what_the_options_mean(tiny, tmp_path):
+def test_guidance_options_equal_their_objects(tiny, tmp_path):
     """The tiny run has ClassifierFree(1.1)."""
     model = Pipeline.load(tiny)
     for options, wanted in (
@@ -95,10 +95,10 @@ def test_a_run_with_an_interval_keeps_it(tiny):
     same(chosen(model, guidance="APG"), APG())
 
 
-def test_a_run_without_guidance(tiny):
+def test_scale_guides_a_run_without_guidance(tiny):
     model = replace(Pipeline.load(tiny), guidance=Plain())
     same(chosen(model, scale=2.0), ClassifierFree(2))
-    with pytest.raises(ValueError, match="no guidance to limit; give a scale too"):
+    with pytest.raises(ValueError, match="no guidance to limit; give a scale as well"):
         chosen(model, interval="0.1,2")
     with pytest.raises(ValueError, match="Plain takes no such argument"):
         chosen(model, rescale=0.5)
@@ -131,7 +131,7 @@ def test_classifier_of_a_conditional_run_and_gif(tiny, classifier, tmp_path):
     assert main(["film", str(tiny), "--out", str(tmp_path / "a.gif"), *options]) == 0
 
 
-def test_a_cond_fn_of_ones_own(tiny, my):
+def test_a_custom_cond_fn_guides(tiny, my):
     """--guidance my.Bright makes brighter pictures than without, more so with a larger weight."""
     means = []
     for options in ([], ["--guidance", "my.Bright"], ["--guidance=my.Bright", "--weight=200", "--through", "network"]):
@@ -149,13 +149,13 @@ def test_a_cond_fn_of_ones_own(tiny, my):
     (["--interval", "5,2"], ["0 <= low < high"]),
     (["--interval", "2"], ["wanted low,high"]),
     (["--rescale", "2"], ["rescale must lie in [0, 1]"]),
-    (["--guide", "a", "--classifier", "b"], ["give one of the two"]),
+    (["--guide", "a", "--classifier", "b"], ["give one of them"]),
     (["--guide", "nowhere"], ["nowhere: no such checkpoint"]),
     (["--classifier", "nowhere"], ["nowhere: no such checkpoint"]),
     (["--guidance", "APH"], ["did you mean 'APG'", "ClassifierGuidance"]),
     (["--guidance", "my.Green"], ["cannot import 'my.Green'"]),
-    (["--guidance", "my.Loss"], ["cannot be made", "log_p"]),
-    (["--guidance", "my.Number"], ["is no Guidance", "diffusion.guidance.base.Guidance"]),
+    (["--guidance", "my.Loss"], ["is abstract", "log_p"]),
+    (["--guidance", "my.Number"], ["is not a subclass of Guidance", "diffusion.guidance.base.Guidance"]),
     (["--guidance", "APG", "--threshold", "x"], ["threshold: wanted float"]),
     (["--guidance", "APG", "--threshold"], ["--threshold needs a value"]),
     (["--guidance", "APG", "--scale", "2", "--rescale", "0.5", "--guide", "x"], ["guide: APG takes no such argument"]),
@@ -163,7 +163,7 @@ def test_a_cond_fn_of_ones_own(tiny, my):
     (["--guidance", "my.Bright", "--through", "glass"], ["wanted one of guess, network"]),
     (["--parallel", "1"], ["unknown option '--parallel'"]),
 ])  # fmt: skip
-def test_what_is_refused(options, words, tiny, my, capsys):
+def test_bad_guidance_options_are_refused(options, words, tiny, my, capsys):
     (my / "my.py").write_text(MY + "\n\nclass Loss(Likelihood):\n    pass\n\n\nclass Number(int):\n    pass\n")
     assert main(["sample", str(tiny), "--n", "2", "--steps", "2", "--out", "a.npz", *options]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffusion")]
@@ -171,7 +171,7 @@ def test_what_is_refused(options, words, tiny, my, capsys):
     assert not (my / "a.npz").exists()
 
 
-def test_guides_of_something_else(tiny, classifier, tmp_path, capsys):
+def test_guides_of_other_data_are_refused(tiny, classifier, tmp_path, capsys):
     """Files that are no guides, or guides of other models."""
     other = tmp_path / "other"
     shutil.copytree(classifier, other)
@@ -211,7 +211,7 @@ def test_a_sweep_of_scales(tiny, free, classifier, tmp_path, monkeypatch, capsys
     assert setting["scale"] == 8 and setting["guidance"]["init_args"]["classifier"] == str(classifier)
 
 
-def test_the_page_s_red(my, monkeypatch):
+def test_red_guidance_of_the_docs_makes_images_redder(my, monkeypatch):
     """Its gradient raises red and lowers the rest, of grey pictures."""
     monkeypatch.syspath_prepend(my)
     g = import_module("my").Red()(torch.zeros(2, 3, 4, 4), None)

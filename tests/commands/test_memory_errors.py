@@ -38,5 +38,5 @@ def test_out_of_memory_ends_with_advice(module, argv, remedy, kind, monkeypatch,
     assert size[kind] in line, line
 
 
-def test_another_runtime_error_is_none():
+def test_another_runtime_error_is_not_out_of_memory():
     assert "out of memory" not in explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "fit")[0]

@@ -15,7 +15,7 @@ from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
 from diffusion.noise.draws import ImageDraws
 
 
-def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
+def test_nll_reports_the_numbers_of_the_library(tiny, tmp_path, capsys):
     out = tmp_path / "nll.json"
     options = ["--n", "7", "--steps", "12", "--batch_size", "4", "--seed", "3", "--out", str(out)]
     assert main(["nll", str(tiny), *options]) == 0
@@ -46,7 +46,7 @@ def test_the_report_is_the_librarys(tiny, tmp_path, capsys):
     assert "7 images of the test split, 64 dimensions, given the labels" in text
 
 
-def test_python_and_the_command_report_the_same(tiny, capsys):
+def test_nll_in_python_equals_the_command(tiny, capsys):
     words = ["--n", "5", "--steps", "6", "--method", "vlb", "--split", "train", "--data.limit", "40"]
     assert main(["nll", str(tiny), *words]) == 0
     said = re.sub(r"\d+ s on", "s on", capsys.readouterr().out)
@@ -58,7 +58,7 @@ def test_python_and_the_command_report_the_same(tiny, capsys):
     assert report.request.variance == "large"  # the network has no learned one
 
 
-def test_without_labels_it_is_another_question(tiny, capsys):
+def test_nll_without_labels_differs(tiny, capsys):
     def bits(*more):  # a coarse solver: an untrained flow is rough
         assert main(["nll", str(tiny), "--n", "3", "--method", "ode", "--tolerance", "0.1", *more]) == 0
         return float(re.search(r"ode  (\S+)", capsys.readouterr().out)[1])
@@ -72,7 +72,7 @@ def test_without_labels_it_is_another_question(tiny, capsys):
     [(["--steps", "0"], "at least 1"), (["--tolerance", "-1"], "positive"), (["--data.rot", "x"], "rot"),
      (["--variance", "learned", "--n", "2"], "learn_variance")],
 )  # fmt: skip
-def test_bad_input_is_one_line(tiny, capsys, options, message):
+def test_nll_reports_bad_input_in_one_line(tiny, capsys, options, message):
     assert main(["nll", str(tiny), *options]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error

@@ -12,7 +12,7 @@ from diffusion.cli import main
 from diffusion.support.processes import Processes, together
 
 
-def test_the_parts_make_up_the_whole():
+def test_shares_of_processes_make_up_the_whole():
     for n, size in ((7, 3), (8, 4), (5, 1), (3, 3)):
         parts = [Processes(rank, size).part(n) for rank in range(size)]
         assert [k for part in parts for k in range(n)[part]] == list(range(n))
@@ -46,7 +46,7 @@ def test_two_processes_sample_as_one(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_judge_as_one(tiny, tmp_path, monkeypatch):
+def test_two_processes_evaluate_as_one(tiny, tmp_path, monkeypatch):
     """The reference features, too, are computed by both, and kept by the first."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     options = ["--n", "61", "--steps", "3", "--device", "cpu", "--metrics", "frechet,consistency,memory", "--again"]

@@ -14,9 +14,9 @@ def sample(run, out, *options):
     return np.load(out) if out.suffix == ".npz" else out
 
 
-def test_the_three_kinds_of_output(tiny, tmp_path, capsys):
+def test_sample_writes_a_grid_an_array_file_or_a_folder(tiny, tmp_path, capsys):
     grid = Image.open(sample(tiny, tmp_path / "deep" / "grid.png", "--n", "20"))
-    assert grid.size == (91 * 7, 19 * 7)  # a column a class, two rows, enlarged
+    assert grid.size == (91 * 7, 19 * 7)  # one column per class, two rows, enlarged
     arrays = sample(tiny, tmp_path / "a.npz", "--n", "12")
     assert arrays["images"].shape == (12, 8, 8, 1) and arrays["images"].dtype == np.uint8
     assert arrays["labels"].tolist() == [*range(10), 0, 1]
@@ -26,7 +26,7 @@ def test_the_three_kinds_of_output(tiny, tmp_path, capsys):
     assert "ema weights, seed 0" in capsys.readouterr().out
 
 
-def test_a_folder_fills_as_the_pictures_are_made(tiny, tmp_path, monkeypatch):
+def test_a_folder_fills_during_sampling(tiny, tmp_path, monkeypatch):
     there, convert = [], pictures.to_uint8
 
     def watched(x):
@@ -38,7 +38,7 @@ def test_a_folder_fills_as_the_pictures_are_made(tiny, tmp_path, monkeypatch):
     assert there == [(4, 0), (4, 4), (2, 8)] and len(list((tmp_path / "folder").iterdir())) == 10
 
 
-def test_bf16_is_nearly_the_same_picture(tiny, tmp_path):
+def test_bf16_gives_nearly_the_same_picture(tiny, tmp_path):
     first = sample(tiny, tmp_path / "a.npz", "--n", "10")["images"].astype(int)
     again = sample(tiny, tmp_path / "b.npz", "--n", "10", "--precision", "bf16")["images"].astype(int)
     assert 0 < np.abs(first - again).max() and np.abs(first - again).mean() < 3

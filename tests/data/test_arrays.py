@@ -36,7 +36,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_facts_and_splits(files):
+def test_arrays_properties_and_splits(files):
     data = Arrays("images.npy", "v.npy", root=str(files), test=0.1)
     assert isinstance(data, ImageData) and data.shape == (1, 8, 8) and data.channels == 1
     assert data.context_dim == 2 and data.num_classes == 0 and data.class_names == ()
@@ -51,7 +51,7 @@ def test_facts_and_splits(files):
     assert torch.equal(again.arrays("test")[0], unseen) and again.test == 0.1
 
 
-def test_labels_names_and_neither(files):
+def test_arrays_with_labels_with_names_and_with_neither(files):
     labels = Arrays(str(files / "images.npy"), str(files / "labels.npy"))
     assert labels.num_classes == 3 and labels.context_dim == 0 and labels.class_names == ("0", "1", "2")
     assert labels.arrays("train")[1].dtype == torch.int64
@@ -70,8 +70,8 @@ def test_labels_names_and_neither(files):
 @pytest.mark.parametrize("images, y, options, words", [
     (np.zeros((4, 8, 8, 1), np.float32), None, {}, "wanted uint8"),
     (np.zeros((8, 8), np.uint8), None, {}, "wanted uint8"),
-    (np.zeros((4, 8, 8), np.uint8), np.zeros(3), {}, "one an image"),
-    (np.zeros((4, 8, 8), np.uint8), np.zeros((4, 0)), {}, "one an image"),
+    (np.zeros((4, 8, 8), np.uint8), np.zeros(3), {}, "one row per"),
+    (np.zeros((4, 8, 8), np.uint8), np.zeros((4, 0)), {}, "one row per"),
     (np.zeros((4, 8, 8), np.uint8), np.array(["a"] * 4), {}, "wanted integers"),
     (np.zeros((4, 8, 8), np.uint8), np.full((4, 2), np.nan), {}, "nan or infinity"),
     (np.zeros((4, 8, 8), np.uint8), np.array([0, 1, -1, 2]), {}, "labels are 0, 1, 2"),
@@ -79,7 +79,7 @@ def test_labels_names_and_neither(files):
     (np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 2, 3]), {"names": ["a", "b"]}, "2 names for 4"),
     (np.zeros((4, 8, 8), np.uint8), None, {"test": 1.5}, "(0, 1)"),
 ])  # fmt: skip
-def test_what_is_wrong_is_said(images, y, options, words, tmp_path):
+def test_arrays_refuse_wrong_shapes_and_values(images, y, options, words, tmp_path):
     np.save(tmp_path / "i.npy", images)
     if y is not None:
         np.save(tmp_path / "y.npy", y)
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_said(images, y, options, words, tmp_path):
     assert words in str(error.value)
 
 
-def test_files_that_are_none(tmp_path):
+def test_arrays_refuse_files_that_are_not_arrays(tmp_path):
     with pytest.raises(DataNotFound, match="no file nowhere.npy"):
         Arrays("nowhere.npy", root=str(tmp_path))
     (tmp_path / "text.npy").write_text("hello")

@@ -111,7 +111,7 @@ def test_resume_within_an_epoch_and_at_its_end():
 @pytest.mark.parametrize(
     ("before", "after", "batch_size"), [(2, 1, 8), (1, 2, 8), (2, 1, 16), (3, 2, 8), (1, 4, 5), (1, 1, 3)]
 )
-def test_resumed_with_another_number_of_processes(before, after, batch_size):
+def test_batches_resume_with_another_number_of_processes(before, after, batch_size):
     """What two sets of processes see of an epoch, before and after, is the order itself; the next epoch is whole."""
     options = {"shuffle": True, "drop_last": True, "seed": 5}
     order_of = Batches(*numbered(100), batch_size=1, **options).plan(0)[0].tolist()
@@ -146,12 +146,12 @@ def test_resumed_with_another_number_of_processes(before, after, batch_size):
         ({"world": 9, "drop_last": True}, "8 images for 9"),
     ],
 )
-def test_bad_arguments(change, words):
+def test_batches_refuse_bad_arguments(change, words):
     with pytest.raises(ValueError, match=words):
         Batches(*numbered(8), **change)
 
 
-def test_bad_tensors():
+def test_batches_refuse_bad_tensors():
     images, y = numbered(8)
     with pytest.raises(ValueError, match="uint8"):
         Batches(images.float(), y)

@@ -42,13 +42,13 @@ def put(root, packed):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_jpeg_folder_and_archive(tmp_path, packed, caplog):
+def test_cifar_reads_a_jpeg_folder_or_archive(tmp_path, packed, caplog):
     put(tmp_path, packed)
     data = CIFAR10(root=str(tmp_path), batch_size=2)
     data.prepare_data()  # no download
     with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
         images, y = data.arrays("train")
-    assert "do not compare with published FIDs" in caplog.text
+    assert "not comparable with published FIDs" in caplog.text
     assert images.shape == (4, 3, 32, 32) and y.tolist() == [0, 1, 0, 1]  # classes alternate
     assert images.float().mean((1, 2, 3)).round().tolist() == [5, 15, 45, 55]
     assert data.arrays("test")[1].tolist() == [0, 1]
@@ -62,7 +62,7 @@ def test_a_damaged_archive_is_named(tmp_path):
         CIFAR10(root=str(tmp_path)).setup("fit")
 
 
-def test_unknown_class_and_empty_split(tmp_path):
+def test_image_folder_refuses_unknown_classes_and_empty_splits(tmp_path):
     place = put(tmp_path, packed=False)
     with pytest.raises(ValueError, match="no val/"):
         read_image_folder(place, "val", CIFAR10.class_names)
@@ -71,20 +71,20 @@ def test_unknown_class_and_empty_split(tmp_path):
         read_image_folder(place, "train", CIFAR10.class_names)
 
 
-def test_absent(tmp_path):
+def test_cifar_names_the_absent_files(tmp_path):
     for kind in (CIFAR10, CIFAR100):
         with pytest.raises(DataNotFound, match=datasets.__dict__[kind.__name__].base_folder):
             kind(root=str(tmp_path)).setup("fit")
 
 
-def test_facts():
+def test_cifar_declares_its_properties():
     assert CIFAR10().shape == CIFAR100().shape == (3, 32, 32)
     assert CIFAR10().num_classes == 10 and CIFAR100().num_classes == 100 == len(set(CIFAR100.class_names))
     assert list(CIFAR100.class_names) == sorted(CIFAR100.class_names)
 
 
 @pytest.mark.slow
-def test_real_jpeg_archive(real_root):
+def test_real_cifar_jpeg_archive(real_root):
     if not (real_root / "cifar10-jpeg").is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no cifar10-jpeg in {real_root}")
     data = CIFAR10(root=str(real_root))

@@ -47,7 +47,7 @@ def fit(tmp_path, ckpt=None, save=None, **options):
 @pytest.mark.parametrize("limit", [5, 3])
 @pytest.mark.parametrize("validate", [0, 1.0])
 @pytest.mark.parametrize("by", ["epochs", "steps"])
-def test_resume_at_every_step(tmp_path, limit, validate, by):
+def test_data_order_resumes_at_every_step(tmp_path, limit, validate, by):
     steps = 4 * limit
     length = {"max_epochs": 4} if by == "epochs" else {"max_epochs": -1, "max_steps": steps}
     options = {**length, "limit_train_batches": limit, "limit_val_batches": validate}

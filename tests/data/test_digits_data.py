@@ -6,14 +6,14 @@ from diffusion.data import Digits, ImageData
 from diffusion.data.digits import TEST, stratified
 
 
-def test_facts_are_known_before_reading():
+def test_digits_declare_their_properties_before_reading():
     data = Digits()
     assert data.shape == (1, 8, 8) and data.num_classes == 10 and data.context_dim == 0 and not data.flip
     assert Digits(labels=False).num_classes == 0
     assert Digits.class_names == tuple("0123456789") and Digits.channels == 1 and Digits.size == 8
 
 
-def test_split_is_fixed_disjoint_and_stratified():
+def test_digits_split_is_fixed_disjoint_and_stratified():
     data = Digits()
     (train, y), (test, y_test) = data.arrays("train"), data.arrays("test")
     assert train.shape == (1437, 1, 8, 8) and test.shape == (360, 1, 8, 8)
@@ -26,7 +26,7 @@ def test_split_is_fixed_disjoint_and_stratified():
     assert all(torch.equal(a, b) for a, b in zip(data.arrays("test"), Digits().arrays("test"), strict=True))
 
 
-def test_equal_to_the_source():
+def test_digits_equal_scikit_learns():
     source = pytest.importorskip("sklearn.datasets").load_digits()
     index = stratified(source.target, TEST)
     assert sorted([*index["train"], *index["test"]]) == list(range(1797))
@@ -36,7 +36,7 @@ def test_equal_to_the_source():
         np.testing.assert_array_equal(y.numpy(), source.target[index[split]])
 
 
-def test_loaders():
+def test_digits_loaders_give_scaled_batches():
     data = Digits(batch_size=100, seed=5)
     data.prepare_data()
     data.setup("fit")
@@ -51,7 +51,7 @@ def test_loaders():
     assert data.test_dataloader().images.shape == (360, 1, 8, 8)
 
 
-def test_limit_and_small_sets():
+def test_limit_restricts_training_images_only():
     data = Digits(batch_size=64, limit=10)
     assert len(data.arrays("train")[0]) == 10 and len(data.arrays("test")[0]) == 360
     ((x0, _),) = data.train_dataloader()
@@ -59,11 +59,11 @@ def test_limit_and_small_sets():
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"seed": -1}, {"limit": -2}])
-def test_bad_arguments(bad):
+def test_image_data_refuses_bad_arguments(bad):
     with pytest.raises(ValueError, match=f"Digits: .*{next(iter(bad))} {next(iter(bad.values()))}"):
         Digits(**bad)
 
 
-def test_a_data_set_must_say_how_to_load():
+def test_image_data_requires_load():
     with pytest.raises(TypeError, match="abstract"):
         ImageData()

@@ -137,7 +137,7 @@ def test_cifar_is_downloaded_or_unpacked(tiny_cifar, tmp_path, by_hand):
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10])
-def test_the_error_without_network(kind, tmp_path, monkeypatch):
+def test_download_without_network_is_one_clear_error(kind, tmp_path, monkeypatch):
     nowhere = "http://127.0.0.1:9/"
     for source in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(source, "mirrors", [nowhere])
@@ -152,7 +152,7 @@ def test_the_error_without_network(kind, tmp_path, monkeypatch):
     assert isinstance(caught.value, FileNotFoundError) and not (tmp_path / "root").exists()
 
 
-def test_a_root_that_cannot_be_made(tmp_path):
+def test_download_into_a_root_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataNotFound, match="MNIST: not under"):
+    with pytest.raises(DataNotFound, match="MNIST: no files under"):
         MNIST(root=str(tmp_path / "file" / "root")).prepare_data()

@@ -66,7 +66,7 @@ def test_absent_files_without_download(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
-def test_real_files(real_root, kind):
+def test_mnist_of_real_files(real_root, kind):
     if not (real_root / kind.__name__).is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no {kind.__name__} in {real_root}")
     data = kind(root=str(real_root))
@@ -80,7 +80,7 @@ def test_real_files(real_root, kind):
     assert data.train_dataloader().flip is False
 
 
-def test_equal_to_torchvision(real_root, tmp_path):
+def test_mnist_equals_torchvision(real_root, tmp_path):
     from torchvision import datasets
 
     if not (real_root / "MNIST").is_dir():
@@ -95,6 +95,6 @@ def test_equal_to_torchvision(real_root, tmp_path):
     assert torch.equal(images[:, 0, 2:30, 2:30], theirs.data) and torch.equal(y, theirs.targets)
 
 
-def test_names():
+def test_fashion_mnist_names_its_classes():
     assert set(PARTS) == {"train", "test"} and FashionMNIST.class_names[9] == "Ankle boot"
     assert MNIST().shape == (1, 32, 32) and len(FashionMNIST.class_names) == 10

@@ -53,7 +53,7 @@ def test_short_class_names_are_found(run):
     (CONFIG, {"limit": -1}, ValueError, "limit -1"),
     ("data: 3", {}, ValueError, "wanted a run's configuration with data.class_path"),
     ("[", {}, ValueError, "wanted a run's configuration"),
-    ("data: {class_path: os.system}", {}, ValueError, "os.system is no ImageData"),
+    ("data: {class_path: os.system}", {}, ValueError, "os.system is not a subclass of ImageData"),
     ("data: {class_path: Digit}", {}, ValueError, "did you mean 'Digits'"),
     (None, {}, FileNotFoundError, "the run's configuration is missing"),
 ])  # fmt: skip

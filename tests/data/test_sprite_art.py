@@ -13,7 +13,7 @@ def drawn():
     return images, classes, time.process_time() - start
 
 
-def test_enough_different_balanced_and_quick(drawn):
+def test_drawn_sprites_are_many_distinct_and_balanced(drawn):
     images, classes, seconds = drawn
     assert images.shape == (7500, 16, 16, 3) and images.dtype == np.uint8
     assert np.bincount(classes).tolist() == [1500] * 5

@@ -18,7 +18,7 @@ def save(folder, images, labels, names=("i.npy", "l.npy")):
     return {"images": str(folder / names[0]), "labels_file": str(folder / names[1])}
 
 
-def test_facts():
+def test_sprites_declare_their_properties():
     data = Sprites()
     assert data.shape == (3, 16, 16) and data.context_dim == 5 and data.num_classes == 0
     assert Sprites(labels=False).context_dim == 0
@@ -85,12 +85,12 @@ def test_copies_of_a_picture_stay_in_one_split():
         (lambda i, y: (i, y.astype(object)), "wanted a .npy array of numbers"),
     ],
 )
-def test_bad_arrays(tmp_path, change, words):
+def test_sprites_refuse_bad_arrays(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         Sprites(**save(tmp_path, *change(*pair()))).setup("fit")
 
 
-def test_bad_arguments(tmp_path):
+def test_sprites_refuse_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="both images and labels_file"):
         Sprites(images="a.npy")
     with pytest.raises(ValueError, match="drawn"):
@@ -118,7 +118,7 @@ def test_without_files_sprites_are_drawn(tmp_path, drawn):
     assert len(seen) == 7125 and not any(image.numpy().tobytes() in seen for image in test)
 
 
-def test_real_files(real_root):
+def test_sprites_of_real_files(real_root):
     if not (real_root / "sprites").is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no sprites in {real_root}")
     data = Sprites(root=str(real_root))

@@ -38,7 +38,7 @@ def slope(sampler, schedule=Cosine(), jumps=0, length=1):
 
 
 @pytest.mark.parametrize("kind", sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__))
-def test_jumps_bring_the_conditional_mean_with_every_sampler(kind):
+def test_repaint_reaches_the_conditional_mean_with_every_sampler(kind):
     """RePaint's point: replacing alone is far off. Langevin's levels lie too far apart here to be forgotten."""
     sampler = kind(8 if kind is samplers.ProbabilityFlow else 20)
     plain, jumped = slope(sampler), slope(sampler, jumps=10)
@@ -47,7 +47,7 @@ def test_jumps_bring_the_conditional_mean_with_every_sampler(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(concrete(noise.Schedule, "diffusion"), key=lambda k: k.__name__))
-def test_jumps_bring_the_conditional_mean_on_every_schedule(kind):
+def test_repaint_reaches_the_conditional_mean_on_every_schedule(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ScaledLinear leaves a little signal at t = 1
         schedule = kind()
@@ -56,13 +56,13 @@ def test_jumps_bring_the_conditional_mean_on_every_schedule(kind):
     assert slope(sampler, schedule, jumps=10) == pytest.approx(RHO, abs=0.07)
 
 
-def test_more_jumps_are_nearer():
+def test_repaint_with_more_jumps_is_closer():
     found = [slope(DDPM(50), jumps=j) for j in (0, 3, 10, 40)]
     assert found == sorted(found) and found[0] < 0.5 and found[-1] == pytest.approx(RHO, abs=0.015)
     assert slope(DDPM(50), jumps=10, length=5) == pytest.approx(RHO, abs=0.05)  # the defaults
 
 
-def test_the_spread_is_that_of_the_conditional_law():
+def test_repaint_has_the_spread_of_the_conditional_distribution():
     """sqrt(1 - RHO^2) = 0.6; 1,500 draws have a standard error of 0.011."""
     torch.manual_seed(0)
     x0 = torch.full((1500, 1, 1, 2), 0.3).double()
@@ -71,14 +71,14 @@ def test_the_spread_is_that_of_the_conditional_law():
     assert float(h.std()) == pytest.approx(0.6, abs=0.05)
 
 
-def test_the_route():
+def test_route_repeats_every_segment_but_not_the_last_step():
     assert list(route(5, 0, 2)) == [1, 2, 3, 4, 5]
     assert list(route(4, 2, 1)) == [1, 0, 1, 0, 1, 2, 1, 2, 1, 2, 3, 2, 3, 2, 3, 4]  # alg. 1, U = 3
     assert list(route(6, 1, 3)) == [1, 2, 3, 0, 1, 2, 3, 4, 5, 3, 4, 5, 6]
     assert list(route(1, 9, 9)) == [1]
 
 
-def test_what_is_known_stays_and_what_is_hidden_is_not_seen():
+def test_inpaint_keeps_the_known_part_and_ignores_the_hidden_one():
     model, x0 = ideal.model(DDPM(10)), ideal.data(6)
     mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[:, 2:] = True
@@ -91,7 +91,7 @@ def test_what_is_known_stays_and_what_is_hidden_is_not_seen():
     assert torch.equal(inpaint(model, x0, each, jumps=1)[0], x0[0])
 
 
-def test_it_does_not_depend_on_the_batch_and_hears_the_label():
+def test_inpaint_is_independent_of_the_batch_and_depends_on_the_label():
     model, x0, mask = ideal.model(DDPM(10)), ideal.data(5), torch.rand(4, 4) < 0.5
     y = torch.tensor([0, 1, 2, 0, 2])
     made = inpaint(model, x0, mask, y, seed=3, jumps=2)
@@ -104,7 +104,7 @@ def test_it_does_not_depend_on_the_batch_and_hears_the_label():
         assert float(made.mean()) == pytest.approx(mean, abs=0.06)
 
 
-def test_impossible_jumps_are_refused():
+def test_inpaint_refuses_impossible_jumps():
     for jumps, length in ((-1, 5), (1, 0)):
         with pytest.raises(ValueError, match="jumps"):
             inpaint(ideal.model(), ideal.data(1), torch.ones(4, 4, dtype=torch.bool), jumps=jumps, length=length)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify 
 Y = torch.tensor([0, 1, 2])
 
 
-def test_the_noise_is_that_of_the_flow():
+def test_inversion_matches_the_noise_of_the_flow():
     """z = (x_0 - mean) / std, where all of x_t at t = 1 is noise; DDIM is right to first order in the step."""
     model, x0 = ideal.model(DDIM(100)), torch.cat([ideal.data(1, k, seed=k) for k in range(3)])
     mean = torch.tensor(ideal.MEANS)[:, None, None, None]
@@ -22,7 +22,7 @@ def test_the_noise_is_that_of_the_flow():
     assert (to_noise(model, x0, Y.flip(0))[0] - z[0]).abs().min() > 1  # another label, another noise
 
 
-def test_there_and_back():
+def test_reconstruction_reproduces_the_image():
     model, x0 = ideal.model(DDIM(50)), ideal.data(8)
     errors = []
     for iterations in (1, 2, 5):
@@ -33,7 +33,7 @@ def test_there_and_back():
     assert errors[2] < 1e-5
 
 
-def test_interpolation_has_its_ends_and_its_middle():
+def test_interpolation_matches_its_ends_and_middle():
     model, a, b = ideal.model(DDIM(100)), ideal.data(3, 0, seed=1), ideal.data(3, 2, seed=2)
     ya, yb = torch.zeros(3).long(), torch.full((3,), 2)
     path = interpolate(model, a, b, 5, ya, yb)
@@ -46,7 +46,7 @@ def test_interpolation_has_its_ends_and_its_middle():
         torch.testing.assert_close(path[:, k], torch.lerp(*mean, u) + ideal.STD * z, rtol=0, atol=0.03)
 
 
-def test_slerp():
+def test_slerp_preserves_the_norm_and_the_ends():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 6, 1, 4, 4, generator=generator)
     b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1))[:, None, None, None]
@@ -64,7 +64,7 @@ def test_slerp():
     torch.testing.assert_close(many[2], slerp(a[2:3], b[2:3], 0.4)[0])
 
 
-def test_variations():
+def test_variations_move_as_far_as_their_amount():
     model, x0 = ideal.model(DDIM(50)), ideal.data(20)
     same = vary(model, x0, 0.0, 2)
     assert torch.equal(same[:, 0], same[:, 1])
@@ -78,7 +78,7 @@ def test_variations():
     torch.testing.assert_close(vary(model, x0, 0.4, 2, seed=1)[:, 0], vary(model, x0, 0.4, 2)[:, 1])
 
 
-def test_nothing_depends_on_the_batch():
+def test_inversion_does_not_depend_on_the_batch():
     model, x0 = ideal.model(DDIM(10)), torch.cat([ideal.data(1, k, seed=k) for k in range(3)])
     edits = {
         "reconstruct": lambda x, y, n: reconstruct(model, x, y, batch_size=n)[0],
@@ -91,10 +91,10 @@ def test_nothing_depends_on_the_batch():
             torch.testing.assert_close(other, whole, rtol=0, atol=1e-5, msg=name)
 
 
-def test_only_ddim_can_be_undone():
+def test_only_ddim_can_be_inverted():
     x0 = ideal.data(1)
     for sampler in (Heun(5), DDPM(5), DDIM(5, eta=0.5)):
-        with pytest.raises(ValueError, match="only the way of DDIM"):
+        with pytest.raises(ValueError, match="only DDIM"):
             reconstruct(ideal.model(), x0, sampler=sampler)
     assert float(reconstruct(ideal.model(DDPM(100)), x0)[1]) < 1e-4  # DDIM takes a random walk's place
     with pytest.raises(ValueError, match="amount"):

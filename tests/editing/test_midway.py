@@ -13,7 +13,7 @@ from . import ideal
 pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
 
 
-def test_the_ends_of_strength():
+def test_img2img_at_the_ends_of_strength():
     x0, y = ideal.data(5), torch.tensor([0, 1, 2, 0, 1])
     for sampler in (DDPM(10), DDIM(10), UniPC(5)):
         model = ideal.model(sampler)
@@ -22,7 +22,7 @@ def test_the_ends_of_strength():
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.3, 0.6])
-def test_it_goes_as_far_as_the_flow_says(strength):
+def test_img2img_moves_as_far_as_the_flow(strength):
     """x_0' = mean + std (alpha (x_0 - mean) + sigma z) / v, v^2 = (alpha std)^2 + sigma^2: exact for Gaussian data."""
     model, x0 = ideal.model(DDIM(500)), ideal.data(200)
     t = Cosine().level(torch.tensor(strength).double())
@@ -33,21 +33,21 @@ def test_it_goes_as_far_as_the_flow_says(strength):
     assert float(moved) == pytest.approx(float(predicted), rel=0.03)  # 3,200 pixels
 
 
-def test_another_label_makes_something_else():
+def test_img2img_with_another_label_changes_the_image():
     model, x0 = ideal.model(DDIM(20)), ideal.data(50, label=0)
     made = img2img(model, x0, 0.9, torch.full((50,), 2))
     kept = img2img(model, x0, 0.9, torch.full((50,), 0))
     assert float(made.mean()) > 0.3 and float(kept.mean()) == pytest.approx(-0.5, abs=0.05)
 
 
-def test_it_does_not_depend_on_the_batch():
+def test_img2img_does_not_depend_on_the_batch():
     model, x0 = ideal.model(DDPM(10)), ideal.data(5)
     made = img2img(model, x0, 0.5, seed=2)
     torch.testing.assert_close(img2img(model, x0, 0.5, seed=2, batch_size=2), made, rtol=0, atol=1e-5)
     torch.testing.assert_close(img2img(model, x0[:1], 0.5, seed=2), made[:1], rtol=0, atol=1e-5)
 
 
-def test_frames_where_they_were_asked_for():
+def test_stop_gives_frames_at_the_requested_times():
     model, y = ideal.model(DDIM(10)), torch.tensor([0, 2])
     frames = stop(model, [0.0, 0.52, 1.0], 2, y, seed=3)
     assert [round(float(f.t.t), 3) for f in frames] == [1.0, 0.5, 0.0]
@@ -59,7 +59,7 @@ def test_frames_where_they_were_asked_for():
     assert torch.equal(frames[2].x, model.sample(2, y, 3)) and torch.equal(frames[2].x, frames[2].x0)
 
 
-def test_it_stops_early():
+def test_stop_ends_the_walk_early():
     model = ideal.model(DDIM(10))
     net = model.denoiser.net
     net.calls = 0
@@ -67,7 +67,7 @@ def test_it_stops_early():
     assert net.calls == 7  # six steps from 1 to 0.4, and the guess there
 
 
-def test_bad_times_are_refused():
+def test_img2img_and_stop_refuse_times_out_of_range():
     for strength in (-0.1, 1.1):
         with pytest.raises(ValueError, match="0 is the image, 1 is pure noise"):
             img2img(ideal.model(), ideal.data(1), strength)

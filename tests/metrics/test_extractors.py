@@ -17,7 +17,7 @@ def images(n, shape, seed=0):
 
 @pytest.mark.parametrize("size", [8, 16, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_every_size_and_number_of_channels(channels, size):
+def test_feature_net_accepts_every_size_and_number_of_channels(channels, size):
     extractor = Extractor.of(FeatureNet(channels, 5, (4, 8, 8), 6), "FeatureNet", (channels, size, size), "abcde")
     x = images(5, (channels, size, size))
     found = extractor.describe(x, torch.eye(5)[[0, 3, 1, 1, 2]], batch=2)
@@ -26,21 +26,21 @@ def test_every_size_and_number_of_channels(channels, size):
     torch.testing.assert_close(found.pixels, x / 127.5 - 1)
 
 
-def test_the_wrong_images_and_classes_are_refused():
+def test_extractor_refuses_other_images_and_classes():
     extractor = Extractor.of(FeatureNet(1, 2), "FeatureNet", (1, 32, 32), ("cat", "dog"))
     assert extractor.refuse("Mine", (1, 32, 32), ("cat", "dog")) == ""
     assert "takes images of 1x32x32, and those of Mine are 3x32x32" in extractor.refuse("Mine", (3, 32, 32), ())
-    assert "tells cat, dog, and the classes of Mine are 0, 1" in extractor.refuse("Mine", (1, 32, 32), ("0", "1"))
+    assert "knows cat, dog, and the classes of Mine are 0, 1" in extractor.refuse("Mine", (1, 32, 32), ("0", "1"))
 
 
-def test_a_hash_is_of_the_weights():
+def test_extractor_hash_depends_on_the_weights():
     a, b = FeatureNet(1, 2, (4,), 3), FeatureNet(1, 2, (4,), 3)
     assert fingerprint(a) != fingerprint(b) and len(fingerprint(a)) == 12
     b.load_state_dict(a.state_dict())
     assert fingerprint(a) == fingerprint(b)
 
 
-def test_references_are_kept_with_what_they_are_of(tmp_path):
+def test_references_are_cached_with_their_provenance(tmp_path):
     net = FeatureNet(1, 3, (4,), 5)
     train, test = ((images(n, (1, 8, 8), n), torch.arange(n) % 3) for n in (30, 12))
     first = Evaluator(Extractor.of(net, "Net", (1, 8, 8), "abc"), "Mine", train, test, tmp_path)
@@ -57,7 +57,7 @@ def test_references_are_kept_with_what_they_are_of(tmp_path):
     assert len({e.reference.hash for e in (first, other, fewer)}) == 3
 
 
-def test_labels_have_the_training_sets_shares():
+def test_labels_have_the_training_sets_proportions():
     y = torch.cat([torch.zeros(60), torch.ones(30)]).long()
     judge = Evaluator(Extractor.of(FeatureNet(1, 2, (4,), 3), "Net"), "Mine", (images(90, (1, 8, 8)), y), (images(9, (1, 8, 8)), y[:9]))  # fmt: skip # noqa: E501
     asked = judge.labels(180)
@@ -66,7 +66,7 @@ def test_labels_have_the_training_sets_shares():
     assert [len(judge.warnings(n)) for n in (10, 30)] == [1, 0]
 
 
-def test_samples_are_judged_as_they_are_saved():
+def test_samples_are_measured_in_eight_bits():
     x = torch.linspace(-1.1, 1.1, 4 * 64).view(4, 1, 8, 8)
     assert torch.equal(eight_bits(x), torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2))
 
@@ -98,7 +98,7 @@ def test_inception_is_the_published_network(inception, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 48, 20), (3, 320, 400)])
-def test_images_are_prepared_as_published(shape):
+def test_inception_prepares_images_as_published(shape):
     """clean-fid's own resizing in the mode of the published PyTorch figures: no antialiasing, no rounding."""
     resize = pytest.importorskip("cleanfid.resize").build_resizer("legacy_pytorch")
     x = images(2, shape)
@@ -107,7 +107,7 @@ def test_images_are_prepared_as_published(shape):
     torch.testing.assert_close((prepared(x / 127.5 - 1) + 1) * 127.5, theirs, rtol=0, atol=1e-3)  # of 255
 
 
-def test_the_pools_leave_their_padding_out(inception):
+def test_inception_pools_exclude_their_padding(inception):
     """The two deviations by themselves, in any place: an average over what is there; a maximum in the last block."""
     x, seen = torch.rand(1, 192, 7, 7), {}
     blocks = {"mean": inception.body.Mixed_5b, "max": inception.body.Mixed_7c}
@@ -134,5 +134,5 @@ def test_inception_from_a_file(inception, tmp_path):
         with pytest.raises(error, match="--features Inception:FILE"):
             Inception.load(path)
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="not these weights"):
+    with pytest.raises(ValueError, match="not the expected weights"):
         Inception.load(str(tmp_path / "bad.pth"))

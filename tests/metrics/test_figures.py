@@ -30,7 +30,7 @@ def modes(n, seed, kinds=(0, 1, 2, 3), noise=0.1):
     return features(4 * torch.eye(4)[y] + noise * normal(len(y), 4, seed=seed), y)
 
 
-def test_they_are_found_by_their_names():
+def test_metrics_are_found_by_name():
     assert list(known()) == ["nll", "consistency", "dc", "diversity", "frechet", "is", "kid", "memory", "pr"]
     assert isinstance(metric("KID"), KID) and isinstance(metric("pr"), PrecisionRecall)
     assert isinstance(metric("diffusion.metrics.memory.Memory"), Memory)
@@ -51,7 +51,7 @@ def test_frechet_of_gaussians_is_its_closed_form():
     assert score.value == pytest.approx(5 + 0 + 1 + 0.25, rel=0.01) and low < 6.25 < high and high - low < 0.3
 
 
-def test_the_influence_is_the_derivative():
+def test_frechet_influence_is_the_derivative():
     """Of the distance by the weight of one image, by a finite difference in weighted moments."""
     real, x = Gaussian.of(normal(200, 4)), normal(50, 4, seed=1).double() * 2 + 1
     pull = influence(real, x)
@@ -67,7 +67,7 @@ def test_the_influence_is_the_derivative():
         assert float(pull[k]) == pytest.approx(slope, rel=0.05, abs=0.05)
 
 
-def test_intervals_of_the_frechet_distance_hold_its_mean():
+def test_frechet_intervals_cover_the_mean():
     """Over 60 sets the standard deviation is what the intervals say, with labels whose shares are fixed, too."""
     centres = 3 * normal(5, 8, seed=9)
     y = torch.arange(400) % 5
@@ -84,7 +84,7 @@ def test_intervals_of_the_frechet_distance_hold_its_mean():
     assert blind[1] - blind[0] > 1.5 * (bootstrap(scores[0])[1] - bootstrap(scores[0])[0])
 
 
-def test_kid_is_zero_in_the_mean_where_nothing_differs():
+def test_kid_is_zero_on_average_for_equal_distributions():
     """Over 100 pairs of sets: the mean within 3 of its standard errors, and the errors of the size of the spread."""
     found = [mmd(normal(120, 5, seed=2 * s), normal(120, 5, seed=2 * s + 1)) for s in range(100)]
     values = torch.tensor([v for v, _ in found])
@@ -93,7 +93,7 @@ def test_kid_is_zero_in_the_mean_where_nothing_differs():
     assert 0.9 < float(errors.mean() / values.std()) < 1.8
 
 
-def test_kid_against_all_pairs_at_once():
+def test_kid_matches_the_sum_over_all_pairs():
     x, y = normal(41, 3).double(), normal(33, 3, seed=1).double() + 0.5
     k = lambda a, b: (a @ b.T / 3 + 1) ** 3  # noqa: E731
     xx, yy = (k(v, v).fill_diagonal_(0).sum() / (len(v) * (len(v) - 1)) for v in (x, y))
@@ -104,7 +104,7 @@ def test_kid_against_all_pairs_at_once():
 
 
 @pytest.mark.parametrize("n, D", [(500, 8), (300, 64)])
-def test_parity_with_torchmetrics(n, D):
+def test_metrics_match_torchmetrics(n, D):
     """The same features, the same numbers. Its Frechet distance takes complex eigenvalues; its KID, one subset."""
     fid = pytest.importorskip("torchmetrics.image.fid")
     kid = pytest.importorskip("torchmetrics.image.kid")
@@ -114,7 +114,7 @@ def test_parity_with_torchmetrics(n, D):
     assert mmd(x, y)[0] == pytest.approx(float(kid.poly_mmd(x, y)), rel=1e-6)
 
 
-def test_equal_sets_are_perfect():
+def test_metrics_of_equal_sets_are_perfect():
     x = modes(80, 0)
     for kind in (PrecisionRecall, DensityCoverage):
         for name, score in kind().scores(x, x).items():
@@ -137,7 +137,7 @@ def test_a_dropped_mode_lowers_recall_and_noise_lowers_precision():
     assert bad["density"].value < 0.1 and bad["coverage"].value < 0.2
 
 
-def test_coverage_where_nothing_differs_is_its_closed_form():
+def test_coverage_of_equal_distributions_matches_its_closed_form():
     """1 - C(2n - k - 1, n) / C(2n - 1, n): all n samples are beyond the k nearest. Density is 1 in the mean.
 
     Source: Naeem et al. 2020, arXiv:2002.09797, the expected value of coverage.
@@ -159,7 +159,7 @@ def test_one_outlier_makes_a_large_ball_for_recall_but_not_for_coverage():
     assert DensityCoverage().scores(fake, real)["coverage"].value == pytest.approx(0.25, abs=0.05)
 
 
-def test_inception_score():
+def test_inception_score_matches_its_formula():
     """1 where the classifier never knows, K where it is sure of K classes in equal shares."""
     sure = 100 * torch.eye(5)[torch.arange(50) % 5]
     score = InceptionScore().scores
@@ -180,16 +180,16 @@ def test_consistency_and_its_interval():
     assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.09 / 1000), rel=0.1)
 
 
-def test_what_cannot_be_measured_is_said():
+def test_metrics_state_why_they_do_not_apply():
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     real = Reference(*[features(normal(6, 2), y, torch.zeros(6, 3))] * 2)
     with pytest.raises(ValueError, match="consistency: needs samples with labels"):
         Consistency().figures(features(normal(6, 2)), real)
-    with pytest.raises(ValueError, match="3 classes; this extractor knows 1008"):
+    with pytest.raises(ValueError, match="3 classes; this extractor has 1008"):
         Consistency().figures(features(normal(6, 2), y, torch.zeros(6, 1008)), real)
     with pytest.raises(ValueError, match="pr: needs more than 3 samples"):
         PrecisionRecall().figures(features(normal(3, 2)), real)
-    with pytest.raises(ValueError, match="diversity: needs two samples of a class"):
+    with pytest.raises(ValueError, match="diversity: needs at least two samples of a class"):
         Diversity().figures(features(normal(3, 2), torch.arange(3)), real)
 
 
@@ -212,7 +212,7 @@ def test_nearest_neighbours_are_exact():
     torch.testing.assert_close(radii(x, 3), own.sort(dim=1).values[:, 3])
 
 
-def test_the_alert_of_memory():
+def test_memory_alert_needs_many_close_copies():
     """Copies with a little noise trip it; new images do not, nor do a fifth of copies, nor ones that are further."""
     train, test, new = (modes(n, s, noise=1.0) for n, s in ((400, 0), (200, 1), (400, 2)))
     real = Reference(train, test)
@@ -231,7 +231,7 @@ def test_the_alert_of_memory():
     assert not told(few)[1] and not told(features(3 * new.features, new.labels))[1]
 
 
-def test_figures_are_held_against_the_test_set_at_equal_numbers():
+def test_figures_match_the_test_set_at_equal_numbers():
     class Count(Metric):
         key, better = "count", {"count": "high"}
 

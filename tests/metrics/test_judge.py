@@ -13,11 +13,11 @@ def judge():
     return judge
 
 
-def test_it_is_right_on_digits_it_never_saw(judge):
+def test_judge_is_accurate_on_unseen_digits(judge):
     assert judge.accuracy > 0.97
 
 
-def test_the_real_digits_are_the_measure(judge):
+def test_judge_scores_real_digits_as_the_unit(judge):
     """Of the training digits themselves the distance is 0, the spread 1 and the nearest one the same image."""
     x, y = judge.train
     assert judge.floor > 1
@@ -27,7 +27,7 @@ def test_the_real_digits_are_the_measure(judge):
     assert judge.agrees(x, y).float().mean() > 0.99
 
 
-def test_bad_pictures_are_seen(judge):
+def test_judge_detects_bad_pictures(judge):
     """Wrong labels, noise, one image a class, and half the contrast."""
     x, y = judge.test
     assert judge.agrees(x, (y + 1) % 10).float().mean() < 0.03
@@ -38,7 +38,7 @@ def test_bad_pictures_are_seen(judge):
     assert judge.spread(x / 2, y).max() < 0.6
 
 
-def test_the_error_is_the_spread_between_sets(judge):
+def test_judge_error_is_the_spread_between_sets(judge):
     """The standard deviation of the distance over 30 disjoint sets of 1,000 features, against what one set guesses."""
     g = torch.Generator().manual_seed(0)
     values, vectors = torch.linalg.eigh(judge.real.cov)  # some features are dead: no Cholesky factor

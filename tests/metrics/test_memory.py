@@ -35,7 +35,7 @@ def trained(images, y, steps, batch=32):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit, alarm", [(32, True), (0, False)])
-def test_learning_by_heart_trips_the_alert(limit, alarm):
+def test_memorising_the_training_set_raises_the_alert(limit, alarm):
     data = Digits(limit=limit)
     images, y = data.arrays("train")
     model = trained(images, y, 2000)

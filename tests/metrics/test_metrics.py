@@ -13,7 +13,7 @@ def test_frechet_of_known_gaussians():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
 
 
-def test_frechet_against_the_matrix_square_root():
+def test_frechet_matches_the_matrix_square_root():
     linalg = pytest.importorskip("scipy.linalg")
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(300, 12, generator=g) @ torch.randn(12, 12, generator=g) + k for k in (0, 0.3))
@@ -24,7 +24,7 @@ def test_frechet_against_the_matrix_square_root():
     np.testing.assert_allclose(a.cov, np.cov(x.double().numpy(), rowvar=False), rtol=1e-10)
 
 
-def test_frechet_with_dead_features_is_a_number():
+def test_frechet_with_constant_features_is_finite():
     x = torch.randn(50, 4) * torch.tensor([1.0, 1, 0, 0])
     assert frechet_distance(Gaussian.of(x), Gaussian.of(x + torch.tensor([2.0, 0, 0, 0]))) == pytest.approx(4, rel=1e-6)
     with pytest.raises(ValueError, match="at least 2"):

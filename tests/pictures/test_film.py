@@ -124,7 +124,7 @@ def test_gif_of_few_colours_is_exact_and_has_one_palette(tmp_path):
     assert data[10] & 0x80 and not data[first + 9] & 0x80  # a global colour table, and no local one
 
 
-def test_gif_of_many_colours_is_near(tmp_path):
+def test_gif_of_many_colours_is_close(tmp_path):
     """256 colours of 42 million voxels that move along a plane: an error of 5 would be 16 levels a channel."""
     frames = smooth(12, 64, 64, 3)
     seen = read(pictures.save_film(frames, tmp_path / "a.gif"))
@@ -225,7 +225,7 @@ def test_animated_images_repeat_endlessly(suffix, tmp_path):
         assert struct.unpack(">II", chunks(path, b"acTL")[0]) == (3, 0)
 
 
-def test_frames_narrow_as_channels_are_no_channels(tmp_path):
+def test_frames_three_pixels_wide_are_not_mistaken_for_channels(tmp_path):
     """Grey frames 3 pixels wide look like colour to a writer that guesses."""
     frames = noise(4, (5, 3, 1))
     for suffix in IMAGES:
@@ -233,7 +233,7 @@ def test_frames_narrow_as_channels_are_no_channels(tmp_path):
         assert all(np.array_equal(f, rgba(g)) for (f, *_), g in zip(seen, frames, strict=True))
 
 
-def test_upper_case_suffix(tmp_path):
+def test_film_accepts_an_upper_case_suffix(tmp_path):
     for suffix in ALL:
         path = pictures.save_film(iter(smooth(3, 16, 16, 3)), tmp_path / f"A{suffix.upper()}", hold=0)
         assert path.name == f"A{suffix.upper()}" and path.stat().st_size > 100
@@ -248,7 +248,7 @@ def test_upper_case_suffix(tmp_path):
     (".gif", 0, 1), (".gif", 51, 1), (".gif", 10, -1), (".gif", 10, 700), (".gif", float("nan"), 1),
     (".gif", 10, float("nan")), (".webp", 61, 1), (".png", 10, 65), (".mp4", 121, 1), (".webm", 0.001, 1),
 ])  # fmt: skip
-def test_timing_that_a_format_cannot_store(suffix, fps, hold, tmp_path):
+def test_film_refuses_timing_that_the_format_cannot_store(suffix, fps, hold, tmp_path):
     with pytest.raises(ValueError, match=rf"\{suffix}: fps must lie in"):
         pictures.save_film([np.zeros((2, 2, 1), np.uint8)], tmp_path / f"a{suffix}", fps, hold)
     assert not list(tmp_path.iterdir())
@@ -270,13 +270,13 @@ def test_gif_of_equal_frames_longer_than_its_field(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a", "gif"])
-def test_unknown_suffix(name, tmp_path):
+def test_film_refuses_an_unknown_suffix(name, tmp_path):
     with pytest.raises(ValueError, match=r"wanted \.gif, \.mp4, \.webm, \.webp, \.png, got"):
         pictures.save_film(noise(2, (4, 4, 3)), tmp_path / name)
 
 
-def test_no_frames_and_frames_of_two_shapes(tmp_path):
-    with pytest.raises(ValueError, match="film: there are no frames"):
+def test_film_refuses_no_frames_and_frames_of_two_shapes(tmp_path):
+    with pytest.raises(ValueError, match="film: no frames"):
         pictures.save_film([], tmp_path / "a.gif")
     with pytest.raises(ValueError, match=r"one shape.*\(4, 4, 3\) and \(4, 5, 3\)"):
         pictures.save_film(noise(1, (4, 4, 3)) + noise(1, (4, 5, 3)), tmp_path / "a.gif")
@@ -294,7 +294,7 @@ def test_video_without_av_names_the_extra(suffix, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("suffix", ALL)
-def test_film_is_written_whole_or_not_at_all(suffix, there, tmp_path, monkeypatch):
+def test_film_is_written_atomically(suffix, there, tmp_path, monkeypatch):
     """The disk is full in the middle: no part of a film stays, and an old file is as it was."""
     path, frames = tmp_path / f"a{suffix}", smooth(6, 32, 32, 3)
     if there:

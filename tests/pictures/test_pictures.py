@@ -5,14 +5,14 @@ from PIL import Image
 from diffusion import pictures
 
 
-def test_scaling_is_fixed_and_rounded():
+def test_to_uint8_scales_by_a_fixed_range_and_rounds():
     x = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]).view(1, 1, 1, 6)
     assert pictures.to_uint8(x).flatten().tolist() == [0, 0, 128, 191, 255, 255]
     # A dim image stays dim: nothing is stretched to its own extremes, and a constant one is no NaN.
     assert pictures.to_uint8(torch.full((1, 3, 2, 2), -0.5)).max() == 64
 
 
-def test_round_trip_with_the_data():
+def test_to_uint8_inverts_the_scaling_of_the_data():
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert np.array_equal(pictures.to_uint8(pixels.float() / 127.5 - 1)[0, ..., 0], pixels[0, 0].numpy())
 
@@ -34,7 +34,7 @@ def test_png_of_any_channels(tmp_path):
         assert np.array_equal(seen, image if channels in (3, 4) else image[..., 0])
 
 
-def test_quality_against_seconds():
+def test_quality_plot_against_seconds():
     figure = {"metric": "frechet", "value": 2.0, "low": 1.0, "high": 3.0, "better": "low", "floor": 1, "n": 40, "m": 40,
               "weights": "ema"}  # fmt: skip
     records = [

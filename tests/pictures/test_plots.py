@@ -10,7 +10,7 @@ from diffusion.noise import VE, Cosine, Flow, Linear
 from diffusion.pictures import plots
 
 
-def test_schedules_are_drawn_as_they_are():
+def test_schedules_plot_matches_the_schedules():
     made = plots.schedules({"linear": Linear(), "ve": VE()})
     kept, added, snr = (axes.lines for axes in made.axes)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -22,7 +22,7 @@ def test_schedules_are_drawn_as_they_are():
     assert [t.get_text() for t in made.axes[0].get_legend().get_texts()] == ["linear", "ve"]
 
 
-def test_an_image_on_its_way_to_noise():
+def test_noised_plot_matches_the_schedule():
     x0 = torch.full((1, 4, 4), 0.5)
     made = plots.noised(x0, {"flow": Flow(), "cosine": Cosine()}, [0, 0.5, 1])
     assert len(made.axes) == 6 and made.axes[1].get_title() == "t = 0.5"
@@ -70,7 +70,7 @@ def test_lines_are_their_points():
     assert made.lines[2].get_xdata() == [1, 1] and made.get_ylim()[0] == 0
 
 
-def test_points_and_their_film():
+def test_points_plot_and_film_match_their_points():
     x = torch.tensor([[0.5, -1.0], [1.0, 1.0]])
     made = plots.points({"a": x, "b": x.view(2, 2, 1, 1)})
     assert [a.collections[0].get_offsets().tolist() for a in made.axes] == [x.tolist()] * 2

@@ -81,7 +81,7 @@ def test_processes_that_lightning_starts_are_told_the_run(environment, monkeypat
     os.environ.pop(launch.DECIDED)
 
 
-def test_several_machines_want_a_launcher(environment, tmp_path):
+def test_several_machines_require_a_launcher(environment, tmp_path):
     environment({})
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, num_nodes=2, logger=False, enable_checkpointing=False,

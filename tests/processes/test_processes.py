@@ -76,7 +76,7 @@ def test_losses_and_accuracy_are_those_of_one_process(two, one):
 
 
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
-def test_a_run_goes_on_in_another_number_of_processes(before, after, two, one, tmp_path):
+def test_a_run_resumes_with_another_number_of_processes(before, after, two, one, tmp_path):
     """Weights, averages and optimizer to the bit; the images of the epoch that are left, once each; then whole ones."""
     folder = (one, two)[before - 1][0]
     step = 3 if before == 2 else 5
@@ -103,7 +103,7 @@ def test_a_run_goes_on_in_another_number_of_processes(before, after, two, one, t
     assert [s for s, _ in parts[0]["validated"]] == [steps, steps + whole // (24 * after)]  # at each epoch's end
 
 
-def test_a_nan_of_one_process_is_the_business_of_all(tmp_path):
+def test_a_nan_on_one_rank_makes_all_ranks_skip_the_step(tmp_path):
     said = run(2, work.poisoned, tmp_path, str(tmp_path))
     a, b = (torch.load(tmp_path / f"seen{rank}.pt") for rank in range(2))
     assert a["used"] == b["used"] == [3] and said.count("go back to those of step 2") == 1, said

@@ -52,7 +52,7 @@ def test_a_forked_child_does_not_keep_its_parent_s_lock(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+def test_lock_holds_nothing_on_a_system_without_locks(tmp_path, monkeypatch):
     def unsupported(*args):
         raise OSError(95, "Operation not supported")
 

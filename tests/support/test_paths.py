@@ -41,7 +41,7 @@ def told(facts):
     (paths.run_root, "", [("DIFFUSION_OUT", ""), ("SM_MODEL_DIR", "/checkpoints")]),
     (paths.cache_root, None, [("DIFFUSION_CACHE", "")]),
 ])  # fmt: skip
-def test_the_order_of_precedence(place, chosen, order, monkeypatch, tmp_path):
+def test_paths_follow_argument_then_environment_then_default(place, chosen, order, monkeypatch, tmp_path):
     """From the last resort up, each step wins over all before it; none is the current folder."""
     last = {paths.data_root: REPO / "data", paths.run_root: REPO / "lightning_logs"}
     assert place() == last.get(place, tmp_path / "home/.cache/litdiffusion")
@@ -54,12 +54,12 @@ def test_the_order_of_precedence(place, chosen, order, monkeypatch, tmp_path):
         assert place("") == place()
 
 
-def test_a_jobs_runs_go_where_sagemaker_syncs(monkeypatch):
+def test_runs_of_a_training_job_go_to_the_synced_folder(monkeypatch):
     monkeypatch.setenv("SM_MODEL_DIR", "/opt/ml/model")
     assert paths.run_root() == Path("/opt/ml/checkpoints")
 
 
-def test_data_sets_and_runs_ask_here(monkeypatch, tmp_path, capsys):
+def test_data_sets_and_runs_use_the_configured_roots(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path / "sets"))
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path / "outs"))
     assert MNIST().folder == tmp_path / "sets" and MNIST(root="mine").folder == tmp_path / "mine"
@@ -73,7 +73,7 @@ def test_data_sets_and_runs_ask_here(monkeypatch, tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} <= {"outs", "here", "home"}, "nothing is written by accident"
 
 
-def test_no_file_names_the_current_folder():
+def test_no_module_depends_on_the_current_directory():
     """`lightning_logs` and `data` are resolved in paths.py alone; the current folder is only shown, and searched for
     modules of the user's."""
     allowed = {"paths.py", "cli.py", "console.py"}
@@ -91,7 +91,7 @@ def test_no_file_names_the_current_folder():
     (STUDIO, "Studio", "/jupyterlab/default/proxy/6006/"),
     (STUDIO | {"AppType": "KernelGateway"}, "Studio", "/jupyter/default/proxy/6006/"),
 ])  # fmt: skip
-def test_where_this_runs_and_where_tensorboard_is(facts, where, address, monkeypatch):
+def test_sagemaker_environment_and_tensorboard_address(facts, where, address, monkeypatch):
     if facts is not None:
         told(facts)
     assert paths.home() == where and paths.tensorboard_address() == address
@@ -104,7 +104,7 @@ def test_where_this_runs_and_where_tensorboard_is(facts, where, address, monkeyp
     assert paths.home() == "training job" and board(Path("a/b")).endswith("--logdir a")
 
 
-def test_doctor_says_where_it_is_and_what_a_stop_takes(monkeypatch, tmp_path, capsys):
+def test_doctor_reports_the_environment_and_what_a_stop_loses(monkeypatch, tmp_path, capsys):
     told(INSTANCE)
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path / "runs"))
     assert main(["doctor"]) == 1

@@ -67,7 +67,7 @@ def test_the_second_ctrl_c_raises_at_once(listener):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_part_that_may_be_cut_short(listener):
+def test_acting_raises_inside_and_restores_the_state_after(listener):
     listener.wait()
     with pytest.raises(Stopped), listener.acting():
         signal.raise_signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ sys.exit(7)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("state", ["ends", "wait", "over"])
-def test_a_process_that_is_a_command(state, number):
+def test_process_handles_signals_through_its_whole_life(state, number):
     """At once with the signal's code before anything is created; afterwards its own code, to the interpreter's end."""
     done = subprocess.run([sys.executable, "-c", COMMAND, str(int(number)), state], capture_output=True, text=True)
     ended = state == "ends"
