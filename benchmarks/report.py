@@ -50,8 +50,8 @@ def text(rows: list[dict], reference: dict, results: dict, command: str, plot: P
 {setting["n"]:,} digits per row, a tenth of each class, the same starting noise in every row, guidance scale \
 {scale:g}, each sampler with its own defaults (grid "trailing") except `steps`; network evaluations in \
 {BITS[setting["precision"]]}. The judge is the demo's: a classifier of the real digits that took no part in training, \
-right on {results["accuracy"]:.1%} of the test digits; the floor is the Frechet distance of test to training digits in its \
-features, {floor:.2f}.
+right on {results["accuracy"]:.1%} of the test digits; the floor is the Frechet distance of test to training digits \
+in its features, {floor:.2f}.
 
 - **evaluations**: network calls per image, counted during sampling. A guided call uses a batch of twice the size \
 and counts as one.
