@@ -47,24 +47,24 @@ def text(rows: list[dict], reference: dict, results: dict, command: str, plot: P
 ![Frechet distance against network evaluations]({plot.as_posix()})
 
 `{command}` on {results["machine"]}: one digits model (schedule {schedule}, target {target}, EMA weights), \
-{setting["n"]:,} digits a row, a tenth of each class, the same starting noise in every row, guidance scale \
-{scale:g}, each sampler with its own defaults (grid "trailing") but for `steps`; network calls in \
-{BITS[setting["precision"]]}. The judge is the demo's: a classifier of the real digits that took no part, right on \
-{results["accuracy"]:.1%} of the test digits; the floor is the Frechet distance of test to training digits in its \
-features, {floor:.2f}.
+{setting["n"]:,} digits per row, a tenth of each class, the same starting noise in every row, guidance scale \
+{scale:g}, each sampler with its own defaults (grid "trailing") except `steps`; network evaluations in \
+{BITS[setting["precision"]]}. The judge is the demo's: a classifier of the real digits that took no part in training, \
+right on {results["accuracy"]:.1%} of the test digits; the floor is the Frechet distance of test to training digits \
+in its features, {floor:.2f}.
 
-- **evaluations**: calls of the network an image, counted as they were made. A guided call works on a doubled batch \
+- **evaluations**: network calls per image, counted during sampling. A guided call uses a batch of twice the size \
 and counts as one.
-- **agreement**: per cent of the samples that the judge sees as the digit asked for.
-- **Frechet**: distance to the training digits, in units of the floor and plain; below 1 is closer than the test \
+- **agreement**: percentage of the samples that the judge classifies as the requested digit.
+- **Frechet**: distance to the training digits, in units of the floor and absolute; below 1 is closer than the test \
 digits, of which there are fewer.
-- **±**: 95 % intervals over sets of {setting["n"]:,} samples, by the jackknife for Frechet (20 groups; rather too \
-wide than too narrow). They do not cover training another model or another judge.
-- **spread**: distance between two samples of a class, in per cent of that between real digits.
+- **±**: 95 % intervals over sets of {setting["n"]:,} samples, by the jackknife for Frechet (20 groups; more \
+likely too wide than too narrow). They do not cover training another model or another judge.
+- **spread**: distance between two samples of a class, as a percentage of that between real digits.
 - **against {name(reference)} {steps(reference):,}**: "equal" where neither agreement nor Frechet is worse beyond a 95 \
-% interval of the difference, "better" where Frechet is better beyond it too, else "worse". So many \
-digits do not show a difference in Frechet below about {blind(rows, reference) / floor:.2f} of the floor: "equal" \
-means no further apart than that.
+% interval of the difference, "better" where Frechet is better beyond it too, else "worse". This \
+number of digits cannot resolve a difference in Frechet below about {blind(rows, reference) / floor:.2f} of the \
+floor: "equal" means no further apart than that.
 
 | sampler | steps | evaluations | agreement % | Frechet / floor | Frechet | spread % | against {name(reference)} \
 {steps(reference):,} |
@@ -119,11 +119,11 @@ def sentence(rows: list[dict], reference: dict, floor: float) -> str:
     )
     if not few:
         return f"{what} Nothing was measured with {low} to {high} evaluations."
-    nearest = f"The nearest in Frechet distance: {told(min(few, key=rank))}."
+    nearest = f"The closest in Frechet distance: {told(min(few, key=rank))}."
     if not good:
         return f"{what} No sampler equals it with {low} to {high} evaluations. {nearest}"
     equals = "; ".join(f"at {n} {', '.join(sorted(names))}" for n, names in sorted(good.items()))
-    return f"{what} Equal to it or better within 95 % intervals of the differences: {equals}. {nearest}"
+    return f"{what} Equal or better, by 95 % intervals of the differences: {equals}. {nearest}"
 
 
 def rank(row: dict) -> float:
@@ -152,7 +152,7 @@ def draw(rows: list[dict], reference: dict, floor: float, path: Path) -> None:
         x, y = zip(*points, strict=True)
         color = colors((2 * i + i // 10) % 20)
         axes.plot(x, y, marker="osD^v<>Pp*hX"[i % 12], ms=5, lw=1.3, color=color, label=", ".join(lines[points]))
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel="Frechet distance / floor")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel="Frechet distance / floor")
     for axis, ticks in (
         (axes.xaxis, (10, 20, 50, 100, 200, 500)),
         (axes.yaxis, (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)),

@@ -410,7 +410,7 @@ def test_the_lifecycle_script_never_keeps_an_instance_from_starting(sagemaker):
     done = subprocess.run(
         ["bash", str(ROOT / "docs/sagemaker/on-start.sh")], cwd="/", env=env, capture_output=True, text=True
     )
-    assert done.returncode == 0 and done.stdout == "LitDiffusion: the kernel is not brought back\n"
+    assert done.returncode == 0 and done.stdout == "LitDiffusion: the kernel is not restored\n"
     assert len((ROOT / "docs/sagemaker/on-start.sh").read_text()) < 16384  # SageMaker's limit
 
 

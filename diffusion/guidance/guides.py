@@ -90,8 +90,8 @@ class ClassifierGuidance(Guidance):
         x0 += sigma^2 / alpha strength grad_x log p(y | x_t),        eps = (x - alpha x0) / sigma
 
     strength = scale for an unconditional network and scale - 1 for a conditional one: p(x) p(y | x)^scale at each
-    level either way, as in ClassifierFree. The paper's s is `strength`. One forward and backward pass through the classifier
-    per evaluation; contexts count as class weights.
+    level either way, as in ClassifierFree. The paper's s is `strength`. One forward and backward pass through the
+    classifier per evaluation; contexts count as class weights.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, eq. 10-14 and alg. 2.
 
     Args:

@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 PLAIN = (bool, int, float, str, type(None))
-PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # with classes that a configuration may name
+PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # that a configuration names
 NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # packages whose classes no file may instantiate
 MOVED = {  # modules named by checkpoints and configurations of version 0.1 -> their present names
     "diffusion.targets": "diffusion.denoiser.targets",

@@ -300,7 +300,7 @@ def test_every_schedule_s_clock_is_heard(span):
     (lambda: UNet(attention=(4,)), "attention at levels 0 .. 3"),
     (lambda: UNet(width=80), "head_width 64 does not divide 160 channels"),
     (lambda: UNet(width=30), "multiple of 4"),
-    (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "DiT: 8x6 is not divisible by 4; pad to 8x8"),
+    (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "8x6 is not divisible by 4; pad to 8x8"),
     (lambda: DiT(width=30), "a width that 4 divides"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "made for images of size [1, 1], got [3, 1]"),
