@@ -229,7 +229,7 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
         raise Interrupted(folder) from None
     except Exception as error:
         gone = not folder.exists() or trainer.global_step and not (folder / CONFIG).exists()
-        if isinstance(error, OSError) and trainer.is_global_zero and gone:
+        if run.writes and gone:  # whatever was the first to notice
             said = f"{folder}: the run's folder was removed while it trained"
             if runs.checkpoints(folder):
                 said += f"; its last state was saved there once more, go on with --resume {shown(folder)}"

@@ -68,7 +68,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        removed = isinstance(exception, OSError) and trainer.log_dir and self._removed(Path(trainer.log_dir))
+        # An error of any kind: Lightning makes a ValueError of what TensorBoard's writer says.
+        removed = isinstance(exception, Exception) and trainer.log_dir and self._removed(Path(trainer.log_dir))
         if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
             return  # of an error in mid-step nothing is known; the last good file stays
         if getattr(exception, "validating", False):
