@@ -25,6 +25,7 @@ from diffusion.training import launch, pace, precision, report
 from diffusion.training.build import DiffusionCLI, quiet
 from diffusion.training.callbacks import Budget, Evaluation, Lines, Ranks, Rate, Signals
 from diffusion.training.callbacks.budget import seconds
+from diffusion.training.callbacks.checkpoint import of_a_file
 from diffusion.training.callbacks.progress import Live
 from diffusion.training.classifier_of import train_classifier
 from diffusion.training.compare import differences, hparams_of
@@ -229,7 +230,7 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
         raise Interrupted(folder) from None
     except Exception as error:
         gone = not folder.exists() or trainer.global_step and not (folder / CONFIG).exists()
-        if isinstance(error, OSError) and trainer.is_global_zero and gone:
+        if of_a_file(error) and trainer.is_global_zero and gone:
             said = f"{folder}: the run's folder was removed while it trained"
             if runs.checkpoints(folder):
                 said += f"; its last state was saved there once more, go on with --resume {shown(folder)}"

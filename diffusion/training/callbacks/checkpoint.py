@@ -68,7 +68,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        removed = isinstance(exception, OSError) and trainer.log_dir and self._removed(Path(trainer.log_dir))
+        removed = of_a_file(exception) and trainer.log_dir and self._removed(Path(trainer.log_dir))
         if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
             return  # of an error in mid-step nothing is known; the last good file stays
         if getattr(exception, "validating", False):
@@ -116,6 +116,11 @@ class Checkpoint(pl.callbacks.Checkpoint):
                 logger.save()
         if trainer.log_dir is not None:
             checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
+
+
+def of_a_file(error: BaseException) -> bool:
+    """Whether a file caused an error. Lightning raises a ValueError from what TensorBoard's thread met."""
+    return isinstance(error, OSError) or isinstance(error.__cause__, OSError)
 
 
 def in_validation(loops: dict) -> dict:
