@@ -40,7 +40,7 @@ class Lock:
         except OSError:  # some network file systems
             os.close(handle)
             return
-        self._handle = handle
+        self._handle, self._owner = handle, os.getpid()
         HELD.add(self)
 
     def __repr__(self) -> str:
@@ -50,6 +50,8 @@ class Lock:
         """Release the lock."""
         HELD.discard(self)
         if self._handle is not None:
+            if self._owner == os.getpid():  # for a forked child that has not closed its copy yet; a child closes alone
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None
 
