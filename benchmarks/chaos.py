@@ -1,16 +1,16 @@
-"""Kill a training run again and again, and see whether it ends as if nothing had happened.
+"""Kill a training run repeatedly, and check that it ends as if nothing had happened.
 
     python benchmarks/chaos.py [--kills 50] [--runs 1] [--at-once 1] [--out chaos.md]
 
-A short run is trained once without a break. Then the same command, with --resume auto, is started and killed (SIGKILL,
-which no program can notice) at random times, and at last left to end. The times are spread over the start of the
-program, training with a checkpoint every second step, the writing of files, validation and the start of the first steps
-after a resume: half of the kills wait for a random time, half for a random step or a file that is being written. Each
-try is a fork of one process that has imported the package, so that a kill costs a second and not the time of imports.
+A short run is trained once without interruption. Then the same command, with --resume auto, is started and killed
+(SIGKILL, which a program cannot handle) at random times, and finally left to finish. The times cover startup, training
+with a checkpoint every second step, the writing of files, validation and the first steps after a resume: half of the
+kills wait for a random time, half for a random step or a file that is being written. Each try is a fork of one process
+that has imported the package, so that a kill costs a second rather than the time of the imports.
 
-A run is lost when a try finds no checkpoint though there was one, begins another folder, ends with an error, or ends
-otherwise than the unbroken one. Everything of the two last checkpoints is compared, and the curves. With --runs the
-whole is done so many times, each with its own seed and some of them side by side, so that the machine is busy.
+A run is lost if a try does not find an existing checkpoint, starts another folder, fails, or ends differently from the
+uninterrupted one. The two last checkpoints are compared completely, and the curves. --runs repeats the bench, each time
+with its own seed and some of them in parallel, so that the machine is busy.
 """
 
 import argparse
@@ -51,7 +51,7 @@ RUN = [
 
 
 def start(out: Path) -> int:
-    """Begin the run, or go on with it, in a process of its own; its number."""
+    """Start or resume the run in a child process; returns its id."""
     process = os.fork()
     if process:
         return process
@@ -77,12 +77,12 @@ def newest(out: Path) -> int:
 
 
 def writing(out: Path) -> bool:
-    """Is a checkpoint being written just now?"""
+    """Whether a checkpoint is being written."""
     return any(out.glob("digits/version_*/checkpoints/.*.tmp-*"))
 
 
 def kill(out: Path, kind: str, draw: random.Random) -> str:
-    """Start, wait for the moment, kill. What was hit."""
+    """Start, wait for the chosen moment, kill; returns what was hit."""
     before, began = newest(out), time.perf_counter()
     process = start(out)
     moment = draw.uniform(0, 4.0)
@@ -104,7 +104,7 @@ def kill(out: Path, kind: str, draw: random.Random) -> str:
 
 
 def contents(run: Path) -> dict:
-    """Everything of the last checkpoint that belongs to training, by its path in it."""
+    """The training state in the last checkpoint, by its path."""
 
     def walk(value: object, name: str) -> dict:
         if isinstance(value, dict):
@@ -123,7 +123,7 @@ def contents(run: Path) -> dict:
 
 
 def curves(run: Path) -> dict:
-    """Every curve but that of the speed: its points as (step, value)."""
+    """The points (step, value) of every curve except that of the speed."""
     events = EventAccumulator(str(run)).Reload()
     return {
         tag: [(e.step, e.value) for e in events.Scalars(tag)]
@@ -137,7 +137,7 @@ def equal(a: object, b: object) -> bool:
 
 
 def bench(kills: int, seed: int, folder: Path) -> dict:
-    """The whole bench; what came of it."""
+    """Run the bench; returns its result."""
     draw = random.Random(seed)
     whole, broken = folder / "whole", folder / "broken"
     whole.mkdir(), broken.mkdir()
@@ -151,7 +151,7 @@ def bench(kills: int, seed: int, folder: Path) -> dict:
     while done < kills:
         before = newest(broken)
         hit = kill(broken, kinds[done], draw)
-        if hit == "the end":  # it was quicker than the kill: the run is complete, so begin another
+        if hit == "the end":  # the run finished before the kill: start another
             ends += 1
             lost += not report(whole, broken)["equal"]
             broken = folder / f"broken{ends}"
@@ -173,7 +173,7 @@ def bench(kills: int, seed: int, folder: Path) -> dict:
 
 
 def report(whole: Path, broken: Path) -> dict:
-    """How the two runs compare."""
+    """The comparison of the two runs."""
     last = next(run for run in reversed(runs.versions(broken / "digits")) if runs.checkpoints(run))
     a, b = contents(whole / "digits" / "version_0"), contents(last)
     lines, again = curves(whole / "digits" / "version_0"), curves(last)
@@ -207,7 +207,7 @@ def table(found: dict) -> str:
 
 
 def many(count: int, at_once: int, kills: int, seed: int) -> list[dict]:
-    """The bench so many times, in processes of their own; what came of each."""
+    """Run the bench several times in child processes; returns each result."""
 
     def one(k: int) -> dict:
         with tempfile.TemporaryDirectory() as folder:
@@ -251,12 +251,12 @@ def write(path: Path, text: str, command: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=50, help="default 50")
-    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills (default 0)")
-    parser.add_argument("--runs", type=int, default=1, help="benches, each with the next seed (default 1)")
-    parser.add_argument("--at-once", type=int, default=1, help="benches side by side (default 1)")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times (default 0)")
+    parser.add_argument("--runs", type=int, default=1, help="number of benches, each with the next seed (default 1)")
+    parser.add_argument("--at-once", type=int, default=1, help="benches in parallel (default 1)")
     parser.add_argument("--out", type=Path, help="also write the table to this .md file")
-    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # what was found, for the process that asked
+    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # the result, for the parent process
     args = parser.parse_args()
     command = f"python benchmarks/chaos.py --kills {args.kills} --seed {args.seed}"
     if args.runs > 1:

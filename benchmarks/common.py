@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides timed in turn, ratios with their error, results that say what they ran on."""
+"""Shared by the benchmarks: alternating timings, ratios with standard errors, results with their machine."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class RandomGrey(ImageData):
-    """Random 1x32x32 images of ten classes: what a benchmark trains on where only time counts."""
+    """Random 1x32x32 images of ten classes, for benchmarks of speed."""
 
     channels, size, class_names = 1, 32, tuple("0123456789")
     count = 2048
@@ -36,7 +36,7 @@ class RandomColour(RandomGrey):
 
 
 def machine() -> str:
-    """What this runs on, in words."""
+    """Description of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     chip = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores} CPU cores"
     threads = torch.get_num_threads()
@@ -46,20 +46,20 @@ def machine() -> str:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes that Linux gives this process, now and at most so far."""
+    """Resident memory of this process in bytes, current and peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     now, most = (int(lines[k].split()[0]) * 1024 for k in ("VmRSS", "VmHWM"))
     return now, most
 
 
 def wait() -> None:
-    """Until the device has done what it was asked for."""
+    """Wait for the device to finish."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a piece of work takes, on the device too."""
+    """Duration of a piece of work in seconds, including the device."""
     wait()
     begun = time.perf_counter()
     work()
@@ -68,7 +68,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side in each round, each after one round that warms up; every second round in reverse order."""
+    """Seconds of each side in each round, after one warm-up round; every second round in reverse order."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for k in range(rounds + 1):
         for name in list(sides)[:: 1 if k % 2 else -1]:
@@ -91,12 +91,12 @@ def ratio(a: list[float], b: list[float]) -> tuple[float, float]:
 
 
 def said(pair: tuple[float, float], digits: int = 3) -> str:
-    """A ratio with its error, where there were rounds enough to know it."""
+    """A ratio with its standard error, if there were enough rounds to estimate it."""
     return f"{pair[0]:.{digits}f}" + (f" +- {pair[1]:.{digits}f}" if pair[1] == pair[1] else "")
 
 
 def save(name: str, results: dict) -> Path:
-    """Keep results with machine and date; one file a benchmark and kind of machine."""
+    """Save results with machine and date; one file per benchmark and kind of machine."""
     kind = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{kind}.json"
     path.parent.mkdir(exist_ok=True)

@@ -1,10 +1,10 @@
-"""What the diagnostics cost: one training on the digits, with them and without in turn, a block of steps each.
+"""The cost of diagnostics: one training run on the digits, alternating blocks of steps with and without them.
 
     python benchmarks/diagnostics.py [--pairs 40] [--widths 32 64 64]
 
-A block is as many steps as lie between two logs, so that each block with diagnostics has one. Neighbouring blocks are
-compared, each order as often, and the median of the ratios is reported with its standard error: what else the machine
-does passes over both. The time of the process on the CPU is compared too, which other processes hardly touch.
+A block is the number of steps between two logs, so that each block with diagnostics has one. Neighbouring blocks are
+compared, in both orders equally often, and the median ratio is reported with its standard error, so that other load on
+the machine affects both. CPU time is compared too, which other processes hardly affect.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BLOCK = 20  # steps, the default of trainer.log_every_n_steps
 
 
 class Alternate(pl.Callback):
-    """Passes the hooks of a step on to the diagnostics in every second block, and times the blocks."""
+    """Forwards a step's hooks to the diagnostics in every second block, and times the blocks."""
 
     def __init__(self, diagnostics: Diagnostics) -> None:
         self.diagnostics, self.on, self.inside = diagnostics, False, 0.0

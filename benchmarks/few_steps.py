@@ -1,8 +1,8 @@
-"""DDIM with few steps against DDPM with all of its own, one model, in one run: seconds, ratio, and both sheets.
+"""DDIM with few steps against DDPM with all steps, for one model: seconds, ratio, and both sheets.
 
     python -m benchmarks.few_steps RUN [--n 32] [--ddim 25] [--ddpm 500] [--rounds 2] [--scale 1] [--out few_steps.png]
 
-The sheet has DDIM's pictures above and DDPM's below, of the same noise, classes in turn.
+The sheet shows DDIM's images above DDPM's, from the same noise, classes in turn.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""How well a GPU is used: model FLOPs over the measured peak, MNIST's ten epochs, and loss at equal wall-clock.
+"""GPU utilisation: model FLOPs over the measured peak, ten epochs of MNIST, and loss at equal wall-clock time.
 
     python -m benchmarks.gpu flops [--batch 128 512 2048] [--compile default]
     python -m benchmarks.gpu mnist [--epochs 10] [--out runs]       needs MNIST's files in $DIFFUSION_DATA
-    python -m benchmarks.gpu race [--minutes 3] [--out runs]        the same, and trains two sides one after the other
+    python -m benchmarks.gpu race [--minutes 3] [--out runs]        likewise; trains two sides one after the other
 
 flops: the FLOPs of forward and backward pass (three times the forward pass's, counted by torch) of a training step in
-bf16, by the time that it takes, over the speed of this device's best bf16 matrix product of 2^10 .. 2^13. mnist: the
+bf16, divided by its time, relative to this device's fastest bf16 matrix product of 2^10 .. 2^13. mnist: the
 reference network through `diffusion fit`, with its time, val/loss, grid and GIF. race: `diffusion fit --budget` against
-the bare float32 loop that the origin used, on the same data for as long, by the same validation loss. On a CPU each
-runs too, with --small: for the function, not the figures.
+the bare float32 loop of the original code, on the same data for the same time, by the same validation loss. On a CPU,
+--small runs each as a functional check.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def device() -> torch.device:
 
 
 def peak(small: bool) -> float:
-    """FLOPs a second of the best square bf16 matrix product."""
+    """FLOPs per second of the fastest square bf16 matrix product."""
     best = 0.0
     for n in (512,) if small else (1024, 2048, 4096, 8192):
         a, b = (torch.randn(n, n, device=device(), dtype=torch.bfloat16) for _ in range(2))
@@ -100,7 +100,7 @@ def mnist(args: argparse.Namespace) -> dict:
 
 
 def race(args: argparse.Namespace) -> dict:
-    """val/loss of both after the same time: the same images, levels and noise for both."""
+    """val/loss of both after the same time, on the same images, levels and noise."""
     minutes = ["--budget", f"{60 * args.minutes:g}s", "--data.labels", "false", "--experiment", "race"]
     run = train([*data(args.small), *minutes, "--out", str(args.out)])
     ours = Pipeline.load(run.folder, device=device())
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--small", action="store_true", help="a tiny network on digits: shows that it runs")
+    parser.add_argument("--small", action="store_true", help="a tiny network on digits, as a functional check")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     found = {"flops": flops, "mnist": mnist, "race": race}[args.what](args)

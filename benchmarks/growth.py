@@ -1,9 +1,9 @@
-"""What an image costs as things grow: the batch, the image, the data set, the number sampled; and the memory of it.
+"""Time and memory per image as batch size, image size, data set and number of samples grow.
 
     python -m benchmarks.growth [--rounds 3] [--plot docs/images/growth.png]
 
-A U-Net of 1.2 million parameters on one device. Memory: on a GPU what torch allocated at most, else what Linux gave
-the process at most, less what it had before.
+A U-Net of 1.2 million parameters on one device. Memory: on a GPU torch's peak allocation, otherwise the process's
+peak resident memory, less the initial value.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def model(size: int, device: torch.device) -> Diffusion:
 
 
 def reset() -> None:
-    """Forget the highest use of memory so far, and give back what is free."""
+    """Reset the peak memory, and release cached memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -41,7 +41,7 @@ def reset() -> None:
 
 
 def used(work, rounds: int) -> tuple[float, int]:
-    """The least seconds of some rounds of a piece of work, and the most bytes it took beyond what was there."""
+    """The shortest time of some rounds in seconds, and the peak memory in bytes beyond the initial value."""
     work()
     wait()
     reset()
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def draw(rows: dict[str, list[dict]], path: Path) -> Path:
-    """Time and memory against what grows, a panel each."""
+    """Time and memory against each growing size, one panel each."""
     titles = {
         "batch": "training: batch size", "size": "training: image size, pixels",
         "data": "loading: images in the set", "samples": "sampling: images made",

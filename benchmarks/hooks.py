@@ -1,9 +1,9 @@
-"""Where the host's time goes in a training step: each hook of `diffusion fit`, and what Lightning adds.
+"""Host time of a training step: each hook of `diffusion fit`, and Lightning's overhead.
 
     python -m benchmarks.hooks [--config configs/mnist.yaml] [--batch 16] [--steps 30] [--tiny] [--precision bf16-mixed]
 
---tiny gives the network 4 channels, so that hardly anything is left but the host's work: what a fast GPU has to wait
-for. On a GPU a hook's time is that of launching its work, not of the work itself.
+--tiny gives the network 4 channels, so that host work dominates: the time a fast GPU would wait for. On a GPU a hook's
+time is that of launching its work, not of the work itself.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TINY = ["--model.net.widths", "[4,4,4]", "--model.net.heads", "1", "--model.net.
 
 
 class Steps(pl.Callback):
-    """When each step began; first of all callbacks."""
+    """Records when each step began; the first of all callbacks."""
 
     def __init__(self) -> None:
         self.began: list[float] = []
@@ -35,7 +35,7 @@ class Steps(pl.Callback):
 
 
 def timed(spent: dict[str, list[float]], thing: object, hook: str, name: str) -> None:
-    """Replace a method by one that notes its seconds."""
+    """Replace a method by one that records its seconds."""
     inner = getattr(thing, hook)
 
     def outer(*args, **kwargs):

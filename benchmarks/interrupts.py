@@ -1,12 +1,12 @@
-"""Signals at random times to real `diffusion fit` processes: each must end, soon, and with the right exit code.
+"""Signals at random times to real `diffusion fit` processes: each must end soon, with the right exit code.
 
     python benchmarks/interrupts.py [--tries 200] [--at-once 2] [--out interrupts.md]
 
-A tiny run is trained once to learn how long it takes. Then the same command is started again and again, and gets one
+A tiny run is trained once to learn how long it takes. Then the same command is started repeatedly and receives one
 SIGINT or SIGTERM: half of them at a time that is uniform from the start of the process to a little after its end, half
-within two seconds of a random milestone (the run's folder, the first checkpoint, the last picture), since
-a busy machine spends most of the time in imports. So it comes while Python starts, in imports, before the first step,
-in training, while checkpoints and pictures are written, in the interpreter's own end. A try is lost when its process
+within two seconds of a random milestone (the run's folder, the first checkpoint, the last image), since a busy machine
+spends most of the time in imports. Signals thus arrive while Python starts, in imports, before the first step, in
+training, while checkpoints and images are written, and at interpreter shutdown. A try is lost when its process
 
 - does not end within --bound seconds of the signal, or not at all;
 - ends with a code other than 130 (SIGINT) or 143 (SIGTERM): 0 only where the run is complete, and -2 or -15 only where
@@ -46,7 +46,7 @@ NAMES = ("before the run has a folder", "before the first checkpoint", "in train
 
 
 class Try(NamedTuple):
-    """One process: the signal, when it was sent, what was hit, the exit code, seconds to the end, what was wrong."""
+    """One process: the signal, its time, what was hit, the exit code, seconds to the end, the fault."""
 
     number: int
     at: float
@@ -62,7 +62,7 @@ def environment() -> dict[str, str]:
 
 
 def attempt(number: int, at: float, bound: float, after: str = "") -> Try:
-    """Start a process, send the signal, and look at what is left.
+    """Start a process, send the signal, and check what remains.
 
     Args:
         at: seconds from the start of the process, or from a milestone.
@@ -96,7 +96,7 @@ def attempt(number: int, at: float, bound: float, after: str = "") -> Try:
             code = process.wait(bound)
         except subprocess.TimeoutExpired:
             code = None
-            process.send_signal(signal.SIGABRT)  # it says where it is
+            process.send_signal(signal.SIGABRT)  # makes it print its stack
             process.wait()
         seconds = time.perf_counter() - sent
         for reader in readers:
@@ -105,7 +105,7 @@ def attempt(number: int, at: float, bound: float, after: str = "") -> Try:
 
 
 def problem(number: int, code: int | None, out: Path, said: str, error: str) -> str:
-    """What is wrong with the end of a process; empty if nothing is."""
+    """The fault in the end of a process; "" if there is none."""
     ours = str(REPO / "diffusion") in error
     if code is None:
         return f"it did not end: {(said + error)[-4000:]!r}"
@@ -123,13 +123,13 @@ def problem(number: int, code: int | None, out: Path, said: str, error: str) -> 
     steps = max((runs.newest_step(run) or 0 for run in out.rglob("version_*") if run.is_dir()), default=0)
     if code == 0 and not (steps == STEPS and list(out.rglob("denoising.gif"))):
         return f"code 0 at step {steps}: {error[-500:]!r}"
-    if code == -number:  # Python's own way to end: had anything of ours run?
+    if code == -number:  # killed by Python's default handler: check whether our code had run
         return f"code {code} after the project's code began: {error[-800:]!r}" if ours or said else ""
     return "" if code in (0, CODES[number]) else f"code {code}: {error[-800:]!r}"
 
 
 def bench(tries: int, at_once: int, seed: int, bound: float, whole: float) -> list[Try]:
-    """All tries, a few side by side."""
+    """All tries, a few in parallel."""
     draw = random.Random(seed)
     plan = []
     for k in range(tries):
@@ -150,7 +150,7 @@ def bench(tries: int, at_once: int, seed: int, bound: float, whole: float) -> li
 
 
 def lasts(at_once: int) -> float:
-    """Seconds that the run takes when nobody interrupts it, with as many beside it as there will be."""
+    """Seconds that the uninterrupted run takes, with as many in parallel as later."""
     with ThreadPoolExecutor(at_once) as pool:
         found = list(pool.map(lambda _: attempt(signal.SIGINT, 600.0, 60.0), range(at_once)))
         if any(t.code != 0 or t.wrong for t in found):
@@ -161,7 +161,7 @@ def lasts(at_once: int) -> float:
 
 
 def table(done: list[Try]) -> str:
-    """What was hit, by the signal, with the exit codes and the longest time to the end, in Markdown."""
+    """What was hit, per signal, with exit codes and the longest time to the end, in Markdown."""
     rows = ["| signal | when | tries | exit codes | longest, s | lost |", "|---|---|---|---|---|---|"]
     for number in CODES:
         for hit in NAMES:
@@ -178,9 +178,9 @@ def table(done: list[Try]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tries", type=int, default=200, help="default 200")
-    parser.add_argument("--at-once", type=int, default=2, help="processes side by side (default 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the times (default 0)")
+    parser.add_argument("--tries", type=int, default=200, help="number of tries (default 200)")
+    parser.add_argument("--at-once", type=int, default=2, help="processes in parallel (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the signal times (default 0)")
     parser.add_argument("--bound", type=float, default=60.0, help="seconds from the signal to the end (default 60)")
     parser.add_argument("--out", type=Path, help="also write the table to this .md file")
     args = parser.parse_args()

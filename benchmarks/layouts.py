@@ -1,6 +1,6 @@
-"""Contiguous weights against channels_last ones, in float32 and bfloat16: forward and backward pass of some networks.
+"""Contiguous against channels_last weights, in float32 and bfloat16: forward and backward passes of some networks.
 
-python -m benchmarks.layouts [--rounds 6]
+    python -m benchmarks.layouts [--rounds 6]
 """
 
 import argparse
@@ -11,7 +11,7 @@ import torch
 from benchmarks.common import alternate, machine, ratio, said, save
 from diffusion.nets import AttentionUNet, ContextUNet, UNet
 
-NETWORKS = {  # the network, and what it is shown
+NETWORKS = {  # the network, and the shape of its input
     "reference (AttentionUNet)": (lambda: AttentionUNet(1), (8, 1, 32, 32)),
     "digits (AttentionUNet)": (lambda: AttentionUNet(1, (32, 64, 64), heads=2), (64, 1, 8, 8)),
     "sprites (ContextUNet)": (lambda: ContextUNet(3, 32), (32, 3, 16, 16)),

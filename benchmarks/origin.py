@@ -1,10 +1,10 @@
-"""The origin's own way of computing the loss, made again from its description, against ours on the same network.
+"""The original code's loss computation, reimplemented from its description, against ours on the same network.
 
     python -m benchmarks.origin [--batch 128] [--steps 2] [--rounds 5] [--cpu-batch 16]
 
-The origin: for each image a Python product over its betas gives alpha-bar, each image comes from the data set and is
-scaled by itself, noise and mixture image by image, float32. Ours: the step of `diffusion fit` by itself (batch by
-index from uint8, one formula for all images), in float32 and in bfloat16.
+The original: a Python product over the betas gives alpha-bar for each image; images are loaded, scaled and noised one
+by one, in float32. Ours: the step of `diffusion fit` alone (batch by index from uint8, one formula for all images), in
+float32 and in bfloat16.
 """
 
 import argparse
@@ -25,7 +25,7 @@ T = 1000
 
 
 class Items(torch.utils.data.Dataset):
-    """One image at a time, padded and scaled when it is asked for."""
+    """One image at a time, padded and scaled on access."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self.images = images
@@ -38,7 +38,7 @@ class Items(torch.utils.data.Dataset):
 
 
 class Origin:
-    """Its training step."""
+    """The original training step."""
 
     def __init__(self, net: torch.nn.Module, images: torch.Tensor, batch: int) -> None:
         self.net = net

@@ -1,10 +1,10 @@
-"""Training against a bare loop: one `diffusion fit`, in which blocks of its steps and of bare ones take turns.
+"""Training against a bare loop: one `diffusion fit` that alternates blocks of its own steps and of bare ones.
 
     python -m benchmarks.overhead [--config configs/mnist.yaml] [--batch 16] [--block 4] [--pairs 12] [--precision ...]
 
-The bare loop has the same network, resident random tensors, and does forward, mean square, backward and the fused
-AdamW, nothing else: no data, no noise, no clipping, no average of weights. `diffusion fit` has its default callbacks,
-the average of weights, diagnostics and logs among them. A ratio of 1 is no overhead at all.
+The bare loop has the same network and resident random tensors, and does forward, mean square, backward and fused AdamW
+only: no data, noise, clipping or EMA. `diffusion fit` has its default callbacks, including EMA, diagnostics and logs. A
+ratio of 1 is no overhead.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from diffusion.training.run import assemble, begin
 
 
 class Bare:
-    """The loop that everything is held against."""
+    """The bare reference loop."""
 
     def __init__(self, model: pl.LightningModule, precision: str, batch: int) -> None:
         self.net = copy.deepcopy(model.denoiser.net).train()
@@ -43,7 +43,7 @@ class Bare:
 
 
 class Turns(pl.Callback):
-    """After each block of the trainer's steps, a block of another loop's; the seconds of both.
+    """Runs a block of another loop after each block of the trainer's steps; the seconds of both.
 
     Args:
         block: steps.
@@ -72,7 +72,7 @@ class Turns(pl.Callback):
 
 
 def options(config: str, batch: int, folder: str, steps: int, precision: str, more: list[str]) -> list[str]:
-    """The words of a `diffusion fit` that only trains, on random images unless other data are asked for."""
+    """Arguments of a `diffusion fit` that only trains, on random images unless other data are given."""
     data = [] if "--data" in more else ["--data", "benchmarks.common.RandomGrey"]
     return [
         "-c", config, *data, "--data.batch_size", str(batch), "--out", folder,
@@ -87,7 +87,7 @@ def measure(config: str, batch: int, block: int, pairs: int, precision: str, mak
     turns = Turns(block, make)
     with tempfile.TemporaryDirectory() as folder:
         run = begin(assemble(options(config, batch, folder, block * (pairs + 2), precision, more)))
-        run.trainer.callbacks.append(turns)  # last: after all that the others do
+        run.trainer.callbacks.append(turns)  # last: after all other callbacks
         run.trainer.fit(run.model, run.data)
     turns.fit, turns.other = turns.fit[2:], turns.other[2:]
     return turns

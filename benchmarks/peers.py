@@ -1,4 +1,4 @@
-"""Training against two other packages: diffusers' loop and lucidrains' Trainer, in blocks that take turns with ours.
+"""Training against two other packages: diffusers' loop and lucidrains' Trainer, in blocks that alternate with ours.
 
     python -m benchmarks.peers [--batch 16] [--block 2] [--pairs 8] [--precision 32-true bf16-mixed]
 
@@ -6,8 +6,8 @@ Ours is `diffusion fit` with all its default callbacks. diffusers: the pattern o
 training (Accelerate, PIL images through torchvision's transforms, add_noise, EMAModel, the loss read at every step).
 lucidrains: its own `Trainer`, on a folder of PNGs. Each against a network of ours with as many parameters and FLOPs:
 to the last of them for diffusers', 4.1 % fewer and 7.2 % more for lucidrains'. All have EMA, clipping and flips. Peak
-memory is that of a process which trains one side alone: on a GPU what torch allocated, else what Linux gave it since
-the imports. Needs: pip install diffusers accelerate denoising-diffusion-pytorch
+memory is that of a process that trains one side alone: on a GPU torch's allocation, otherwise the growth of resident
+memory since the imports. Needs: pip install diffusers accelerate denoising-diffusion-pytorch
 """
 
 import argparse
@@ -99,7 +99,7 @@ class Diffusers:
 
 
 class Lucidrains:
-    """The Trainer of denoising-diffusion-pytorch, told to go on for n more steps."""
+    """The Trainer of denoising-diffusion-pytorch, run for n more steps."""
 
     def __init__(self, batch: int, precision: str) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
@@ -126,7 +126,7 @@ PEERS = {"diffusers": Diffusers, "lucidrains": Lucidrains}
 
 
 def options(peer: str) -> list[str]:
-    """What makes `diffusion fit` train as a peer's work does."""
+    """Options with which `diffusion fit` trains like a peer."""
     net = {"width": 64, "mults": "[1,2,2]", "attention": "[1]", "head_width": 32, "scale_shift": False, "dropout": 0.0}
     words = ["--data", "benchmarks.common.RandomColour", "--data.labels", "false", "--model.net", "UNet"]
     return words + [
@@ -143,7 +143,7 @@ def alone(side: str, peer: str, batch: int, precision: str) -> int:
 
 
 def peak(side: str, peer: str, batch: int, precision: str) -> int:
-    """What `alone` asks a process of its own."""
+    """`alone` in a child process."""
     import accelerate  # noqa: F401  both sides have all imports
     import denoising_diffusion_pytorch  # noqa: F401
     import diffusers  # noqa: F401

@@ -1,10 +1,11 @@
-"""A signal to any one process of a run: does it stop, with which exit code, how soon, and does it go on from there?
+"""A signal to one process of a distributed run: exit codes, time to stop, and whether the run resumes.
 
     python -m benchmarks.processes [--tries 10] [--processes 2] [--out benchmarks/results/processes.md]
 
 Each try starts `diffusion fit` in as many processes as torchrun would, with its environment, sends SIGTERM to one of
 them at a random moment of the training, waits for all, and reads the checkpoint. At the end one of the runs of each
-process is resumed and finished. The processes come from a server that has imported the package, and so start at once.
+process is resumed and finished. The processes are forked from a server that has imported the package, so they start
+immediately.
 """
 
 import argparse
@@ -33,7 +34,7 @@ TINY = [
 
 
 class Group:
-    """Processes with the environment that torchrun gives its own; what each says goes to rank0.txt, rank1.txt, ...
+    """Processes with torchrun's environment; their output goes to rank0.txt, rank1.txt, ...
 
     Used as a context: none outlives it, nor the process that started it.
     """
@@ -65,7 +66,7 @@ class Group:
             process.join()
 
     def codes(self, seconds: float) -> list[int | None]:
-        """Exit codes of all, None of those that are still there after so many seconds."""
+        """Exit codes of all processes, None for those still alive after the given seconds."""
         until = time.monotonic() + seconds
         while (left := [p.sentinel for p in self.processes if p.is_alive()]) and time.monotonic() < until:
             wait(left, until - time.monotonic())
@@ -76,7 +77,7 @@ class Group:
 
 
 def begin(place: dict[str, str], file: Path, work: Callable, *args) -> None:
-    """In a new process: its environment, its output into a file, and the work; its value is the exit code."""
+    """Runs in a new process: sets the environment, redirects output to a file, and exits with the value of work."""
     with open(file, "w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -105,7 +106,7 @@ def newest(out: Path) -> int:
 
 
 def attempt(size: int, rank: int, out: Path, pick: random.Random, limit: float) -> dict:
-    """One try: the exit codes, the seconds it took to stop, and the step that can be gone on from."""
+    """One try: exit codes, seconds until it stopped, and the step from which it can resume."""
     argv = [*TINY, "--out", str(out), "--trainer.max_epochs", "1000"]
     with Group(size, command, out, *argv) as group:
         begun = time.monotonic()
@@ -123,7 +124,7 @@ def attempt(size: int, rank: int, out: Path, pick: random.Random, limit: float) 
 
 
 def resume(size: int, out: Path, limit: float) -> tuple[list[int | None], int, int]:
-    """Go on with a run for two epochs: exit codes, the step it began at by its own word, and the last."""
+    """Resume a run for two epochs: exit codes, the reported first step, and the last step."""
     from diffusion.support.runs import read_checkpoint
 
     last = out / "digits" / "version_0" / "checkpoints" / "last.ckpt"
@@ -138,7 +139,7 @@ def resume(size: int, out: Path, limit: float) -> tuple[list[int | None], int, i
 
 
 def table(rows: dict[int, list[dict]], resumed: dict[int, tuple]) -> str:
-    """The tries of each process in a line."""
+    """The tries of each process, one line each."""
     lines = ["| SIGTERM to | tries | all exit 143 | hangs | seconds to stop: median, most | resumed at, to |"]
     lines.append("|---|---|---|---|---|---|")
     for rank, tries in rows.items():

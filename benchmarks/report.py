@@ -7,7 +7,7 @@ from diffusion.support.files import atomic
 
 SURE = 1.96  # standard errors of a 95 % interval
 BITS = {"32": "float32", "bf16": "bfloat16"}
-FEW = (10, 20)  # network evaluations among which an equal of the reference is looked for
+FEW = (10, 20)  # range of network evaluations in which equals of the reference are sought
 
 
 def name(row: dict) -> str:
@@ -74,7 +74,7 @@ floor: "equal" means no further apart than that.
 
 
 def verdict(row: dict, reference: dict) -> str:
-    """How a row stands to the reference: "", "better", "equal" or "worse" (see the page)."""
+    """A row compared with the reference: "", "better", "equal" or "worse" (see the page)."""
     if row is reference:
         return ""
     further, f_error = difference(row, reference, "frechet")
@@ -90,13 +90,13 @@ def difference(row: dict, reference: dict, what: str) -> tuple[float, float]:
 
 
 def blind(rows: list[dict], reference: dict) -> float:
-    """The middle one of the rows' 95 % half-widths of a difference in Frechet: what is smaller goes unseen."""
+    """The median 95 % half-width of a difference in Frechet distance: smaller differences are not resolved."""
     widths = sorted(SURE * difference(r, reference, "frechet")[1] for r in rows if r is not reference)
     return widths[len(widths) // 2]
 
 
 def sentence(rows: list[dict], reference: dict, floor: float) -> str:
-    """Which samplers at 10 to 20 evaluations equal the reference, by the numbers alone."""
+    """Which samplers equal the reference at 10 to 20 evaluations, by the figures alone."""
 
     def told(row: dict) -> str:
         d, e = (v / floor for v in difference(row, reference, "frechet"))
@@ -131,7 +131,7 @@ def rank(row: dict) -> float:
 
 
 def draw(rows: list[dict], reference: dict, floor: float, path: Path) -> None:
-    """Frechet / floor against evaluations, both logarithmic, a line a sampler; the reference is a band."""
+    """Frechet / floor against evaluations, both logarithmic, one line per sampler; the reference is a band."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -143,7 +143,7 @@ def draw(rows: list[dict], reference: dict, floor: float, path: Path) -> None:
     axes.axhspan(level - error, level + error, color="0.85", zorder=0)
     label = f"{name(reference)} at {reference['evaluations']:,.0f}"
     axes.axhline(level, color="0.4", lw=1, ls="--", zorder=1, label=label)
-    lines: dict[tuple, list[str]] = {}  # samplers that are the same walk under two names share a line
+    lines: dict[tuple, list[str]] = {}  # identical samplers under two names share a line
     for kind in sorted({name(r) for r in rows}):
         mine = [r for r in rows if name(r) == kind and r is not reference]
         lines.setdefault(tuple((r["evaluations"], r["frechet"] / floor) for r in mine), []).append(kind)

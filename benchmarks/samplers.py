@@ -2,7 +2,7 @@
 
     python -m benchmarks.samplers lightning_logs/digits
 
-Measures what is not yet in the JSON file, then writes the table and the plot from it; stop and start it at will.
+Measures what is missing in the JSON file, then writes the table and the plot; it can be interrupted and restarted.
 """
 
 import hashlib
@@ -63,15 +63,15 @@ def parse(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser("benchmarks.samplers", description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("run", help="run directory, experiment folder, or checkpoint file of a digits model")
-    add("--n", type=int, default=1000, help="digits a cell, a tenth of each class (default 1000)")
+    add("--n", type=int, default=1000, help="digits per cell, a tenth of each class (default 1000)")
     add("--steps", type=int, nargs="+", default=[10, 20, 50], help="steps of each sampler (default 10 20 50)")
-    add("--reference", type=int, default=1000, help="steps of DDPM that the others are held against (default 1000)")
+    add("--reference", type=int, default=1000, help="steps of the DDPM reference (default 1000)")
     add("--scale", type=float, help="guidance; 1 is off (default: the run's)")
-    add("--seed", type=int, default=1, help="default 1, as the demo's report")
+    add("--seed", type=int, default=1, help="default 1, as in the demo's report")
     add("--precision", choices=["32", "bf16"], default="32", help="of the network's calls (default 32)")
-    add("--batch_size", type=int, default=500, help="default 500; it does not change the pictures")
+    add("--batch_size", type=int, default=500, help="default 500; does not affect the images")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    add("--json", type=Path, default=Path("benchmarks/samplers.json"), help="where the measurements are kept")
+    add("--json", type=Path, default=Path("benchmarks/samplers.json"), help="file of the measurements")
     add("--out", type=Path, default=Path("docs/samplers.md"), help="the table (default docs/samplers.md)")
     add("--plot", type=Path, default=Path("docs/images/samplers.png"), help="default docs/images/samplers.png")
     args = parser.parse_args(argv)
@@ -83,7 +83,7 @@ def parse(argv: list[str] | None) -> Namespace:
 
 
 def cells(steps: list[int], reference: int) -> Iterator[Sampler]:
-    """Every sampler of the package at each number of steps, or as it is if it takes none; then the reference."""
+    """Every sampler of the package at each number of steps, or once if it takes no steps; then the reference."""
     gather("diffusion.samplers")
     for kind in sorted(concrete(Sampler), key=lambda k: k.__name__):
         if not kind.__module__.startswith("diffusion."):
@@ -98,7 +98,7 @@ def measure(model: Pipeline, guidance: Guidance, judge: Judge, args: Namespace, 
     known = {json.dumps(row["sampler"]) for row in results["rows"]}
     todo = {json.dumps(spec(s)): s for s in cells(args.steps, args.reference)}
     todo = [(evaluations(s, model.denoiser.schedule), s) for key, s in todo.items() if key not in known]
-    every = 0.5 if sys.stderr.isatty() else 30  # seconds: a log is no place for a moving bar
+    every = 0.5 if sys.stderr.isatty() else 30  # seconds; logs get few updates
     total = args.n * sum(c for c, _ in todo)
     with tqdm(total=total, unit="eval", unit_scale=True, mininterval=every, smoothing=0.05) as bar:
         for _, sampler in sorted(todo, key=lambda pair: pair[0]):

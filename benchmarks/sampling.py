@@ -2,9 +2,9 @@
 
     python -m benchmarks.sampling [--n 16] [--steps 10] [--rounds 8] [--empty]
 
-Bare: the network called `steps` times on n images, nothing else. Ours: `Diffusion.sample`, with its noise for each
+Bare: the network called `steps` times on n images. Ours: `Diffusion.sample`, with its noise for each
 image, clamp and sampler. Theirs: DDIMPipeline and DDPMPipeline with their progress bars off, up to the tensor.
-With --empty the network gives back what it is given, so that only what is around it is timed.
+With --empty the network returns its input, so that only the overhead is timed.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How long a user waits: import, --help, and from `diffusion fit` to the first step.
+"""Startup times: import, --help, and from `diffusion fit` to the first step.
 
     python -m benchmarks.startup [--rounds 5]
 
-Each is a process of its own; the bare `import torch, pytorch_lightning` is the floor that nothing of ours can be under.
+Each in its own process; `import torch, pytorch_lightning` alone is the lower bound.
 """
 
 import argparse

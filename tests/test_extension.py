@@ -1,4 +1,4 @@
-"""A part is one class in one place: one of each, from a module of the user's own, by name on the command line.
+"""Extensions: one part of each kind, from a user's module, by name on the command line.
 
 The module and the commands are those that CONTRIBUTING.md shows; a law of times and a distance are added here.
 """
@@ -32,7 +32,7 @@ from diffusion.loss.weights import Distance
 
 
 class Late(Times):
-    """The noisier half alone."""
+    """The noisier half of the times only."""
 
     def __call__(self, u, schedule):
         return schedule.quantile((1 + u) / 2)
@@ -60,7 +60,7 @@ COMMANDS = {line.split()[1]: shlex.split(line)[1:] for line in block("bash").spl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A user's folder, where he works: my.py, a link to configs/, and the run of the documented command."""
+    """A user's working directory: my.py, a link to configs/, and the run of the documented command."""
     path = tmp_path_factory.mktemp("user")
     (path / "my.py").write_text(block("python") + MORE)
     (path / "configs").symlink_to(ROOT / "configs")
@@ -103,8 +103,8 @@ def test_a_checkpoint_rebuilds_the_parts(folder):
     torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t)
 
 
-def test_a_new_sampler_walks_as_its_formula_says():
-    """Its step is DDIM's, written anew: the same pictures of the same checkpoint and seed."""
+def test_a_new_sampler_follows_its_formula():
+    """Its step reimplements DDIM's: the same images for the same checkpoint and seed."""
     mine = pictures()  # --sampler my.Walk --fresh 0.5
     expected = Pipeline.load("lightning_logs/digits").sample(4, seed=0, sampler=DDIM(7, eta=0.5))
     values = (expected.clamp(-1, 1).permute(0, 2, 3, 1).numpy() + 1) * 127.5  # of 255, not rounded
@@ -113,7 +113,7 @@ def test_a_new_sampler_walks_as_its_formula_says():
     assert np.array_equal(pictures("--sampler", "Walk"), mine)  # the short name, now that the module is imported
 
 
-def test_a_new_target_is_what_validation_measures(capsys):
+def test_validation_measures_a_new_target(capsys):
     """val/loss is the error of (x_0 - eps) / 2, by hand."""
     assert main(COMMANDS["validate"]) == 0
     shown = float(capsys.readouterr().out.split("val/loss ")[1].split()[0])
@@ -137,7 +137,7 @@ def test_a_new_weight_and_distance_change_the_loss_by_their_factors(folder):
     assert one > 0.1 and six / one == pytest.approx(6, rel=1e-5) and three / one == pytest.approx(3, rel=1e-5)
 
 
-def test_a_new_law_of_times(folder):
+def test_a_new_distribution_of_times_limits_training_to_its_times(folder):
     options = ["--model.objective.times", "my.Late", "--experiment", "late"]
     assert main([*COMMANDS["fit"], *TINY, *options]) == 0
     model = Diffusion.load("lightning_logs/late")
@@ -146,7 +146,7 @@ def test_a_new_law_of_times(folder):
     assert 0.5 < float(t.min()) < 0.51 and 0.99 < float(t.max()) < 1
 
 
-def test_gif(folder):
+def test_a_gif_is_made_with_the_new_parts(folder):
     assert main([*COMMANDS["film"], "--n", "4", "--steps", "6"]) == 0
     assert Image.open(folder / "mine.gif").n_frames == 7  # the noise, and six steps
 
@@ -160,7 +160,7 @@ def test_the_console_script_finds_the_module_too(folder, tmp_path):
     assert np.abs(np.load(folder / "console.npz")["images"].astype(int) - pictures()).max() <= 1
 
 
-def test_what_cannot_be_found_is_said_in_a_line(tmp_path, folder, monkeypatch, capsys):
+def test_missing_modules_and_classes_are_reported_in_one_line(tmp_path, folder, monkeypatch, capsys):
     run = str(folder / "lightning_logs" / "digits")
     for name, word in (("my.Walkk", "module 'my' has no attribute 'Walkk'"), ("my.Arc", "my.Arc is not a subclass")):
         assert main(["sample", run, "--sampler", name]) == 2

@@ -51,7 +51,7 @@ def kl(m1, v1, m2, v2):
 
 
 def posterior_mean(x, x0, s, t):
-    """E[x_s | x_t = x, x_0], as on the page."""
+    """E[x_s | x_t = x, x_0], as in docs/theory.md."""
     a = t.alpha / s.alpha
     return a * s.sigma**2 / t.sigma**2 * x + s.alpha * forward_var(s, t) / t.sigma**2 * x0
 
@@ -66,8 +66,8 @@ def ideal(x, t):
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Linear(100)])
-def test_chain_is_the_closed_form(schedule):
-    """Step by step, mean and variance of x_t: the product of the roots, and what is left to 1."""
+def test_chain_of_steps_matches_the_closed_form(schedule):
+    """Mean and variance of x_t step by step: the product of the roots, and the complement to 1."""
     scale, var = 1.0, 0.0
     for i, beta in enumerate(schedule.betas().tolist()):
         scale, var = math.sqrt(1 - beta) * scale, (1 - beta) * var + beta
@@ -85,7 +85,7 @@ def test_chain_is_the_closed_form(schedule):
 
 @each_schedule
 def test_forward_steps_compose(schedule):
-    """From r to s and from s to t is from r to t; one step of a chain adds what forward_var says."""
+    """Steps from r to s and from s to t compose to one from r to t; a step adds the variance forward_var."""
     r, s, t = (level(schedule, v) for v in (0.21, 0.5, 0.83))
     two = (t.alpha / s.alpha) ** 2 * forward_var(r, s) + forward_var(s, t)
     torch.testing.assert_close(two, forward_var(r, t), rtol=1e-12, atol=0)
@@ -95,7 +95,7 @@ def test_forward_steps_compose(schedule):
 
 
 @each_schedule
-def test_posterior_is_bayes(schedule):
+def test_posterior_matches_bayes_rule(schedule):
     """q(x_s | x_t, x_0) by multiplying q(x_s | x_0) and q(x_t | x_s) on a grid."""
     s, t, x0, x = level(schedule, 0.4), level(schedule, 0.5), 0.7, 0.9
     near = s.alpha * x0
@@ -109,7 +109,7 @@ def test_posterior_is_bayes(schedule):
 
 
 @each_schedule
-def test_posterior_mean_in_three_forms(schedule):
+def test_posterior_mean_has_three_equal_forms(schedule):
     s, t, x0, x = level(schedule, 0.4), level(schedule, 0.5), f64(0.7, -0.2), f64(0.9, 2.0)
     eps = predict(x, x0, t).eps
     a = t.alpha / s.alpha
@@ -120,7 +120,7 @@ def test_posterior_mean_in_three_forms(schedule):
 
 
 @each_schedule
-def test_sde_moments(schedule):
+def test_sde_moments_match_the_marginals(schedule):
     """m' = f m and v' = 2 f v + g^2, by differences."""
     h = 1e-6
     for v in (0.155, 0.555, 0.905):
@@ -155,8 +155,8 @@ def bound(levels, x0, exact):
 
 @pytest.mark.parametrize("x0", [-0.5, 0.3, 1.1])
 def test_elbo_is_the_exact_evidence(x0):
-    """With the right reverse steps nothing is lost, for any number of them; with DDPM's the bound is above, less so
-    for more steps between the same two ends."""
+    """With the optimal reverse steps the bound is tight for any number of steps; with DDPM's it is looser, less so for
+    more steps between the same two ends."""
     evidence = -float(normal(f64(x0), MEAN, f64(STD**2)))
     for schedule, T in ((Linear(10), 10), (Cosine(25), 25), (Flow(), 7)):
         levels = [level(schedule, 0.999 * (i + 1) / T if schedule.T is None else (i + 1) / T) for i in range(T)]
@@ -168,7 +168,7 @@ def test_elbo_is_the_exact_evidence(x0):
 
 
 @each_schedule
-def test_kl_of_a_step(schedule):
+def test_kl_of_a_step_matches_integration(schedule):
     """By integration: half of the SNR's fall times the squared error of x_0, and Ho's form with 1 / (2 sigma^2)."""
     s, t, x, x0, guess = level(schedule, 0.4), level(schedule, 0.5), 0.9, f64(0.7), f64(0.55)
     var = posterior_var(s, t)
@@ -184,7 +184,7 @@ def test_kl_of_a_step(schedule):
     assert integral == pytest.approx(float(ho * error**2), rel=1e-6)
 
 
-def test_kl_of_two_gaussians():
+def test_kl_of_two_gaussians_matches_integration():
     m1, v1, m2, v2 = f64(0.3), f64(0.4), f64(-0.2), f64(1.7)
     grid = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
     p, q = normal(grid, m1, v1), normal(grid, m2, v2)
@@ -210,7 +210,7 @@ def test_elbo_weight_gives_the_entropy(schedule):
     assert first + diffusion + last == pytest.approx(math.log(2 * math.pi * math.e * STD**2) / 2, abs=5e-3)
 
 
-def test_best_reverse_variance():
+def test_best_reverse_variance_lies_between_small_and_large():
     """Var[x_s | x_t]: "small" for a point as data, "large" for N(0, 1), between them for less spread."""
     s, t = level(Cosine(), 0.5), level(Cosine(), 0.6)
 
@@ -231,8 +231,8 @@ def test_best_reverse_variance():
 
 @each_schedule
 @pytest.mark.parametrize("target", sorted(concrete(Target), key=lambda k: k.__name__))
-def test_errors_of_all_targets(target, schedule):
-    """What Unit says is the ratio of the error of the target to that of x_0; by hand for each."""
+def test_errors_of_targets_are_multiples_of_the_error_of_x0(target, schedule):
+    """Unit is the ratio of the target's error to that of x_0; by hand for each target."""
     t, x, x0, guess = level(schedule, 0.37), f64(0.9), f64(0.7), f64(0.1)
     error = target().of(*predict(x, x0, t)[:2], t) - target().of(*predict(x, guess, t)[:2], t)
     ratio = (error / (x0 - guess)) ** 2
@@ -248,8 +248,8 @@ def test_errors_of_all_targets(target, schedule):
 
 
 @each_schedule
-def test_edm_scales(schedule):
-    """Input and answer have unit variance, and no other skip leaves less to say."""
+def test_edm_scales_give_unit_variance(schedule):
+    """Input and output have unit variance, and the skip minimises c_out."""
     t, std = level(schedule, 0.37), 0.5
     target = EDM(std)
     var_x = t.alpha**2 * std**2 + t.sigma**2
@@ -273,7 +273,7 @@ def mixture(x, t):
 
 
 @each_schedule
-def test_tweedie(schedule):
+def test_score_matches_tweedies_formula(schedule):
     """-eps / sigma of the ideal denoiser is the gradient of log q_t, and x_0 = (x + sigma^2 score) / alpha."""
     t = level(schedule, 0.4)
     x = (t.sigma * torch.linspace(-2, 2, 21, dtype=torch.float64)).requires_grad_()
@@ -283,8 +283,8 @@ def test_tweedie(schedule):
     torch.testing.assert_close(Score().x0(x, score, t), x0, rtol=1e-7, atol=1e-7)
 
 
-def test_denoising_score_matching():
-    """The least squares of -eps / sigma on x find the score of Gaussian data, a straight line."""
+def test_denoising_score_matching_finds_the_score():
+    """Least squares of -eps / sigma on x gives the score of Gaussian data, a straight line."""
     t, g = level(VP(), 0.3), torch.Generator().manual_seed(0)
     x0, eps = (torch.randn(400_000, generator=g, dtype=torch.float64) for _ in range(2))
     x = t.alpha * (MEAN + STD * x0) + t.sigma * eps
@@ -306,7 +306,7 @@ def recursion(walk, t, s):
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.2, 1.0])
-def test_langevin_stationary_variance(epsilon):
+def test_langevin_has_the_predicted_stationary_variance(epsilon):
     """v / (1 - e / (4 v)): a little above v, the more the larger the step e = epsilon sigma^2."""
     s, t = level(VE(), 0.5), level(VE(), 0.6)
     a, b = recursion(AnnealedLangevin(10, inner=1, epsilon=epsilon), t, s)
@@ -326,7 +326,7 @@ def test_corrector_is_langevin():
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(0.05, 5), Flow()], ids=lambda v: type(v).__name__)
 def test_reverse_walks_keep_the_marginals(schedule, eta):
-    """-(f x - (1 + eta^2) / 2 g^2 score) with eta g dw, on Gaussian data: mean and variance arrive at those of t."""
+    """-(f x - (1 + eta^2) / 2 g^2 score) with eta g dw, on Gaussian data: mean and variance match the marginals."""
     t = torch.linspace(0.95, 0.05, 20_001, dtype=torch.float64)
     f, g2 = schedule.sde(t)
     h = float(t[0] - t[1])
@@ -343,7 +343,7 @@ def test_reverse_walks_keep_the_marginals(schedule, eta):
 
 
 @each_schedule
-def test_clock_of_the_ode(schedule):
+def test_ode_in_the_variable_sigma_over_alpha(schedule):
     """d(sigma / alpha) / dt = g^2 / (2 alpha sigma), so that d(x / alpha) = eps d(sigma / alpha)."""
     h = 1e-6
     for v in (0.155, 0.555, 0.905):
@@ -361,8 +361,8 @@ def test_velocity_is_the_probability_flow():
     torch.testing.assert_close(flow, Velocity().of(*pred[:2], t), rtol=1e-9, atol=1e-9)
 
 
-def test_change_of_variables():
-    """log p of a mixture by integrating the probability flow and its divergence, in the clock r = sigma / alpha."""
+def test_change_of_variables_gives_the_log_density():
+    """log p of a mixture by integrating the probability flow and its divergence, in the variable r = sigma / alpha."""
     y = f64(-1.3, -1.0, -0.2, 0.5, 0.9)
     at = lambda r: Level(r, torch.ones_like(r), r)  # noqa: E731  alpha = 1: y = x / alpha
     start, steps = math.log(1e-4), 2000
@@ -385,7 +385,7 @@ def test_change_of_variables():
     torch.testing.assert_close(last + total, exact, rtol=0, atol=3e-3)
 
 
-def test_hutchinson():
+def test_hutchinson_estimate_is_unbiased():
     """z^T J z over all vectors of signs has the trace as its mean, exactly; half of J's symmetric part is its noise."""
     J = torch.tensor([[1.0, 2.0, -1.0], [0.5, -3.0, 4.0], [2.0, 0.0, 0.7]]).double()
     z = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3))).double()
@@ -395,7 +395,7 @@ def test_hutchinson():
     assert float(values.var(unbiased=False)) == pytest.approx(2 * float((off**2).sum()))
 
 
-# --- faster walks, and guidance -------------------------------------------------------------------------
+# --- faster sampling, and guidance -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -416,7 +416,7 @@ def test_ddim_keeps_the_marginal(schedule, eta):
 
 
 @pytest.mark.parametrize("schedule", [VP(), Flow()], ids=["VP", "Flow"])
-def test_exponential_integrator(schedule):
+def test_exponential_integrator_is_exact_for_a_parabola(schedule):
     """x_s = sigma_s / sigma_t x + sigma_s int e^lam x_0 dlam; exact for a parabola, by the c's and by DPMSolver."""
     levels = [level(schedule, v) for v in (0.8, 0.74, 0.67, 0.6)]
     *_, t, s = levels
@@ -436,7 +436,7 @@ def test_exponential_integrator(schedule):
     torch.testing.assert_close(third, expected, rtol=1e-8, atol=0)
 
 
-def test_guidance_is_one_in_every_language():
+def test_guidance_is_the_same_for_every_target():
     """Extrapolating eps, v, velocity or the score by the same scale is extrapolating x_0."""
     t, x, free, given, scale = level(VP(), 0.4), f64(0.9), f64(0.1), f64(0.7), 3.0
     for target in (Eps(), V(), Velocity(), Score(), EDM()):
@@ -456,10 +456,10 @@ def test_guidance_is_the_score_of_a_sharpened_posterior():
     torch.testing.assert_close(grad(free + w * label), torch.lerp(grad(free), grad(given), w))
 
 
-# --- bits, and the box of mistakes ----------------------------------------------------------------------
+# --- bits, and common mistakes ----------------------------------------------------------------------
 
 
-def test_discretised_decoder_adds_up_to_one():
+def test_discretised_decoder_sums_to_one():
     """The 256 bins of a Gaussian, the outer two open; a bin's probability is the integral of the density over it."""
     values = torch.linspace(-1, 1, 256, dtype=torch.float64)
     cdf = lambda x: torch.special.ndtr((x - 0.13) / 0.02)  # noqa: E731
@@ -471,8 +471,8 @@ def test_discretised_decoder_adds_up_to_one():
     assert float(torch.trapezoid(density, inside)) == pytest.approx(float(p[150]), rel=1e-5)
 
 
-def test_bits_per_dimension():
-    """Uniform grey values cost 8 bits, counted or as the density of values spread over their bins."""
+def test_bits_per_dimension_of_uniform_pixels_are_eight():
+    """Uniform grey values take 8 bits, as probabilities or as the density of dequantised values."""
     D = 12
     assert -D * math.log(1 / 256) / (D * math.log(2)) == pytest.approx(8)
     density = 1 / (2 + 2 / 255)  # from half a bin below -1 to half a bin above 1
@@ -480,7 +480,7 @@ def test_bits_per_dimension():
 
 
 def test_common_mistakes_are_mistakes():
-    """Each wrong form of the box is far from right on a case that can be done by hand."""
+    """Each wrong form in the box fails clearly on a case computed by hand."""
     schedule = Linear()
     betas, s, t = schedule.betas(), level(schedule, 0.5), level(schedule, 0.501)
     i, x, x0 = 500, f64(0.9), f64(0.7)

@@ -45,7 +45,7 @@ def prior(name, x0):
 
 @pytest.mark.parametrize("t", [*LEVELS, NONE], ids=lambda t: f"{float(t.ratio):.2g}")
 @pytest.mark.parametrize("name", ["gaussian", "mixture"])
-def test_posterior_mean_and_density_are_the_integrals_over_x0(name, t):
+def test_posterior_mean_and_density_match_integrals_over_x0(name, t):
     """Bayes' rule by the trapezium rule: E[x_0 | x] = int x_0 p(x_0) N(x; alpha x_0, sigma^2) / p_t(x)."""
     x0 = torch.linspace(-5, 5, 200_001, dtype=torch.float64)
     x = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64).reshape(-1, 1, 1, 1) * max(1, float(t.sigma))
@@ -60,8 +60,8 @@ def test_posterior_mean_and_density_are_the_integrals_over_x0(name, t):
 
 @pytest.mark.parametrize("t", [*LEVELS, NONE], ids=lambda t: f"{float(t.ratio):.2g}")
 @pytest.mark.parametrize("name", MANY)
-def test_tweedie(name, t):
-    """eps is -sigma times the gradient of the log density, x is made of x_0 and eps, and the score is the gradient."""
+def test_ideal_denoisers_satisfy_tweedies_formula(name, t):
+    """eps is -sigma times the gradient of the log density, x = alpha x_0 + sigma eps, and the score is the gradient."""
     data = MANY[name]
     x = (t.alpha * data.sample(5, generator()) + t.sigma * normal(5, 3, 2, 2)).requires_grad_()
     (slope,) = torch.autograd.grad(data.log_density(x, t).sum(), x)
@@ -74,7 +74,7 @@ def test_tweedie(name, t):
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_at_pure_noise_the_guess_is_the_mean_of_the_data(name):
+def test_prediction_at_pure_noise_is_the_data_mean(name):
     data = MANY[name]
     mean = {
         "gaussian": lambda: data.mean,
@@ -95,8 +95,8 @@ def test_densities_integrate_to_one(name, t):
     assert float(torch.trapezoid(density, x)) == pytest.approx(1, abs=1e-7)
 
 
-def test_the_posterior_of_a_data_set_by_importance_weights():
-    """Each image weighted with the likelihood of x under it, one at a time."""
+def test_empirical_posterior_matches_importance_weights():
+    """Each image is weighted with the likelihood of x given it, one at a time."""
     data, t = MANY["empirical"], LEVELS[1]
     x = normal(6, 3, 2, 2)
     for image, guess in zip(x, data(x, t).x0, strict=True):
@@ -106,7 +106,7 @@ def test_the_posterior_of_a_data_set_by_importance_weights():
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_one_level_an_image_as_in_training(name):
+def test_ideal_denoisers_take_per_image_levels(name):
     data, t = MANY[name], VP().level(torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64))
     x = normal(3, 3, 2, 2)
     singly = [(data(x[k : k + 1], u), data.log_density(x[k : k + 1], u), data.score(x[k : k + 1], u))
@@ -118,13 +118,13 @@ def test_one_level_an_image_as_in_training(name):
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_images_keep_their_precision(name):
+def test_ideal_denoisers_preserve_the_dtype_of_images(name):
     pred = MANY[name](torch.randn(2, 3, 2, 2), LEVELS[0])
     assert pred.x0.dtype == pred.eps.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture"])
-def test_draws_have_the_density(name):
+def test_samples_match_their_density(name):
     """Mean and variance of the draws against those of the density, by the trapezium rule; 5 standard errors."""
     data, n = ONE[name], 100_000
     x = torch.linspace(-4, 4, 20_001, dtype=torch.float64)
@@ -135,13 +135,13 @@ def test_draws_have_the_density(name):
         assert float((draws**power).mean()) == pytest.approx(moment, abs=5 * math.sqrt((spread - moment**2) / n))
 
 
-def test_draws_have_the_shape_of_the_data():
+def test_samples_have_the_shape_of_the_data():
     assert [d.sample(5).shape for d in MANY.values()] == [(5, 3, 2, 2)] * 3
     assert [d.sample(5).shape for d in ONE.values()] == [(5, 1, 1, 1)] * 3
     assert torch.equal(Gaussian(0, 1).sample(3, generator()), Gaussian(0, 1).sample(3, generator()))
 
 
-def test_entropy_is_the_mean_surprise():
+def test_entropy_is_the_mean_negative_log_density():
     """Of one pixel, by the trapezium rule; and log(2 pi e) for two pixels of unit variance."""
     for t in (CLEAN, *LEVELS):
         reach = 12 * float((t.alpha**2 * 0.16 + t.sigma**2).sqrt())
@@ -152,7 +152,7 @@ def test_entropy_is_the_mean_surprise():
 
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture"])
-def test_the_flow_moves_along_the_ode(name):
+def test_exact_flow_solves_the_ode(name):
     """d(x / alpha) / d(sigma / alpha) = eps along `at`, by a central difference."""
     data, z, h = ONE[name], torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1), 1e-4
     for ratio in (0.05, 0.3, 1.0, 4.0):
@@ -164,7 +164,7 @@ def test_the_flow_moves_along_the_ode(name):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture"])
-def test_the_flow_keeps_quantiles(name):
+def test_exact_flow_preserves_quantiles(name):
     """The mass of p_t below at(z, t) is Phi(z), at every level; `quantile` inverts `at`, `transport` joins them."""
     data, z = ONE[name], torch.linspace(-2.5, 2.5, 6, dtype=torch.float64).reshape(-1, 1, 1, 1)
     for t in (CLEAN, *LEVELS, NONE):
@@ -177,7 +177,7 @@ def test_the_flow_keeps_quantiles(name):
         torch.testing.assert_close(data.transport(data.at(z, NONE), NONE, t), data.at(z, t), rtol=1e-8, atol=1e-8)
 
 
-def test_walks_reach_a_mixture():
+def test_dpm_solver_reaches_the_quantiles_of_a_mixture():
     """DPMSolver from the prior to three modes: the exact quantiles to a thousandth."""
     data, z = ONE["mixture"], torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
     start = VP().level(torch.ones((), dtype=torch.float64))
@@ -185,8 +185,8 @@ def test_walks_reach_a_mixture():
     torch.testing.assert_close(x, data.at(z, CLEAN), rtol=0, atol=2e-3)
 
 
-def test_a_walk_with_a_data_set_ends_at_its_images():
-    """What a network that learned the training set by heart does."""
+def test_walks_with_empirical_data_end_at_its_images():
+    """As for a network that memorised the training set."""
     data = MANY["empirical"]
     x = DDIM(50).sample(data, normal(20, 3, 2, 2), Cosine())
     nearest = (x[:, None] - data.images).flatten(2).norm(dim=2)
@@ -201,6 +201,6 @@ def test_a_walk_with_a_data_set_ends_at_its_images():
     (lambda: ONE["empirical"].log_density(torch.zeros(1, 1, 1, 1)), "no density"),
     (lambda: MANY["mixture"].at(torch.zeros(2, 3, 2, 2), CLEAN), "one pixel"),
 ])  # fmt: skip
-def test_what_has_no_answer_is_refused(bad, words):
+def test_analytic_data_reject_invalid_arguments(bad, words):
     with pytest.raises(ValueError, match=words):
         bad()

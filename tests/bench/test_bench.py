@@ -1,4 +1,4 @@
-"""The bench itself: it must find the right figures where they are known by hand, and faults that were put there."""
+"""The bench: correct figures where they are known by hand, and detection of deliberate faults."""
 
 import math
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*alpha-bar")
 
 
 class Right(Sampler):
-    """Euler's step by someone who declares no order."""
+    """Euler's step without a declared order."""
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
@@ -38,7 +38,7 @@ class WeakUndeclared(Right):
 
 
 class Bent(DPMSolver):
-    """A second-order method that takes too much of its correction."""
+    """A second-order method with too large a correction."""
 
     def step(self, denoise, x, t, s, past, noise):
         out, pred = super().step(denoise, x, t, s, past, noise)
@@ -46,7 +46,7 @@ class Bent(DPMSolver):
 
 
 class OnlyVP(DDIM):
-    """Right where alpha^2 + sigma^2 = 1 and nowhere else."""
+    """Correct only where alpha^2 + sigma^2 = 1."""
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
@@ -62,7 +62,7 @@ class Loud(Sampler):
 
 
 class Own(Sampler):
-    """Draws noise of its own beside what it is given."""
+    """Draws its own noise in addition to the given noise."""
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
@@ -167,7 +167,7 @@ def test_faults_of_schedules_are_found(schedule, problem):
     assert re.search(problem, facts.problem), facts
 
 
-def test_the_law_of_a_walk_by_hand():
+def test_law_of_a_walk_matches_a_recursion_by_hand():
     """x -> 0.5 x + 1 + 2 z, twice: mean 0.25 m + 1.5, variance 0.25^2 s^2 + (0.5 * 2)^2 + 2^2."""
 
     def walk(x, noise):
@@ -185,13 +185,13 @@ def test_the_law_of_a_walk_by_hand():
     lambda x, noise: x / x.abs().max() + noise(x),  # of the whole batch
     lambda x, noise: x + noise(x) + torch.randn_like(x),
 ])  # fmt: skip
-def test_a_walk_that_is_not_affine_has_no_law(walk):
+def test_law_rejects_walks_that_are_not_affine(walk):
     with pytest.raises(ValueError, match="not affine"):
         law(walk, 0.3, 2.0)
 
 
 @pytest.mark.parametrize("sampler", [EulerAncestral(12), Heun(12, churn=8), DPMSolver(12, 3, sde=True)])
-def test_the_law_is_what_monte_carlo_tends_to(sampler):
+def test_law_matches_monte_carlo(sampler):
     schedule, n = Cosine(), 40_000
     with torch.no_grad():
         exact = law(lambda x, noise: sampler.sample(GAUSSIAN, x, schedule, noise), 0.0, 1.0)
@@ -201,7 +201,7 @@ def test_the_law_is_what_monte_carlo_tends_to(sampler):
     assert float(x.std()) == pytest.approx(exact.std, rel=4 / (2 * n) ** 0.5)
 
 
-def test_the_law_of_ddim_by_its_recursion():
+def test_law_of_ddim_matches_its_recursion():
     """On VE a step multiplies the distance from the mean by 1 + (sigma_s - sigma_t) sigma_t / (std^2 + sigma_t^2)."""
     schedule, data = VE(), GAUSSIAN
     levels = [schedule.level(t) for t in 1 - torch.arange(10).double() / 10] + [schedule.clean()]
@@ -212,7 +212,7 @@ def test_the_law_of_ddim_by_its_recursion():
     assert end.draws == 0 and end.mean == pytest.approx(0.3) and end.std == pytest.approx(std, rel=1e-12)
 
 
-def test_what_a_whole_walk_says_agrees_with_its_law():
+def test_whole_walk_agrees_with_its_law():
     """For a deterministic walk of right mean, the error is the bias of the spread."""
     schedule = VP()
     start = schedule.level(torch.ones(()).double())
@@ -225,23 +225,23 @@ def test_what_a_whole_walk_says_agrees_with_its_law():
     assert walk.excess == pytest.approx(walk.error - walk.last, rel=1e-6)
 
 
-def test_a_section_is_uneven_and_lies_where_it_should():
+def test_section_has_uneven_steps_within_its_range():
     for schedule in (VP(), Flow(), Linear(), VE()):
         log_snr = torch.stack([t.log_snr for t in section(schedule, 48)])
         assert log_snr[0] == pytest.approx(SECTION[0], abs=1e-2) and log_snr[-1] == pytest.approx(SECTION[1], abs=1e-2)
         ratio = log_snr.diff()[0::2][:-1] / log_snr.diff()[1::2]
-        assert (ratio > 1.5).all() and (ratio < 1.8).all()  # 5 : 3, but for the snapping of times to a table
+        assert (ratio > 1.5).all() and (ratio < 1.8).all()  # 5 : 3, except for times snapped to a table
     assert float(section(VE(0.5, 5), 9)[-1].sigma) == pytest.approx(0.5)  # a shorter schedule is used whole
 
 
-def test_settings_are_what_a_class_takes():
+def test_settings_are_those_a_class_accepts():
     assert settings(DPMSolver) == [{}, {"order": 1}, {"order": 3}, {"sde": True}]
     assert settings(EulerAncestral) == [{}, {"eta": 0.0}] and settings(Right) == [{}]
     assert make(DDIM, 7, {"eta": 1.0}).steps == 7 and make(DDIM, 7, {"eta": 1.0}).convergence is None
 
 
-def test_a_bias_is_measured_at_the_end_of_the_section():
-    """10 % too much noise in every step cannot fall with their number; the right walk's bias does."""
+def test_bias_is_measured_at_the_end_of_the_section():
+    """10 % too much noise per step is a bias that does not fall with more steps; that of the correct walk does."""
     with torch.no_grad():
         wrong, right = ([bias(kind(n), VP()) for n in (24, 72)] for kind in (Loud, EulerAncestral))
     assert wrong[1] > 0.03 and right[1] < 0.4 * right[0] < 0.04

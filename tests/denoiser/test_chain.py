@@ -1,4 +1,4 @@
-"""The chain from sampler to network: what each link prints, and that a plain module of a user's own will do."""
+"""The chain from sampler to network: the repr of each link, and support for plain user-defined modules."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from diffusion.noise import Flow, Linear
 
 
 class Own(nn.Module):
-    """A user's own network, which states only that it takes four classes."""
+    """A user-defined network that declares only its four classes."""
 
     num_classes = 4
 
@@ -40,13 +40,13 @@ def small(**facts):
     (Steer(Dark(), 2), "SteeredByGuess(Conditioned(AttentionUNet, Flow, V; y (2,)), Dark, scale 2, std 0.5)"),
     (Steer(Dark(), 2, "network"), "SteeredByNetwork(Conditioned(AttentionUNet, Flow, V; y (2,)), Dark, scale 2)"),
 ], ids=lambda v: type(v).__name__ if not isinstance(v, str) else "")  # fmt: skip
-def test_the_chain_prints_what_will_be_computed_in_one_line(guidance, printed):
+def test_repr_of_a_chain_shows_every_link_in_one_line(guidance, printed):
     denoiser = small(num_classes=4)
     chain = AnyLevel(Clamp()(guidance(denoiser.walk(), Condition(torch.tensor([0, 3])))), denoiser.schedule)
     assert repr(chain) == f"AnyLevel(Clamped({printed}, -1, 1))"
 
 
-def test_the_memory_of_a_walk_is_a_link_of_its_own():
+def test_self_conditioning_is_a_separate_link():
     denoiser = small(self_condition=True)
     walk = denoiser.walk()
     assert walk is not denoiser.walk() and walk.previous is None
@@ -54,7 +54,7 @@ def test_the_memory_of_a_walk_is_a_link_of_its_own():
     assert small().walk().describe() == "AttentionUNet, Flow, V"
 
 
-def test_the_denoiser_states_the_network_s_facts():
+def test_denoiser_copies_the_networks_attributes():
     denoiser = small(num_classes=4, image_channels=2, learn_variance=True, self_condition=True)
     facts = denoiser.num_classes, denoiser.context_dim, denoiser.image_channels
     assert facts == (4, 0, 2) and denoiser.learn_variance and denoiser.self_condition and denoiser.conditional
@@ -63,7 +63,7 @@ def test_the_denoiser_states_the_network_s_facts():
     assert not (plain.conditional or plain.learn_variance or plain.self_condition or plain.image_channels)
 
 
-def test_a_module_without_the_base_class_works():
+def test_denoiser_accepts_a_network_without_the_base_class():
     denoiser = Denoiser(Own(), Linear(), V())
     assert denoiser.num_classes == 4 and denoiser.conditional and denoiser.image_channels == 0
     x, level = torch.randn(2, 1, 4, 4), denoiser.schedule.level(torch.tensor(0.5).double())
@@ -73,7 +73,7 @@ def test_a_module_without_the_base_class_works():
     torch.testing.assert_close(level.alpha * pred.x0 + level.sigma * pred.eps, x)
 
 
-def test_a_target_s_factor_on_the_input_is_applied_where_it_has_one():
+def test_denoiser_applies_the_targets_input_factor():
     seen = []
 
     class Watches(nn.Module):

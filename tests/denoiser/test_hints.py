@@ -1,4 +1,4 @@
-"""Hints: right numbers by hand, randomness that is repeated, and what a user's picture means."""
+"""Hints: values by hand, reproducible randomness, and users' pictures."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ ALL = [*(kind() for kind in KINDS), LowResolution(2, noise=0.3), Masked(0.1, 0.5
 
 @pytest.mark.parametrize("hint", ALL, ids=lambda h: f"{type(h).__name__}{list(vars(h).values())}")
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 8)])
-def test_every_hint(hint, shape):
-    """The shape that is promised, [-1, 1], its spec, and an image's own draws whatever its batch."""
+def test_every_hint_has_its_shape_range_spec_and_per_image_draws(hint, shape):
+    """The declared shape, range [-1, 1], spec, and draws that do not depend on the batch."""
     again = build(spec(hint))
     assert vars(again) == vars(hint) and type(again) is type(hint)
     x0 = torch.rand(6, *shape) * 2 - 1
@@ -27,7 +27,7 @@ def test_every_hint(hint, shape):
     assert torch.equal(other, whole) == (isinstance(hint, LowResolution) and not hint.noise)
 
 
-def test_uniform_numbers_are_uniform():
+def test_hint_uniform_draws_are_uniform():
     u = uniform(torch.randn_like, torch.empty(200_000)).double().sort().values
     assert 0 <= u[0] and u[-1] < 1
     assert float((u - (torch.arange(200_000) + 0.5) / 200_000).abs().max()) < 1.95 / 200_000**0.5  # Kolmogorov, 0.1 %
@@ -42,8 +42,8 @@ def test_low_resolution_is_the_mean_of_blocks():
     assert torch.equal(shown[0, 0, :2, :2], torch.full((2, 2), float(by_hand[0][0])))  # a pixel fills its block
 
 
-def test_noise_augmentation_says_how_strong_it_is():
-    """Half of the noise is weaker than 0.2 of 0.4, and each image's has the strength that its last channel names."""
+def test_noise_augmentation_reports_its_strength():
+    """Half of the strengths are below 0.2 of 0.4, and each image's noise has the strength in its last channel."""
     torch.manual_seed(0)
     hint, x0 = LowResolution(2, noise=0.4), torch.zeros(500, 3, 32, 32)
     low, strength = hint(x0).split((3, 1), dim=1)
@@ -51,10 +51,10 @@ def test_noise_augmentation_says_how_strong_it_is():
     s = strength[:, 0, 0, 0]
     assert 0 <= s.min() and s.max() <= 0.4 and 0.18 < s.median() < 0.22
     assert (low.flatten(1).std(1) / s - 1).abs().max() < 0.12  # 768 numbers: 2.6 % of standard error
-    assert hint.read(torch.zeros(1, 3, 16, 16), (3, 32, 32))[:, 3].abs().max() == 0  # a user's picture is clean
+    assert hint.read(torch.zeros(1, 3, 16, 16), (3, 32, 32))[:, 3].abs().max() == 0  # a user's picture has strength 0
 
 
-def test_masks_are_rectangles_of_the_asked_sizes():
+def test_masks_are_rectangles_of_the_requested_sizes():
     torch.manual_seed(0)
     x0 = torch.rand(2000, 3, 10, 20) + 0.1  # nowhere 0
     picture, known = Masked(0.3, 0.6)(x0).split((3, 1), dim=1)
@@ -65,15 +65,15 @@ def test_masks_are_rectangles_of_the_asked_sizes():
     assert set(rows.sum(1).tolist()) == {3, 4, 5, 6} and set(columns.sum(1).tolist()) == set(range(6, 13))
     for extent in (rows, columns):
         edges = extent.float().mean(0)
-        assert edges[0] > 0.05 and abs(float(edges[0] - edges[-1])) < 0.05  # any place, both ends alike
+        assert edges[0] > 0.05 and abs(float(edges[0] - edges[-1])) < 0.05  # every position, symmetric
     assert float((Masked(0.3, 0.6, holes=4)(x0)[:, 3] == 0).float().mean()) > 1.8 * float((known == 0).float().mean())
     assert Masked(1, 1)(x0)[:, 3].max() == 0 and Masked(0.01, 0.01)(x0)[:, 3].sum() == 2000 * (200 - 1)
 
 
-def test_what_a_user_s_picture_means():
+def test_hints_read_users_pictures():
     x0 = torch.rand(2, 1, 8, 8) * 2 - 1
     small = LowResolution(4)(x0)
-    assert torch.equal(LowResolution(4).read(x0, (1, 8, 8)), small)  # a full picture is made small
+    assert torch.equal(LowResolution(4).read(x0, (1, 8, 8)), small)  # a full-size picture is reduced
     assert torch.equal(LowResolution(4).read(small, (1, 8, 8)), small)
     alpha = torch.ones(2, 1, 8, 8)
     alpha[:, :, 2:5] = -1
@@ -93,7 +93,7 @@ def test_what_a_user_s_picture_means():
     (lambda: Masked().read(torch.zeros(1, 1, 8, 8), (1, 8, 8)), "transparent where"),
     (lambda: Masked().read(torch.ones(1, 2, 8, 8), (1, 8, 8)), "opaque everywhere"),
 ])  # fmt: skip
-def test_errors_say_what_to_do(make, words):
+def test_hint_errors_state_the_remedy(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)

@@ -1,4 +1,4 @@
-"""A denoiser from a checkpoint file, as it was trained, and without Lightning."""
+"""Denoisers loaded from a checkpoint file, without Lightning."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ OLD = Path(__file__).resolve().parents[1] / "files" / "version_0_1"
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_the_denoiser_of_a_checkpoint_is_the_model_s(weights):
+def test_loaded_denoiser_is_the_trained_one(weights):
     saved, model = load_denoiser(OLD, weights), Diffusion.load(OLD, weights)
     assert saved.path == OLD / "checkpoints" / "last.ckpt" and saved.checkpoint["global_step"] > 0
     assert not saved.denoiser.training and saved.hyper_parameters == dict(model.hparams)

@@ -18,21 +18,21 @@ TARGETS = [*(kind() for kind in sorted(concrete(Target), key=lambda c: c.__name_
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
-def test_round_trip(target, batch):
-    """x0 read from the right answer is x0, at every level."""
+def test_x0_is_recovered_from_every_target(target, batch):
+    """x0 recovered from the true target is x0, at every level."""
     x0, eps, t, x = batch
     torch.testing.assert_close(target.x0(x, target.of(x0, eps, t), t), x0, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
-def test_linear(target, batch):
-    """The objective relies on it: of(a x0, a eps) + of(b x0', b eps') = of(sum)."""
+def test_targets_are_linear_in_x0_and_eps(target, batch):
+    """The objective relies on linearity: of(a x0, a eps) + of(b x0', b eps') = of(sum)."""
     x0, eps, t, _ = batch
     whole = target.of(2 * x0 - 3 * eps, 2 * eps - 3 * x0, t)
     torch.testing.assert_close(whole, 2 * target.of(x0, eps, t) - 3 * target.of(eps, x0, t), rtol=1e-12, atol=1e-12)
 
 
-def test_a_scaled_score_is_the_score_times_sigma_and_of_one_size():
+def test_scaled_score_is_sigma_times_the_score_with_unit_std():
     """At sigma .01 .. 50 the score's standard deviation is 1 / sigma, 100 .. .02; scaled it is 1."""
     x0, eps = torch.randn(2, 5, 1, 20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t = VE().level(torch.linspace(0, 1, 5, dtype=torch.float64)).like(x0)

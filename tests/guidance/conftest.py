@@ -1,4 +1,4 @@
-"""Two classes of known law, so that the score of any tilted density is known too."""
+"""Classes of known distribution, for which the score of any tilted density is known."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def math_log(w):
 
 
 class Net(nn.Module):
-    """The ideal network of a World, which hears 1000 t; counts the images that it is asked for."""
+    """The ideal network of a World, which receives 1000 t; counts the images it evaluates."""
 
     def __init__(self, world, labelled=True):
         super().__init__()
@@ -86,7 +86,7 @@ class Setting:
         return self.world.schedule.level(torch.as_tensor(t, dtype=torch.float64))
 
     def worse(self):
-        """A denoiser of the same data with everything blurred."""
+        """A denoiser of the same data, blurred."""
         return Denoiser(Net(World(widen=2.0)), self.world.schedule, X0())
 
 

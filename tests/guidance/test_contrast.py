@@ -11,7 +11,7 @@ from diffusion.noise import VP, Linear
 
 
 class Net(nn.Module):
-    """Says the class number, or -1 for no condition, plus half of x; counts its calls."""
+    """Outputs the class number, or -1 for no condition, plus half of x; counts its calls."""
 
     calls = 0
 
@@ -31,7 +31,7 @@ def setting(float64):
 
 
 @pytest.mark.parametrize("scale, gap", [(0, 0), (0.5, 0.5), (1, 1), (3, 3), (-1, -1)])
-def test_classifier_free_is_a_straight_line(setting, scale, gap):
+def test_classifier_free_is_linear_in_scale(setting, scale, gap):
     net, denoiser, x, y, t = setting
     pred = ClassifierFree(scale)(denoiser, Condition(y))(x, t)
     expected = 0.5 * x - 1 + gap * (y + 1.0)[:, None, None, None]
@@ -40,13 +40,13 @@ def test_classifier_free_is_a_straight_line(setting, scale, gap):
     assert net.calls == 1  # one fused batch
 
 
-def test_scale_one_is_plain_and_no_label_is_left_alone(setting):
+def test_classifier_free_is_off_at_scale_one_and_without_labels(setting):
     net, denoiser, x, y, t = setting
     assert torch.equal(ClassifierFree(1)(denoiser, Condition(y))(x, t).x0, Plain()(denoiser, Condition(y))(x, t).x0)
     assert torch.equal(ClassifierFree(5)(denoiser, Condition())(x, t).x0, 0.5 * x - 1)
 
 
-def test_levels_of_one_an_image_are_doubled_too(setting):
+def test_classifier_free_doubles_per_image_levels(setting):
     net, denoiser, x, y, t = setting
     many = Linear().level(torch.full((5,), 0.5).double())
     a = ClassifierFree(2)(denoiser, Condition(y))
@@ -62,7 +62,7 @@ def test_clamp_limits_x0_and_keeps_x(setting):
     assert torch.equal(Unbounded()(denoiser.bind(Condition(y)))(x, t).x0, free.x0)
 
 
-def test_clamp_needs_an_interval():
+def test_clamp_rejects_an_empty_interval():
     with pytest.raises(ValueError, match="below"):
         Clamp(1, -1)
 
@@ -75,7 +75,7 @@ def test_w_is_the_papers_scale():
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_rescale_brings_the_contrast_back(setting, share):
+def test_rescale_restores_the_contrast(setting, share):
     net, denoiser, _, y, t = setting
     x = torch.randn(5, 1, 4, 4)
     std = lambda v: v.std((1, 2, 3))  # noqa: E731
@@ -86,19 +86,19 @@ def test_rescale_brings_the_contrast_back(setting, share):
         assert (std(raw) > 1.5 * std(given)).all()
         torch.testing.assert_close(std(pred.x0), share * std(given) + (1 - share) * std(raw))
         angle = (pred.x0 * raw).flatten(1).sum(1) / (pred.x0.flatten(1).norm(dim=1) * raw.flatten(1).norm(dim=1))
-        torch.testing.assert_close(angle, torch.ones(5))  # nothing but the size changes
+        torch.testing.assert_close(angle, torch.ones(5))  # only the norm changes
         torch.testing.assert_close((t.alpha * pred.x0 + t.sigma * pred.eps), x)
 
 
 class Wide(ClassifierFree):
-    """The worse guess is half of the own one, so that guidance raises the contrast."""
+    """The worse prediction is half of the model's own, so that guidance raises the contrast."""
 
     def pair(self, denoiser, cond):
         own = denoiser.bind(cond)
         return lambda x, t: (pred := own(x, t), 0.5 * pred.x0)
 
 
-def test_rescale_of_a_flat_image(setting):
+def test_rescale_is_finite_for_a_constant_image(setting):
     net, denoiser, x, y, t = setting
     flat = torch.zeros(5, 1, 2, 2)
     assert ClassifierFree(3, rescale=1)(denoiser, Condition(y))(flat, t).x0.isfinite().all()
@@ -107,7 +107,7 @@ def test_rescale_of_a_flat_image(setting):
             ClassifierFree(3, rescale=share)
 
 
-def test_apg_with_nothing_taken_away_is_classifier_free(setting):
+def test_apg_with_parallel_one_is_classifier_free(setting):
     net, denoiser, x, y, t = setting
     free = ClassifierFree(4)(denoiser, Condition(y))
     denoise = APG(4, parallel=1, momentum=0)(denoiser, Condition(y))
@@ -115,8 +115,8 @@ def test_apg_with_nothing_taken_away_is_classifier_free(setting):
         torch.testing.assert_close(denoise(x, t).x0, free(x, t).x0, rtol=1e-9, atol=1e-9)
 
 
-def test_apg_takes_the_parallel_part_away(setting):
-    """d = y + 1 everywhere; what remains is orthogonal to the conditional guess, and parallel 0.3 keeps that much."""
+def test_apg_removes_the_parallel_component(setting):
+    """d = y + 1 everywhere; the remainder is orthogonal to x0_cond, and parallel 0.3 keeps that fraction."""
     net, denoiser, x, y, t = setting
     own = denoiser(x, t, Condition(y)).x0
     d = (y + 1.0)[:, None, None, None].expand_as(x)
@@ -129,8 +129,8 @@ def test_apg_takes_the_parallel_part_away(setting):
     torch.testing.assert_close(some, d - 0.7 * along, rtol=1e-9, atol=1e-9)
 
 
-def test_apg_limits_the_push(setting):
-    """|d| = 2 (y + 1) over 4 pixels, cut to 3; what is shorter stays."""
+def test_apg_threshold_limits_the_norm(setting):
+    """|d| = 2 (y + 1) over 4 pixels, limited to 3; shorter ones are unchanged."""
     net, denoiser, x, y, t = setting
     own = denoiser(x, t, Condition(y)).x0
     push = APG(2, parallel=1, threshold=3, momentum=0)(denoiser, Condition(y))(x, t).x0 - own
@@ -138,8 +138,8 @@ def test_apg_limits_the_push(setting):
     torch.testing.assert_close(push.flatten(1).norm(dim=1), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_apg_remembers_within_a_walk(setting):
-    """d_1 = d, d_2 = d - d / 2, d_3 = d - d / 4; another walk starts from nothing."""
+def test_apg_momentum_is_kept_within_a_walk(setting):
+    """d_1 = d, d_2 = d - d / 2, d_3 = d - d / 4; another walk starts from zero."""
     net, denoiser, x, y, t = setting
     own = denoiser(x, t, Condition(y)).x0
     d = (y + 1.0)[:, None, None, None].expand_as(x)
@@ -153,8 +153,8 @@ def test_apg_remembers_within_a_walk(setting):
             APG(2, **bad)
 
 
-def test_memory_of_a_self_conditioned_network_survives_an_interval(setting):
-    """The guess follows the conditional half in and out of a doubled batch."""
+def test_self_conditioning_follows_the_conditional_half_across_an_interval(setting):
+    """The previous prediction is that of the conditional half, in and out of a doubled batch."""
     seen = []
 
     class Remembering(Net):

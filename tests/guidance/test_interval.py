@@ -1,4 +1,4 @@
-"""Guidance between two noise levels: exact inside, plain and unpaid outside."""
+"""Guidance between two noise levels: exact inside, plain and without extra cost outside."""
 
 import math
 
@@ -16,7 +16,7 @@ def at_ratio(setting, *ratios):
 
 
 @pytest.mark.parametrize("ratio, on", [(0.19, False), (0.21, True), (1.0, True), (1.99, True), (2.01, False)])
-def test_inside_exact_outside_plain_and_the_cost(setting, ratio, on):
+def test_interval_guides_inside_only_at_no_cost_outside(setting, ratio, on):
     x, t = setting.x, at_ratio(setting, ratio)
     pred = Interval(ClassifierFree(3), 0.2, 2)(setting.denoiser, setting.cond)(x, t)
     assert setting.net.asked == (60 if on else 30)
@@ -24,7 +24,7 @@ def test_inside_exact_outside_plain_and_the_cost(setting, ratio, on):
     torch.testing.assert_close(-pred.eps / t.sigma, score, rtol=1e-8, atol=1e-8)
 
 
-def test_the_upper_end_belongs_to_it_and_the_lower_does_not(setting):
+def test_interval_is_open_below_and_closed_above(setting):
     t = at_ratio(setting, 1.0)
     end = float(t.ratio)
     for low, high, on in ((0.5, end, True), (end, 2, False)):
@@ -33,8 +33,8 @@ def test_the_upper_end_belongs_to_it_and_the_lower_does_not(setting):
         assert setting.net.asked == (60 if on else 30)
 
 
-def test_levels_of_one_an_image(setting):
-    """Each image on its own side; where all are on one side, only that one is paid."""
+def test_interval_with_per_image_levels(setting):
+    """Each image on its own side; where all are on one side, only that prediction is evaluated."""
     x, y = setting.x, setting.y
     many = at_ratio(setting, *[0.05, 0.5, 9.0] * 10)
     pred = Interval(ClassifierFree(3), 0.2, 2)(setting.denoiser, setting.cond)(x, many)
@@ -48,8 +48,8 @@ def test_levels_of_one_an_image(setting):
     assert setting.net.asked == 30
 
 
-def test_evaluations_of_a_walk(setting):
-    """A walk pays twice at the levels inside, and once at the others."""
+def test_interval_saves_evaluations_in_a_walk(setting):
+    """A walk evaluates twice at the levels inside, and once at the others."""
     sampler = DDIM(20)
     ratios = [float(level.ratio) for level in walked(sampler, setting)]
     inside = sum(0.2 < r <= 2 for r in ratios)
@@ -61,7 +61,7 @@ def test_evaluations_of_a_walk(setting):
 
 
 def walked(sampler, setting):
-    """The levels that a walk asks at."""
+    """The levels that a walk evaluates."""
     seen = []
 
     def denoise(x, t):
@@ -72,8 +72,8 @@ def walked(sampler, setting):
     return seen
 
 
-def test_it_speaks_for_what_is_inside(setting):
-    """Its scale, its classes, and what is left when it is off: a classifier's labels stay off the network."""
+def test_interval_delegates_scale_classes_and_off(setting):
+    """Scale, classes, and the prediction when off: a classifier's labels are not passed to the network."""
     wrapped = Interval(ClassifierGuidance(setting.classifier, 3), 0.2, 2)
     assert wrapped.scale == 3 and wrapped.num_classes == 3
     x, t = setting.x, at_ratio(setting, 9.0)
@@ -86,6 +86,6 @@ def test_it_speaks_for_what_is_inside(setting):
 
 
 @pytest.mark.parametrize("low, high", [(-1, 2), (2, 2), (3, 2), (math.nan, 2)])
-def test_ends_that_are_none(low, high):
+def test_interval_rejects_invalid_ends(low, high):
     with pytest.raises(ValueError, match="expected 0 <= low < high"):
         Interval(ClassifierFree(), low, high)

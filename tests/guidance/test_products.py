@@ -49,8 +49,8 @@ STEPS = {samplers.AnnealedLangevin: 40, samplers.EulerMaruyama: 40, samplers.Pre
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", MADE)
-def test_with_every_sampler(setting, name, sampler):
-    """The rarest of three classes is asked for, of a network that knows classes or of one that does not."""
+def test_every_guidance_works_with_every_sampler(setting, name, sampler):
+    """Sampling the rarest of three classes, with a conditional or an unconditional network."""
     guidance = MADE[name](setting)
     denoiser = setting.unconditional if name.startswith(("ClassifierGuidance", "Steer")) else setting.denoiser
     cond = Condition(None if name.startswith("Steer") else torch.full((60,), 1))
@@ -68,20 +68,20 @@ def test_with_every_sampler(setting, name, sampler):
     Plain(), ClassifierFree(3, rescale=0.5), ClassifierFree(w=1), APG(4, parallel=0.2, threshold=3, momentum=-0.3),
     Interval(APG(w=3), 0.2, 5), Interval(ClassifierFree(3)), Steer(Near(0.1), 2, "network", guidance=ClassifierFree(2)),
 ], ids=lambda g: type(g).__name__)  # fmt: skip
-def test_through_a_spec(guidance):
+def test_guidance_survives_its_spec(guidance):
     plain = spec(guidance)
     again = build(json.loads(json.dumps(plain)))
     assert type(again) is type(guidance) and spec(again) == plain and again.scale == guidance.scale
 
 
-def test_guides_that_are_only_in_memory_have_no_spec(setting):
+def test_in_memory_guides_have_no_spec(setting):
     """Their weights would be lost: a checkpoint can only name a file."""
     for guidance in (AutoGuidance(setting.worse()), ClassifierGuidance(setting.classifier)):
         with pytest.raises(ValueError, match="must keep its argument"):
             spec(guidance)
 
 
-def test_none_is_forgotten():
+def test_every_guidance_is_covered():
     named = {"Plain", "ClassifierFree", "APG", "Interval", "AutoGuidance", "ClassifierGuidance", "Steer"}
     assert {k.__name__ for k in concrete(Guidance, "diffusion")} - {"Counted", "Wrapper"} == named
     assert Contrast not in concrete(Guidance, "diffusion") and issubclass(Interval, Wrapper)

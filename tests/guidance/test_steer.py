@@ -1,4 +1,4 @@
-"""Steering by a CondFn: exact where the answer is known, and through what the gradient is taken."""
+"""Steering by a CondFn, against exact posteriors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ TIMES = [0.02, 0.3, 0.7, 1.0]
 
 
 class Best(nn.Module):
-    """The ideal network of Gaussian data, which hears the clock of its schedule and says v."""
+    """The ideal network of Gaussian data, which receives the clock of its schedule and outputs v."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -30,7 +30,7 @@ class Best(nn.Module):
 
 
 class Measured:
-    """The gradient of log p(wish | x_t), wish = x_0 + NOISE n, as a function of the guess."""
+    """The gradient of log p(y | x_t), y = x_0 + NOISE n, as a function of the predicted x_0."""
 
     def __call__(self, x0, t):
         var = STD**2 * t.sigma**2 / (t.alpha**2 * STD**2 + t.sigma**2)
@@ -48,22 +48,22 @@ class Red(Likelihood):
 
 
 def posterior(t, x):
-    """The score of p_t(x | wish): the data given the wish are Gaussian again."""
+    """The score of p_t(x | y): the data given the measurement are Gaussian."""
     var = 1 / (1 / STD**2 + 1 / NOISE**2)
     mean = var * (MEAN / STD**2 + WISH / NOISE**2)
     return Gaussian(mean, var**0.5).score(x, t)
 
 
-@pytest.mark.parametrize("each", [False, True], ids=["one level", "a level an image"])
+@pytest.mark.parametrize("each", [False, True], ids=["one level", "a level per image"])
 @pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("through", ["guess", "network"])
 @pytest.mark.parametrize("schedule", [VP(), VE(), Flow()], ids=lambda s: type(s).__name__)
-def test_a_measurement_gives_the_posterior(schedule, through, time, each):
+def test_steering_by_a_measurement_gives_the_posterior_score(schedule, through, time, each):
     time = 0.98 if time == 1 and type(schedule) is Flow and through == "network" else time  # alpha = 0 at 1
     x = torch.randn(4, 1, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     denoiser = Denoiser(Best(schedule), schedule, V())
     schedule_clock = schedule.clock
-    schedule.clock = lambda t: 1000 * t  # what Best hears
+    schedule.clock = lambda t: 1000 * t  # the input of Best
     t = schedule.level(torch.full((4,) if each else (), time, dtype=torch.float64))
     with torch.no_grad():
         pred = Steer(Measured(), through=through, std=STD)(denoiser, Condition())(x, t)
@@ -73,8 +73,8 @@ def test_a_measurement_gives_the_posterior(schedule, through, time, each):
     torch.testing.assert_close(t.alpha * pred.x0 + t.sigma * pred.eps, x)
 
 
-def test_sampling_reaches_the_posterior():
-    """Not only the score at a level: a walk ends where the wish and the data agree."""
+def test_steered_sampling_reaches_the_posterior():
+    """Not only the score at one level: whole walks end in the posterior."""
     var = 1 / (1 / STD**2 + 1 / NOISE**2)
     mean = var * (MEAN / STD**2 + WISH / NOISE**2)
     z = torch.randn(500, 1, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_sampling_reaches_the_posterior():
     torch.testing.assert_close(x.std(0), torch.full_like(WISH, var**0.5), rtol=0.03, atol=0)
 
 
-def test_scale_zero_is_off_and_the_push_is_linear(setting):
+def test_steer_is_off_at_scale_zero_and_linear_in_scale(setting):
     x, t = setting.x, setting.level(0.4)
     base = ClassifierFree(2)
     plain = base(setting.denoiser, setting.cond)(x, t).x0
@@ -96,8 +96,8 @@ def test_scale_zero_is_off_and_the_push_is_linear(setting):
     assert not one[..., 1].any()
 
 
-def test_the_network_carries_the_wish_to_other_pixels(setting):
-    """In a mixture the pixels tell of each other: the covariance moves both, and is sigma^2 / alpha d x0 / d x."""
+def test_steering_through_the_network_moves_correlated_pixels(setting):
+    """In a mixture the pixels are dependent: the covariance moves both, and is sigma^2 / alpha d x0 / d x."""
     x, t = setting.x, setting.level(0.4)
     plain = setting.unconditional(x, t).x0
     push = Steer(Red(), through="network")(setting.unconditional, Condition())(x, t).x0 - plain
@@ -113,8 +113,8 @@ def test_the_network_carries_the_wish_to_other_pixels(setting):
     assert float(push[..., 1].abs().max()) > 0.01
 
 
-def test_where_there_is_no_signal():
-    """alpha = 0: the network's way adds nothing, the guess's way all that the wish asks of data of that spread."""
+def test_steer_without_signal():
+    """At alpha = 0, "network" adds nothing, and "guess" the full shift for data of that spread."""
     schedule, x = Flow(), torch.randn(4, 1, 1, 3, dtype=torch.float64)
     t = schedule.level(torch.ones((), dtype=torch.float64))
     denoiser = Denoiser(Best(schedule), schedule, V())
@@ -124,8 +124,8 @@ def test_where_there_is_no_signal():
     torch.testing.assert_close(pushed[..., 0] - plain[..., 0], STD**2 * 2 * (1 - plain[..., 0]))
 
 
-def test_inside_of_inference_mode(setting):
-    """Validation and previews run there, where nothing can be differentiated without a copy."""
+def test_steer_works_in_inference_mode(setting):
+    """Validation and previews run in inference mode, where differentiation requires a copy."""
     for through in ("guess", "network"):
         guided = Steer(Red(), through=through)(setting.denoiser, setting.cond)
         expected = guided(setting.x, setting.level(0.4)).x0
@@ -135,7 +135,7 @@ def test_inside_of_inference_mode(setting):
         torch.testing.assert_close(again.clone(), expected)
 
 
-def test_what_a_cond_fn_must_give(setting):
+def test_steer_rejects_a_cond_fn_of_the_wrong_shape(setting):
     wrong = Steer(lambda x0, t: x0.mean((1, 2, 3)))(setting.denoiser, setting.cond)
     with pytest.raises(ValueError, match=r"the shape of the predicted x_0, \(30, 1, 1, 2\); got \(30,\)"):
         wrong(setting.x, setting.level(0.4))

@@ -1,4 +1,4 @@
-"""On data of known law, guidance gives the score of the tilted density p(x) p(y | x)^scale exactly, at every level."""
+"""On known distributions, guidance gives exactly the score of the tilted density p(x) p(y | x)^scale."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def same_score(pred, score, x, t):
 
 @pytest.mark.parametrize("time", [*TIMES, EACH], ids=[*map(str, TIMES), "each"])
 @pytest.mark.parametrize("scale", [0, 0.5, 1, 3, -1])
-def test_classifier_free(setting, scale, time):
+def test_classifier_free_gives_the_tilted_score(setting, scale, time):
     x, t = setting.x, setting.level(time)
     pred = ClassifierFree(scale)(setting.denoiser, setting.cond)(x, t)
     same_score(pred, setting.world.tilted(x, t, setting.y, scale), x, t)
@@ -26,8 +26,8 @@ def test_classifier_free(setting, scale, time):
 @pytest.mark.parametrize("time", [*TIMES, EACH], ids=[*map(str, TIMES), "each"])
 @pytest.mark.parametrize("known", [True, False], ids=["conditional", "unconditional"])
 @pytest.mark.parametrize("scale", [0, 0.5, 1, 3])
-def test_classifier(setting, scale, known, time):
-    """The same for a network that knows the labels and for one that does not."""
+def test_classifier_guidance_gives_the_tilted_score(setting, scale, known, time):
+    """The same score for conditional and unconditional networks."""
     x, t = setting.x, setting.level(time)
     denoiser = setting.denoiser if known else setting.unconditional
     with torch.no_grad():
@@ -35,8 +35,8 @@ def test_classifier(setting, scale, known, time):
     same_score(pred, setting.world.tilted(x, t, setting.y, scale), x, t)
 
 
-def test_contexts_are_shares_of_classes(setting):
-    """A mixed context is the shares' mean of log p, one-hot is the label; one that is not kept steers to nothing."""
+def test_contexts_are_class_weights(setting):
+    """A mixed context is the weighted mean of log p, one-hot is the label; a dropped one does not steer."""
     x, t, y = setting.x, setting.level(0.3), setting.y
     guide = ClassifierGuidance(setting.classifier, 2)
     label = guide(setting.unconditional, setting.cond)(x, t).x0
@@ -52,7 +52,7 @@ def test_contexts_are_shares_of_classes(setting):
     torch.testing.assert_close(half[10:], free[10:])
 
 
-def test_a_classifier_without_labels_is_refused(setting):
+def test_classifier_guidance_requires_labels(setting):
     with pytest.raises(ValueError, match="no labels to steer to"):
         ClassifierGuidance(setting.classifier)(setting.unconditional, Condition())
 
@@ -79,8 +79,8 @@ def test_auto_guidance_of_an_unconditional_model(setting):
     lambda s: ClassifierFree(1), lambda s: ClassifierFree(w=0), lambda s: ClassifierFree(1, rescale=0.7),
     lambda s: APG(1), lambda s: AutoGuidance(s.worse(), 1), lambda s: ClassifierGuidance(s.classifier, 1),
 ])  # fmt: skip
-def test_scale_one_is_off(setting, make):
-    """The plain prediction to the bit, and no second evaluation."""
+def test_guidance_with_scale_one_is_off(setting, make):
+    """The plain prediction, bit for bit, and no second evaluation."""
     for t in (setting.level(0.3), setting.level(EACH)):
         pred = make(setting)(setting.denoiser, setting.cond)(setting.x, t)
         assert setting.net.asked == 30

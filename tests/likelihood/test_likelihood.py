@@ -1,4 +1,4 @@
-"""Likelihood by the probability flow, against densities that are known, and its solver against equations that are."""
+"""Likelihood under the probability flow against known densities, and its solver against known solutions."""
 
 import math
 
@@ -25,7 +25,7 @@ def least_noisy(schedule):
 
 
 class EachPixel:
-    """A law of one pixel, for every pixel of an image."""
+    """A one-pixel distribution applied to every pixel of an image."""
 
     def __init__(self, law):
         self.law = law
@@ -40,17 +40,17 @@ class EachPixel:
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-def test_gaussian_data(schedule, divergence):
+def test_log_likelihood_of_gaussian_data_is_exact(schedule, divergence):
     """Hutchinson's estimate is exact here: the Jacobian is a multiple of the identity."""
     torch.manual_seed(0)
     x0 = MEAN + STD * torch.randn(16, 1, 2, 2, dtype=torch.float64)
     found = log_likelihood(GAUSSIAN, x0, schedule, divergence, 1e-6, 1e-6)
-    # What is left: the prior is N(0, prior_std^2), the process ends a little beside it.
+    # Tolerance: the prior is N(0, prior_std^2), and the process ends close to it.
     torch.testing.assert_close(found, GAUSSIAN.log_density(x0, least_noisy(schedule)), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("schedule", [VP(), Flow(), VE()], ids=lambda s: type(s).__name__)
-def test_a_mixture(schedule):
+def test_log_likelihood_of_a_mixture_is_exact(schedule):
     torch.manual_seed(0)
     data = EachPixel(TWO)
     x0 = TWO.sample(48).view(12, 1, 2, 2)
@@ -60,7 +60,7 @@ def test_a_mixture(schedule):
 
 
 def test_hutchinson_is_unbiased():
-    """On pixels that see each other, one probe is noisy, and the mean of many is the exact trace."""
+    """With coupled pixels one probe is noisy, and the mean of many is the exact trace."""
     mix = torch.tensor([[0.9, 0.5], [-0.3, 0.6]], dtype=torch.float64)
 
     def coupled(x, t):
@@ -76,7 +76,7 @@ def test_hutchinson_is_unbiased():
     assert float(found.mean()) == pytest.approx(float(exact), abs=3 * error)
 
 
-def test_an_image_does_not_depend_on_its_batch():
+def test_log_likelihood_does_not_depend_on_the_batch():
     x0 = MEAN + STD * torch.randn(5, 1, 2, 2, dtype=torch.float64)
     many = log_likelihood(EachPixel(TWO), x0, VP(), noise=ImageDraws(3, range(5)))
     one = log_likelihood(EachPixel(TWO), x0[3:4], VP(), noise=ImageDraws(3, [3]))
@@ -84,7 +84,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 
 def test_bits_of_uniform_pixels_are_eight():
-    """Every one of 256 values equally likely: the dequantised density is 255 / 512 on an interval a bin too wide."""
+    """Every one of 256 values equally likely: the dequantised density is 255 / 512 on a one bin wider range."""
     x0 = torch.arange(256, dtype=torch.float64).view(256, 1, 1, 1) / 127.5 - 1
     torch.manual_seed(0)
     x = dequantise(x0)
@@ -102,7 +102,7 @@ def test_gaussian_bits_match_the_entropy():
     assert float(bits.mean()) == pytest.approx(entropy, abs=3 * float(bits.std()) / 3000**0.5 + 0.005)
 
 
-def test_rk45_on_equations_with_known_answers():
+def test_rk45_matches_known_solutions():
     """dy/du = 3 y cos(3 u), each row from its own start: y = y_0 exp(sin 3u)."""
     y = torch.tensor([[1.0, -2.0], [0.1, 50.0]], dtype=torch.float64)
     calls = []
@@ -122,7 +122,7 @@ def test_rk45_on_equations_with_known_answers():
 
 
 def test_rk45_is_of_order_five():
-    """With tolerances that accept everything, the step grows as it may; one step of 1/n against n of them."""
+    """With tolerances that accept every step: one step of length 1/n against n of them."""
     errors = []
     for n in (4, 8):
         y = torch.ones(1, 1, dtype=torch.float64)
@@ -132,7 +132,7 @@ def test_rk45_is_of_order_five():
     assert math.log2(errors[0] / errors[1]) == pytest.approx(5, abs=0.3)
 
 
-def test_rk45_gives_up_with_a_reason():
+def test_rk45_errors_name_the_reason():
     with pytest.raises(RuntimeError, match="not enough"):
         rk45(lambda u, y: y * 100, torch.ones(1, 1), 1e-6, 1e-6, limit=5)
     with pytest.raises(RuntimeError, match="finite"):

@@ -1,4 +1,4 @@
-"""The variational bound: its pieces against closed forms, its sum against the evidence of Gaussian data."""
+"""The variational bound: its terms against closed forms, its sum against the evidence of Gaussian data."""
 
 import math
 
@@ -11,7 +11,7 @@ from diffusion.denoiser import Prediction
 from diffusion.likelihood import vlb
 from diffusion.noise import VE, VP, Cosine, Flow, Linear, forward_var, learned_var, posterior_var
 
-MEAN, STD = 0.1, 0.25  # hardly any pixel beyond [-1, 1], where the end bins hold all
+MEAN, STD = 0.1, 0.25  # hardly any pixel outside [-1, 1], where the outermost bins take all the mass
 
 
 GAUSSIAN = Gaussian(MEAN, STD)
@@ -21,7 +21,7 @@ def at(schedule, *t):
     return [schedule.level(torch.tensor(v, dtype=torch.float64)) for v in t]
 
 
-def test_kl_is_torchs():
+def test_kl_matches_torch():
     m1, v1, m2, v2 = torch.randn(4, 200, dtype=torch.float64)
     other = kl_divergence(Normal(m1, (v1 / 2).exp()), Normal(m2, (v2 / 2).exp()))
     torch.testing.assert_close(vlb.kl(m1, v1, m2, v2), other)
@@ -31,7 +31,7 @@ PIXELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 
 
 @pytest.mark.parametrize("mean, std", [(0.0, 0.3), (-0.97, 0.02), (0.99, 0.004), (1.5, 0.1), (0.2, 3.0)])
-def test_the_bins_of_all_pixel_values_hold_all_the_mass(mean, std):
+def test_probabilities_of_all_pixel_bins_sum_to_one(mean, std):
     logvar = torch.full_like(PIXELS, 2 * math.log(std))
     log_mass = vlb.discretised_log_likelihood(PIXELS, torch.full_like(PIXELS, mean), logvar)
     assert float(log_mass.exp().sum()) == pytest.approx(1, abs=1e-9)
@@ -41,7 +41,7 @@ def test_the_bins_of_all_pixel_values_hold_all_the_mass(mean, std):
     torch.testing.assert_close(log_mass.exp()[1:-1][near], plain[near], rtol=1e-6, atol=0)
 
 
-def test_a_bin_far_in_the_tail_is_neither_infinite_nor_lost():
+def test_log_likelihood_of_a_bin_in_the_far_tail_is_finite_and_exact():
     x0, mean = torch.tensor([0.0, 0.0]), torch.tensor([20 / 127.5, -20 / 127.5], requires_grad=True)
     log_mass = vlb.discretised_log_likelihood(x0, mean, torch.full((2,), 2 * math.log(0.01)))
     # the edge of the bin that is nearer to the mean, 19.5 / 127.5 away, dominates: -z^2 / 2 - log(z sqrt(2 pi))
@@ -53,7 +53,7 @@ def test_a_bin_far_in_the_tail_is_neither_infinite_nor_lost():
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("schedule", [Linear(100), Cosine(60), VP()])
-def test_each_term_of_gaussian_data(schedule, variance):
+def test_vlb_terms_of_gaussian_data_match_closed_forms(schedule, variance):
     """E KL has a closed form: the two means differ by gain (x_0 - x_0_hat), and Var[x_0 | x_t] is known."""
     steps = 20
     torch.manual_seed(0)
@@ -76,14 +76,14 @@ def test_each_term_of_gaussian_data(schedule, variance):
 
 
 def evidence():
-    """Bits a dimension of Gaussian pixels, rounded to 256 values: the entropy, in bins 2 / 255 wide."""
+    """Bits per dimension of Gaussian pixels, rounded to 256 values: the entropy, in bins 2 / 255 wide."""
     return GAUSSIAN.entropy() / math.log(2) + math.log2(127.5)
 
 
 @pytest.mark.parametrize(
     "schedule, steps, gap", [(Linear(), 1000, 0.01), (Linear(), 50, 0.15), (Cosine(), 200, 0.03), (VE(), 500, 0.15)]
 )
-def test_the_sum_bounds_the_entropy_from_above_and_is_close(schedule, steps, gap):
+def test_vlb_is_a_tight_upper_bound_of_the_entropy(schedule, steps, gap):
     torch.manual_seed(1)
     x0 = MEAN + STD * torch.randn(10_000, 1, 1, 1, dtype=torch.float64)
     x0 = (x0 - x0.mean()) / x0.std(correction=0) * STD + MEAN  # its cross-entropy is the entropy to the bit
@@ -94,7 +94,7 @@ def test_the_sum_bounds_the_entropy_from_above_and_is_close(schedule, steps, gap
 
 
 @pytest.mark.parametrize("index", [1, 30, 99])
-def test_the_best_learned_variance(index):
+def test_vlb_is_smallest_at_the_true_reverse_variance(index):
     """The KL is least where the variance is that of x_s given x_t: Var[x_s | x_t, x_0] + gain^2 Var[x_0 | x_t]."""
     schedule = Linear(100)
     s, t, up = at(schedule, index / 100, (index + 1) / 100, min(1.0, (index + 2) / 100))
@@ -114,7 +114,7 @@ def test_the_best_learned_variance(index):
     assert float(slope.abs()) < 0.05 * float(steep.abs())
 
 
-def test_learned_is_small_and_large_at_its_ends(float64):
+def test_learned_variance_ranges_from_small_to_large(float64):
     schedule, x0 = Cosine(50), torch.rand(6, 1, 4, 4) * 2 - 1
     levels = at(schedule, 0.4, 0.42, 0.44)
     pred = Prediction(x0 + 0.1, x0, -torch.ones_like(x0))
@@ -123,7 +123,7 @@ def test_learned_is_small_and_large_at_its_ends(float64):
     torch.testing.assert_close(vlb.term(pred, x0, *levels), vlb.term(pred, x0, *levels, "large"))
 
 
-def test_a_batch_of_levels_is_many_batches_of_one(float64):
+def test_vlb_term_of_mixed_levels_equals_separate_batches(float64):
     """Training mixes first steps, which end in the decoder, with others."""
     schedule = Linear(100)
     x0 = (torch.randint(0, 256, (4, 1, 4, 4)) / 127.5 - 1).requires_grad_()
@@ -142,7 +142,7 @@ def test_a_batch_of_levels_is_many_batches_of_one(float64):
     assert grad.isfinite().all() and grad.abs().flatten(1).sum(1).gt(0).all()
 
 
-def test_wrong_use_is_refused():
+def test_vlb_rejects_invalid_use():
     x0 = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="2C channels"):
         vlb.term(Prediction(x0, x0), x0, *at(Linear(), 0.4, 0.5, 0.6))

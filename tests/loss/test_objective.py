@@ -13,7 +13,7 @@ from diffusion.samplers import DDIM
 
 
 class Recorder(nn.Module):
-    """Answers with a fixed map and remembers what it was asked."""
+    """Returns a fixed map and records its inputs."""
 
     num_classes = 10
 
@@ -25,7 +25,7 @@ class Recorder(nn.Module):
 
 @pytest.mark.parametrize("target", [Eps(), X0(), V()])
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
-def test_the_loss_is_the_error_of_the_networks_own_words(target, schedule):
+def test_default_loss_is_the_mse_of_the_networks_output(target, schedule):
     net, x0 = Recorder(), torch.rand(32, 1, 8, 8) * 2 - 1
     draws, same = StepDraws(0, 0, 0), StepDraws(0, 0, 0)
     terms = Objective()(Denoiser(net, schedule, target), x0, Condition(), draws.normal, draws.uniform)
@@ -37,8 +37,8 @@ def test_the_loss_is_the_error_of_the_networks_own_words(target, schedule):
     assert float(terms.loss) == pytest.approx(float(expected.mean()), rel=1e-4)
 
 
-def test_a_perfect_network_has_no_loss():
-    """The ideal answer for a single image as data set: x0 is known, so eps is."""
+def test_perfect_network_has_zero_loss():
+    """The ideal output for a data set of one image: x0 is known, and so is eps."""
     x0 = torch.rand(1, 1, 4, 4).expand(64, 1, 4, 4) * 2 - 1
 
     class Perfect(nn.Module):
@@ -49,7 +49,7 @@ def test_a_perfect_network_has_no_loss():
     assert float(Objective()(Denoiser(Perfect(), Linear()), x0).loss) < 1e-6
 
 
-def test_labels_are_dropped_image_by_image():
+def test_labels_are_dropped_per_image():
     net, x0, y = Recorder(), torch.zeros(4000, 1, 2, 2), torch.arange(4000) % 10
     Objective(drop=0.2)(Denoiser(net, Linear()), x0, Condition(y))
     keep = net.asked[3]
@@ -59,12 +59,12 @@ def test_labels_are_dropped_image_by_image():
 
 
 @pytest.mark.parametrize("drop", [-0.1, 1.1])
-def test_drop_is_a_probability(drop):
+def test_objective_rejects_a_drop_outside_the_unit_interval(drop):
     with pytest.raises(ValueError, match="probability"):
         Objective(drop=drop)
 
 
-def test_one_level_or_one_an_image():
+def test_denoiser_takes_one_level_or_one_per_image():
     denoiser, x = Denoiser(Recorder(), Linear()), torch.randn(6, 1, 4, 4)
     level = Linear().level(torch.tensor(0.3, dtype=torch.float64))
     many = Linear().level(torch.full((6,), 0.3, dtype=torch.float64))
@@ -104,7 +104,7 @@ def test_the_hybrid_loss_trains_the_variance_and_leaves_the_mean_alone(schedule)
     torch.testing.assert_close(hybrid.loss, simple.loss + 0.25 * hybrid.vlb.mean())
 
 
-def test_the_bound_in_training_estimates_the_whole_chain():
+def test_vlb_in_training_estimates_the_bound_of_the_whole_chain():
     """T times the mean term at random t is the sum over the chain, less the prior's term."""
     schedule = Linear(40)
     x0 = torch.rand(1, 1, 4, 4).expand(20_000, 1, 4, 4) * 2 - 1
@@ -115,15 +115,15 @@ def test_the_bound_in_training_estimates_the_whole_chain():
     assert float(found.mean()) == pytest.approx(float(exact), abs=4 * float(found.std()) / 20_000**0.5)
 
 
-def test_a_bound_needs_a_learned_variance():
+def test_vlb_requires_a_learned_variance():
     with pytest.raises(ValueError, match="learn_variance"):
         Objective(vlb=0.001)(Denoiser(Recorder(), Linear()), torch.zeros(2, 1, 4, 4))
     with pytest.raises(ValueError, match="at least 0"):
         Objective(vlb=-1)
 
 
-def test_offset_noise_has_the_covariance_it_promises():
-    """eps + 0.5 z with one z a channel: variance 1.25, covariance 0.25 within a channel, none between channels."""
+def test_offset_noise_has_the_documented_covariance():
+    """eps + 0.5 z with one z per channel: variance 1.25, covariance 0.25 within a channel, none between channels."""
     net, x0 = Recorder(), torch.zeros(20_000, 2, 1, 2)
     Objective(offset=0.5, times=AtOne())(Denoiser(net, Flow(), V()), x0)
     cov = torch.cov(net.asked[0].flatten(1).T)  # pixels (c0 p0, c0 p1, c1 p0, c1 p1); at t = 1 x is the noise
@@ -137,7 +137,7 @@ class AtOne(Uniform):
 
 
 class Remembers(nn.Module):
-    """Says half of what it is shown of its last guess, plus one."""
+    """Outputs half of its previous prediction, plus one."""
 
     self_condition = True
 
@@ -152,7 +152,7 @@ class Remembers(nn.Module):
 
 
 @pytest.mark.parametrize("probability, calls", [(0.0, 1), (1.0, 2)])
-def test_self_conditioning_in_training(probability, calls):
+def test_self_conditioning_in_training_adds_one_evaluation(probability, calls):
     net, x0 = Remembers(), torch.zeros(4, 1, 2, 2)
     terms = Objective(self_condition=probability)(Denoiser(net, Linear(), X0()), x0)
     assert len(net.shown) == calls
@@ -161,8 +161,8 @@ def test_self_conditioning_in_training(probability, calls):
     assert terms.mse.shape == (4,)
 
 
-def test_self_conditioning_is_a_walks_own_memory():
-    """The guess 1 + guess / 2 goes 1, 1.5, 1.75, ...; a second walk starts from nothing again; guidance doubles it."""
+def test_self_conditioning_state_belongs_to_one_walk():
+    """1 + previous / 2 is 1, 1.5, 1.75, ...; a new walk restarts from zeros; guidance doubles them."""
     net = Remembers()
     denoiser = Denoiser(net, Linear(), X0())
     for _ in range(2):

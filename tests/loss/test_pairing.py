@@ -22,7 +22,7 @@ def test_optimal_transport_sorts_points_on_a_line():
     assert torch.equal(Independent()(x0, eps), eps)
 
 
-def test_no_swap_of_two_makes_it_cheaper():
+def test_optimal_transport_cost_cannot_be_lowered_by_a_swap():
     torch.manual_seed(0)
     x0, eps = torch.rand(32, 3, 4, 4), torch.randn(32, 3, 4, 4)
     paired = OptimalTransport()(x0, eps)
@@ -33,8 +33,8 @@ def test_no_swap_of_two_makes_it_cheaper():
     assert float(swapped.min()) > -1e-3
 
 
-def test_the_target_is_paired_with_the_input():
-    """A network that knows the batch's pairing has no loss: it is asked for the paired noise's velocity."""
+def test_targets_use_the_paired_noise():
+    """A network that knows the pairing has zero loss: the target is the velocity of the paired noise."""
     torch.manual_seed(0)
     x0 = torch.rand(16, 1, 4, 4) * 2 - 1
     eps = StepDraws(0, 0, 0).normal(x0)
@@ -52,8 +52,8 @@ def test_the_target_is_paired_with_the_input():
     assert float(terms.loss) < 1e-9
 
 
-def test_paired_paths_are_straighter():
-    """What pairing is for: the marginal velocity of two far clusters bends less, so one Euler step goes further."""
+def test_optimal_transport_paths_are_straighter():
+    """The marginal velocity between two distant clusters is straighter, so one Euler step is more accurate."""
     torch.manual_seed(0)
     x0 = torch.where(torch.rand(256, 1, 1, 2) < 0.5, -2.0, 2.0)
     eps = torch.randn_like(x0)

@@ -1,4 +1,4 @@
-"""Weights are written once, in x_0: the loss of one prediction is equal under eps, x0 and v."""
+"""Weights are defined once, for x_0: the loss of a prediction is equal for eps, x0 and v."""
 
 import math
 
@@ -32,7 +32,7 @@ WEIGHTS = sorted(concrete(Weight), key=lambda c: c.__name__)
 
 
 class Saying(nn.Module):
-    """Makes one and the same prediction of x_0 in the words of any target."""
+    """Outputs the same prediction of x_0 for any target."""
 
     def __init__(self, target, schedule):
         super().__init__()
@@ -56,12 +56,12 @@ def loss(target, weight, distance=MSE(), schedule=Cosine()):
 
 @pytest.mark.parametrize("distance", [MSE(), L1(), Huber()])
 @pytest.mark.parametrize("weight", [w for w in WEIGHTS if w is not Unit])
-def test_the_same_prediction_has_the_same_loss(weight, distance):
+def test_loss_of_a_prediction_does_not_depend_on_the_target(weight, distance):
     losses = [loss(target, weight(), distance) for target in (Eps(), X0(), V(), EDM())]
     assert losses[0] > 0 and losses == pytest.approx([losses[0]] * 4, rel=1e-6)
 
 
-def test_unit_is_each_targets_own_error():
+def test_unit_weight_is_each_targets_own_error():
     """eps: snr, x0: 1, v: snr + 1 (alpha^2 + sigma^2 = 1), EDM: 1 / c_out^2."""
     schedule = Cosine()
     t = schedule.level(torch.tensor([0.1, 0.5, 0.9]).double())
@@ -72,7 +72,7 @@ def test_unit_is_each_targets_own_error():
     torch.testing.assert_close(Unit()(t, edm, schedule), EDMWeight(0.5)(t, edm, schedule))  # EDM's own choice
 
 
-def test_values_by_hand():
+def test_weights_match_values_by_hand():
     snr = torch.tensor([0.01, 1.0, 5.0, 100.0]).double()
     assert Constant().of(snr).tolist() == snr.tolist()
     assert MinSNR(5).of(snr).tolist() == pytest.approx([0.01, 1, 5, 5])
@@ -96,7 +96,7 @@ def test_elbo_integrates_snr():
     assert (w > 0).all()
 
 
-def test_distances():
+def test_distances_match_values_by_hand():
     error = torch.tensor([-2.0, -0.05, 0.0, 0.1, 1.0])
     assert MSE()(error).tolist() == pytest.approx([4, 0.0025, 0, 0.01, 1])
     assert L1()(error).tolist() == pytest.approx([2, 0.05, 0, 0.1, 1])

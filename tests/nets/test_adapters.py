@@ -1,4 +1,4 @@
-"""Networks of others: one of the user's own by its import path, and diffusers' through a thin adapter."""
+"""External networks: user-defined ones by import path, and diffusers' through an adapter."""
 
 import sys
 
@@ -40,8 +40,8 @@ RUN = (
 ).split()
 
 
-def test_diffusers_network_is_called_as_it_is():
-    """The same numbers as UNet2DModel by itself; no label, and a label dropped, are its class number 10."""
+def test_diffusers_unet_matches_unet2dmodel():
+    """The same output as UNet2DModel itself; a missing or dropped label is its class 10."""
     torch.manual_seed(0)
     net = DiffusersUNet(1, OPTIONS, num_classes=10).eval()
     x, clock, y = torch.randn(3, 1, 8, 8), torch.tensor([0.0, 500.0, 999.0]), torch.tensor([3, 0, 9])
@@ -57,7 +57,7 @@ def test_diffusers_network_is_called_as_it_is():
     assert isinstance(again, DiffusersUNet) and again.options == OPTIONS and again.num_classes == 10
 
 
-def test_what_diffusers_cannot_be_given_is_said():
+def test_diffusers_unet_rejects_invalid_options():
     with pytest.raises(ValueError, match="in_channels follow from the data"):
         DiffusersUNet(1, OPTIONS | {"in_channels": 2})
     with pytest.raises(ValueError, match="expected arguments of UNet2DModel"):
@@ -81,8 +81,8 @@ def folder(tmp_path, monkeypatch):
                f"init_args: {{options: {OPTIONS}}}}}}}",
                  id="theirs", marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_network_by_its_import_path(name, net, folder, capsys):
-    """From a configuration: channels and classes come from the data; it trains, is found again, and samples."""
+def test_networks_train_by_import_path(name, net, folder, capsys):
+    """From a configuration: channels and classes follow from the data; it trains, loads again, and samples."""
     config = folder / f"{name}.yaml"
     config.write_text(f"experiment: {name}\n{net}\n")
     assert main(["fit", "-c", str(config), *RUN, "--out", str(folder / "runs")]) == 0
@@ -94,8 +94,8 @@ def test_a_network_by_its_import_path(name, net, folder, capsys):
     assert main(["sample", run, "--n", "4", "--label", "3", "--scale", "2", "--out", str(folder / "x.npz")]) == 0
 
 
-def test_every_argument_of_the_contract_is_an_option_with_its_help(capsys):
-    """Stated once in Net, and offered for each network that passes them on."""
+def test_every_net_argument_is_an_option_with_help(capsys):
+    """Documented once in Net, and available for each network that passes them on."""
     from jsonargparse import ArgumentParser
 
     for kind in (nets.AttentionUNet, nets.BlockUNet, nets.ContextUNet, nets.DiT, nets.ResidualMLP, nets.UNet):

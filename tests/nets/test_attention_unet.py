@@ -12,7 +12,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_parameter_table():
+def test_attention_unet_parameter_table():
     net = AttentionUNet()
     assert count(net) == 12_919_041
     assert count(net.inc) == 37_696
@@ -23,7 +23,7 @@ def test_parameter_table():
 
 
 class Reference(nn.Module):
-    """The origin's network, written out again from its description with torch's own attention."""
+    """The original network, reimplemented from its description with torch's own attention."""
 
     def __init__(self):
         super().__init__()
@@ -84,10 +84,10 @@ class Reference(nn.Module):
         return self.outc(go_up(self.up[2], x, x1))
 
 
-def test_same_weights_same_function(float64):
+def test_attention_unet_matches_the_reference_on_the_same_weights(float64):
     torch.manual_seed(0)
     reference, net = Reference().eval(), AttentionUNet().eval()
-    for p in reference.parameters():  # norms and biases too, so that a swapped one is seen
+    for p in reference.parameters():  # norms and biases too, so that swapped ones are detected
         nn.init.normal_(p, std=0.05) if p.ndim > 1 else nn.init.uniform_(p, 0.5, 1.5)
 
     def copy(source, target):
@@ -114,24 +114,24 @@ SMALL = {"widths": (8, 16, 16), "heads": 2, "attention": 1}
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 @pytest.mark.parametrize("size", [(8, 8), (16, 8), (4, 12)])
-def test_any_channels_and_sizes(channels, size):
+def test_attention_unet_takes_any_channels_and_sizes(channels, size):
     net = AttentionUNet(channels, **SMALL)
     x = torch.randn(2, channels, *size)
     net(x, torch.tensor([1.0, 2.0])).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_all_gradients_flow_with_labels_and_ones():
+def test_attention_unet_has_gradients_everywhere():
     net = AttentionUNet(1, **SMALL, num_classes=3, ones=True)
     net(
         torch.randn(4, 1, 8, 8), torch.rand(4) * 100, torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 1, 0]).bool()
     ).sum().backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A sum over GroupNorm's output does not see what only shifts or scales before it; nothing else may be dead.
+    # A sum over GroupNorm's output is invariant to shifts and scales before it; everything else needs a gradient.
     assert not [n for n in dead if "condition" in n or "maps" in n or "qkv" in n], dead
 
 
-def test_the_answer_depends_on_clock_label_and_null(float64):
+def test_attention_unet_depends_on_clock_label_and_null(float64):
     torch.manual_seed(0)
     net = AttentionUNet(1, **SMALL, num_classes=3).eval()
     x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 7.0)
@@ -140,13 +140,13 @@ def test_the_answer_depends_on_clock_label_and_null(float64):
         out = net(x, t, y)
         null = net(x, t, y, torch.zeros(4, dtype=torch.bool))
         assert torch.equal(out, net(x, t, y))  # eval is deterministic
-        torch.testing.assert_close(null, net(x, t))  # keep = False is no label at all
+        torch.testing.assert_close(null, net(x, t))  # keep = False equals no label
         torch.testing.assert_close(out[0], out[3])
         assert all((out[i] - out[j]).abs().max() > 1e-4 for i, j in ((0, 1), (1, 2)))
         assert (null[0] - out[0]).abs().max() > 1e-4 and (net(x, t + 100, y) - out).abs().max() > 1e-4
 
 
-def test_null_context_is_not_the_all_zeros_context():
+def test_attention_unet_null_is_not_the_zero_context():
     torch.manual_seed(0)
     net = AttentionUNet(3, **SMALL, context_dim=5).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
@@ -156,8 +156,8 @@ def test_null_context_is_not_the_all_zeros_context():
         assert (mix - net(x, t, torch.eye(5)[:2])).abs().max() > 1e-4
 
 
-def test_ones_let_it_see_the_scale_of_its_input():
-    """The first GroupNorm divides the scale out; beside a constant it can be read."""
+def test_ones_channel_preserves_the_scale_of_the_input():
+    """The first GroupNorm removes the scale; a constant channel allows the network to recover it."""
     torch.manual_seed(0)
     x, t = torch.randn(2, 1, 8, 8), torch.zeros(2)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_ones_let_it_see_the_scale_of_its_input():
         assert (seeing(2 * x, t) - seeing(x, t)).norm() / seeing(x, t).norm() > 1e-2
 
 
-def test_dropout_is_off_in_eval():
+def test_attention_unet_dropout_is_off_in_eval():
     net = AttentionUNet(1, **SMALL, dropout=0.5)
     x, t = torch.randn(2, 1, 8, 8), torch.zeros(2)
     assert not torch.equal(net(x, t), net(x, t))
@@ -177,19 +177,19 @@ def test_dropout_is_off_in_eval():
 @pytest.mark.parametrize("make, words", [
     (lambda: AttentionUNet()(torch.zeros(1, 1, 28, 28), torch.zeros(1)), "28x28 is not divisible by 8; pad to 32x32"),
     (lambda: AttentionUNet()(torch.zeros(1, 3, 32, 32), torch.zeros(1)), "expected 1 channels, got images of 3"),
-    (lambda: AttentionUNet(widths=(64,)), "two or more even"),
-    (lambda: AttentionUNet(widths=(63, 64)), "two or more even"),
+    (lambda: AttentionUNet(widths=(64,)), "at least two even"),
+    (lambda: AttentionUNet(widths=(63, 64)), "at least two even"),
     (lambda: AttentionUNet(widths=(30, 30, 30), heads=4), "4 heads do not divide 30"),
     (lambda: AttentionUNet(num_classes=3, context_dim=2), "labels or context"),
 ])  # fmt: skip
-def test_errors_say_what_to_do(make, words):
+def test_attention_unet_errors_state_the_remedy(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)
 
 
-def test_twice_the_channels_in_and_out():
-    """A learned variance says 2C channels, self-conditioning takes them; the rest of the network is the same."""
+def test_attention_unet_doubles_channels_in_and_out():
+    """A learned variance outputs 2C channels, self-conditioning takes 2C; the rest of the network is unchanged."""
     plain = AttentionUNet(3, (8, 16), heads=2, attention=1)
     net = AttentionUNet(3, (8, 16), heads=2, attention=1, learn_variance=True, self_condition=True)
     assert net(torch.randn(2, 6, 8, 8), torch.zeros(2)).shape == (2, 6, 8, 8)

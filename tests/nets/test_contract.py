@@ -1,4 +1,4 @@
-"""What every network keeps: shapes, gradients, the clock, the condition, and what it says of wrong input."""
+"""The interface of every network: shapes, gradients, clock, condition, and errors."""
 
 import math
 
@@ -40,7 +40,7 @@ def make(name, channels=1, **more):
 
 
 def awake(net):
-    """What starts at 0 (or nearly) is drawn at random, so that no branch is silent."""
+    """Randomise parameters that are initially 0 (or nearly), so that no branch is inactive."""
     torch.manual_seed(0)
     for p in net.parameters():
         if p.abs().max() < 1e-3:
@@ -62,13 +62,13 @@ def all_nets(f):
     (lambda: DiT(4, 2, 1024, 24, 16, learn_variance=True, num_classes=1000), (458e6, 457_840_672)),
     (lambda: DiT(4, 2, 1152, 28, 16, learn_variance=True, num_classes=1000), (675e6, 674_834_720)),
 ])  # fmt: skip
-def test_published_numbers_of_parameters(make, published):
+def test_networks_have_the_published_numbers_of_parameters(make, published):
     with torch.device("meta"):
         count = sum(p.numel() for p in make().parameters())
     assert count == published[1] and count == pytest.approx(published[0], rel=5e-3)
 
 
-def test_the_course_s_network_by_hand():
+def test_context_unet_parameters_by_hand():
     """Width 64, 5 features, C = 3: convolutions o(9i + 1), norms 2c, Linear o(i + 1), transposed o(k^2 i) + o."""
     conv = lambda i, o: o * (9 * i + 1) + 2 * o  # noqa: E731  with its norm
     two = lambda i, o: conv(i, o) + conv(o, o)  # noqa: E731
@@ -80,13 +80,13 @@ def test_the_course_s_network_by_hand():
     assert count(net.up0) == 16 * (2 * w) ** 2 + 2 * w + 2 * 2 * w
     assert count(net.up1) == 4 * 4 * w * w + w + 2 * two(w, w) and count(net.up2) == 4 * 2 * w * w + w + 2 * two(w, w)
     for c, factor, clock in zip((2 * w, w), net.factors, net.clocks, strict=True):
-        assert count(factor) == linear(5, c) + linear(c, c) + c  # the last is the null row
+        assert count(factor) == linear(5, c) + linear(c, c) + c  # the last is the null embedding
         assert count(clock) == linear(w, c) + linear(c, c)
     assert count(net.outc) == conv(2 * w, w) + 3 * (9 * w + 1)
 
 
-def test_the_context_multiplies_and_the_time_adds():
-    """At each up stage: with factors of 0 nothing below is heard, and what is left is the clock's."""
+def test_context_scales_and_clock_shifts_in_context_unet():
+    """With factors of 0 an up stage ignores its input, and the output depends on the clock alone."""
     net = ContextUNet(3, 16, 1, context_dim=5).eval()
     x, other = torch.randn(2, 1, 3, 8, 8)
     seen = []
@@ -106,12 +106,12 @@ def test_class_attention_depends_on_the_class_and_the_pixel():
     x, a, b = torch.randn(1, 8, 4, 4), torch.randn(1, 6), torch.randn(1, 6)
     with torch.no_grad():
         one, two = block(x, a) - x, block(x, b) - x
-    assert (one - two).norm() / one.norm() > 0.1  # another class, another answer
-    assert one.std((2, 3)).norm() / one.norm() > 1e-3  # and at each pixel its own
+    assert (one - two).norm() / one.norm() > 0.1  # the output depends on the class
+    assert one.std((2, 3)).norm() / one.norm() > 1e-3  # and on the pixel
 
 
-def test_attention_among_patches_is_attention_among_their_pixels(float64):
-    """A patch of p x p pixels is a token of p^2 C numbers, in its place."""
+def test_patch_attention_is_attention_among_patch_tokens(float64):
+    """A patch of p x p pixels is a token of p^2 C numbers."""
     torch.manual_seed(0)
     block = awake(PixelAttention(8, 4, patch=2))
     x = torch.randn(1, 8, 4, 6)
@@ -135,7 +135,7 @@ def test_channel_attention_is_its_formula(float64):
 @all_nets
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", [(8, 8), (16, 8)])
-def test_channels_sizes_and_every_gradient(name, channels, size):
+def test_networks_take_channels_and_sizes_with_all_gradients(name, channels, size):
     more = {"size": size} if name == "mlp" else {}
     net = awake(make(name, channels, num_classes=3, **more))
     y, keep = torch.tensor([0, 1, 2, 0]), torch.tensor([True, True, True, False])
@@ -148,7 +148,7 @@ def test_channels_sizes_and_every_gradient(name, channels, size):
 
 
 @all_nets
-def test_it_goes_through_a_spec_with_its_weights(name):
+def test_networks_survive_their_spec_with_their_weights(name):
     net = make(name, 3, learn_variance=True, self_condition=True)
     again = build(spec(net))
     assert spec(again) == spec(net)
@@ -158,27 +158,27 @@ def test_it_goes_through_a_spec_with_its_weights(name):
 
 
 @all_nets
-def test_twice_the_channels_in_and_out(name):
+def test_networks_double_channels_in_and_out(name):
     net = awake(make(name, 3, learn_variance=True, self_condition=True)).eval()
     x = torch.randn(2, 6, 8, 8)
     out = net(x, torch.zeros(2))
     assert out.shape == (2, 6, 8, 8)
     changed = net(torch.cat([x[:, :3], -x[:, 3:]], dim=1), torch.zeros(2))
-    assert (changed - out).abs().max() > 1e-3  # it looks at its last guess
+    assert (changed - out).abs().max() > 1e-3  # it uses the previous prediction
     with pytest.raises(ValueError, match=f"{type(net).__name__}: expected 6 channels, got images of 3"):
         net(x[:, :3], torch.zeros(2))
 
 
 @all_nets
-def test_an_image_beside_x_is_looked_at_and_costs_its_channels_alone(name):
-    """K channels more for the first layer, whatever else is given: none by default."""
+def test_conditioning_images_are_used_and_cost_only_their_input_channels(name):
+    """K more channels for the first layer, none by default."""
     kind, options = NETS[name]
     plain, net = kind(3, **options), awake(kind(3, **options, image_channels=2))
     assert build(spec(net)).image_channels == 2
     shapes = {n: p.shape for n, p in plain.named_parameters()}
     grown = {n: p for n, p in net.named_parameters() if p.shape != shapes[n]}
     assert set(grown) <= {"inc.weight", "inc.body.0.weight", "inc.shortcut.weight"} and grown
-    for n, p in grown.items():  # 5 channels in for 3, and nothing else
+    for n, p in grown.items():  # 5 input channels instead of 3, and nothing else
         assert p.numel() * 3 == shapes[n].numel() * 5
     x = torch.randn(2, 5, 8, 8)
     changed = x.clone()
@@ -191,7 +191,7 @@ def test_an_image_beside_x_is_looked_at_and_costs_its_channels_alone(name):
 
 
 @all_nets
-def test_clock_label_and_null_change_the_answer(name, float64):
+def test_networks_depend_on_clock_label_and_null(name, float64):
     net = awake(make(name, num_classes=3)).eval()
     x, t = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.full((4,), 7.0)
     y = torch.tensor([0, 1, 2, 0])
@@ -199,9 +199,9 @@ def test_clock_label_and_null_change_the_answer(name, float64):
         out = net(x, t, y)
         null = net(x, t, y, torch.zeros(4, dtype=torch.bool))
         assert torch.equal(out, net(x, t, y))  # eval is deterministic
-        torch.testing.assert_close(null, net(x, t))  # keep = False is no label at all
+        torch.testing.assert_close(null, net(x, t))  # keep = False equals no label
         torch.testing.assert_close(out[0], out[3])
-        # each image for itself, whatever its batch
+        # images do not depend on their batch
         torch.testing.assert_close(net(x[:2], t[:2], y[:2]), out[:2])
         far = lambda a, b: float((a - b).norm() / b.norm()) > 1e-4  # noqa: E731
         assert far(out[0], out[1]) and far(out[1], out[2]) and far(null[0], out[0])
@@ -210,7 +210,7 @@ def test_clock_label_and_null_change_the_answer(name, float64):
 
 
 @all_nets
-def test_null_context_is_not_the_all_zeros_context(name):
+def test_null_is_not_the_zero_context_in_any_network(name):
     net = awake(make(name, 3, context_dim=5)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.zeros(2)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_null_context_is_not_the_all_zeros_context(name):
 
 
 @all_nets
-def test_weights_in_channels_last_order_give_the_same_answer(name, float64):
+def test_channels_last_weights_give_the_same_output(name, float64):
     net = awake(make(name, 3)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0])
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_weights_in_channels_last_order_give_the_same_answer(name, float64):
 
 @all_nets
 @pytest.mark.parametrize("how", ["double", "bfloat16", "autocast"])
-def test_precisions(name, how):
+def test_networks_run_in_every_precision(name, how):
     net, x, t = awake(make(name)).eval(), torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         out = net(x, t)
@@ -247,7 +247,7 @@ def test_precisions(name, how):
 
 
 @pytest.mark.parametrize("name", ["blocks", "ddpm", "mlp"])
-def test_dropout_is_off_in_eval(name):
+def test_dropout_is_off_in_eval_in_every_network(name):
     net = awake(make(name, dropout=0.5))
     x, t = torch.randn(2, 1, 8, 8), torch.zeros(2)
     assert not torch.equal(net(x, t), net(x, t))
@@ -256,14 +256,14 @@ def test_dropout_is_off_in_eval(name):
 
 
 @pytest.mark.parametrize("name", ["blocks", "class", "unet", "adm", "ddpm", "dit", "mlp"])
-def test_it_starts_by_saying_nothing(name):
-    """The last layer starts at 0: the loss of a target of variance 1 starts at 1."""
+def test_networks_initially_output_zero(name):
+    """The last layer is initially 0, so the loss of a target of variance 1 starts at 1."""
     assert make(name)(torch.randn(2, 1, 8, 8), torch.zeros(2)).abs().max() == 0
 
 
 @all_nets
-def test_it_sees_the_scale_of_its_input(name):
-    """The norms divide scales out; beside biases they can be read again."""
+def test_networks_preserve_the_scale_of_the_input(name):
+    """Norms remove scales; biases allow the network to recover them."""
     net = awake(make(name)).eval()
     for n, p in net.named_parameters():
         if n in ("inc.bias", "inc.body.0.bias"):
@@ -278,8 +278,8 @@ KARRAS = (math.log(0.002) / 4, math.log(80) / 4)
 
 
 @pytest.mark.parametrize("span", [(0, 999), (1, 1000), KARRAS], ids=["index", "1000 t", "log(sigma) / 4"])
-def test_every_schedule_s_clock_is_heard(span):
-    """A linear map of a fresh embedding gives the place in the span, a bump of 5% of it, and four waves over it."""
+def test_clock_embedding_resolves_every_schedules_clock(span):
+    """A linear map of a fresh embedding fits the position in the span, a bump 5% wide, and four periods over it."""
     torch.manual_seed(0)
     u = torch.linspace(0, 1, 1000, dtype=torch.float64)
     embed = nn.Sequential(ClockEmbedding(64, 256), nn.SiLU())
@@ -301,19 +301,19 @@ def test_every_schedule_s_clock_is_heard(span):
     (lambda: UNet(width=80), "head_width 64 does not divide 160 channels"),
     (lambda: UNet(width=30), "multiple of 4"),
     (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "8x6 is not divisible by 4; pad to 8x8"),
-    (lambda: DiT(width=30), "a width that 4 divides"),
+    (lambda: DiT(width=30), "width a multiple of 4"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
-    (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "made for images of size [1, 1], got [3, 1]"),
+    (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "expected images of size [1, 1], got [3, 1]"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "expected 2 channels, got images of 3"),
     (lambda: ContextUNet()(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "8x8 is not divisible by 16; pad to 16x16 or"),
     (lambda: BlockUNet()(torch.zeros(1, 1, 6, 8), torch.zeros(1)), "6x8 is not divisible by 4; pad to 8x8"),
-    (lambda: BlockUNet(blocks=["res", "rez"]), "blocks are res, conv, clsAtn, atn, chnAtn; got rez"),
-    (lambda: BlockUNet(blocks=["atn"]), "res or conv must be among"),
+    (lambda: BlockUNet(blocks=["res", "rez"]), "blocks must be among res, conv, clsAtn, atn, chnAtn; got rez"),
+    (lambda: BlockUNet(blocks=["atn"]), "must include res or conv"),
     (lambda: BlockUNet(blocks=["res", "clsAtn"]), "give num_classes or leave clsAtn out"),
     (lambda: BlockUNet(patch=3), "patch a power of 2"),
     (lambda: DiT(num_classes=3, context_dim=2), "labels or context"),
 ])  # fmt: skip
-def test_errors_say_what_to_do(make, words):
+def test_network_errors_state_the_remedy(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)

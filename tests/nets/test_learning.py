@@ -1,4 +1,4 @@
-"""Every network learns: some digits by heart, the digits from the command line, the ideal answer on known data.
+"""Every network learns: it memorises digits, trains from the command line, and fits the ideal output on known data.
 
 Slow. The losses asked for are about 1.3 times what was seen.
 """
@@ -39,8 +39,8 @@ def train(denoiser, batch, steps, lr):
 @pytest.mark.parametrize("name, steps, bound", [
     ("unet", 60, 0.31), ("blocks", 60, 0.30), ("dit", 120, 0.31), ("context", 120, 0.24), ("mlp", 400, 0.13),
 ])  # fmt: skip
-def test_eight_digits_by_heart(name, steps, bound):
-    """The network of its configuration; the loss of v starts near 1."""
+def test_networks_memorise_eight_digits(name, steps, bound):
+    """The network of each configuration; the loss of v starts near 1."""
     torch.manual_seed(0)
     spec = yaml.safe_load((CONFIGS / f"digits_{name}.yaml").read_text())["model"]["net"]
     net = getattr(nets, spec["class_path"])(**{"channels": 1, "num_classes": 10} | spec["init_args"])
@@ -61,8 +61,8 @@ def test_eight_digits_by_heart(name, steps, bound):
 @pytest.mark.parametrize(
     "name, bound", [("unet", 0.43), ("blocks", 0.42), ("dit", 0.58), ("context", 0.46), ("mlp", 0.6)]
 )
-def test_the_digits_from_the_command_line(name, bound, tmp_path, capsys):
-    """Four epochs, 88 steps, of the same configuration but for the network's lines: val/loss of the raw weights."""
+def test_networks_learn_digits_from_the_command_line(name, bound, tmp_path, capsys):
+    """Four epochs, 88 steps, of configurations that differ in the network only: val/loss of the raw weights."""
     files = ["-c", str(CONFIGS / "digits.yaml"), "-c", str(CONFIGS / f"digits_{name}.yaml")]
     options = "--trainer.max_epochs 4 --model.warmup 20 --trainer.accelerator cpu --samples.every_n_epochs 0".split()
     little = "--samples.n 10 --gif.n 4 --model.sampler.steps 5".split()
@@ -73,8 +73,8 @@ def test_the_digits_from_the_command_line(name, bound, tmp_path, capsys):
     assert loss < bound
 
 
-def test_the_perceptron_finds_the_ideal_denoiser_of_a_mixture():
-    """Four spots in the plane: its eps against E[eps | x_t], which is known, at five levels."""
+def test_residual_mlp_learns_the_ideal_denoiser_of_a_mixture():
+    """Four clusters in the plane: its eps against the known E[eps | x_t], at five levels."""
     torch.manual_seed(0)
     means = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-0.3, -0.3]]).view(4, 2, 1, 1)
     data = Mixture(means, 0.2)

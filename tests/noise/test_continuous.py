@@ -1,4 +1,4 @@
-"""f and g^2 against closed forms, and the forms of the continuous schedules."""
+"""Continuous schedules: f and g^2 against closed forms, limits and grids."""
 
 import math
 
@@ -21,7 +21,7 @@ INTEGRAL = 0.1 * T + 19.9 * T**2 / 2
     (Flow(), -1 / (1 - T), 2 * T / (1 - T)),
     (Karras(), 0 * T, None),
 ], ids=lambda v: type(v).__name__)  # fmt: skip
-def test_sde(schedule, f, g2):
+def test_f_and_g2_match_their_closed_forms(schedule, f, g2):
     if g2 is None:  # 2 sigma sigma', sigma = (a + t b)^7
         a = 0.002 ** (1 / 7)
         b = 80 ** (1 / 7) - a
@@ -50,7 +50,7 @@ def test_ve_on_a_grid_is_geometric():
     torch.testing.assert_close(sigma[1:] / sigma[:-1], torch.full((10,), 100**0.1).double())
 
 
-def test_karras_grid_and_clock():
+def test_karras_schedule_has_edms_levels_and_clock():
     """EDM eq. 5 with 18 steps from 80 to .002."""
     t = torch.linspace(1, 0, 18, dtype=torch.float64)
     i = torch.arange(18).double()
@@ -64,12 +64,12 @@ def test_subvp_is_never_noisier_than_vp():
 
 
 @pytest.mark.parametrize("target", [Eps(), Score()])
-def test_a_target_that_needs_signal_is_refused_where_there_is_none(target):
+def test_targets_that_divide_by_alpha_reject_schedules_without_signal(target):
     with pytest.raises(ValueError, match="divides by alpha"):
         Denoiser(torch.nn.Identity(), Flow(), target)
 
 
-def test_targets_that_need_none_are_finite_at_pure_noise():
+def test_other_targets_are_finite_at_pure_noise():
     t = Flow().level(torch.tensor(1.0).double())
     x = torch.randn(3, 1, 2, 2)
     for target in (V(), X0(), Velocity(), EDM()):

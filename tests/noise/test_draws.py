@@ -12,10 +12,10 @@ def test_step_noise_is_a_function_of_seed_step_and_rank():
     for other in ((1, 5, 0), (0, 6, 0), (0, 5, 1), (5, 0, 0)):
         assert abs(torch.corrcoef(torch.stack([first.flatten(), make(*other).flatten()]))[0, 1]) < 0.15
     assert first.dtype == torch.float32
-    assert StepDraws(0, 5, 0).normal(x.bfloat16()).dtype == torch.float32  # never drawn in low precision
+    assert StepDraws(0, 5, 0).normal(x.bfloat16()).dtype == torch.float32  # noise is never drawn in low precision
 
 
-def test_step_uniform_and_normal_do_not_share_a_stream():
+def test_step_uniform_and_normal_draws_are_independent():
     a, b = StepDraws(0, 1, 0), StepDraws(0, 1, 0)
     a.uniform(100)
     assert torch.equal(a.normal(torch.zeros(10)), b.normal(torch.zeros(10)))
@@ -25,7 +25,7 @@ def test_step_uniform_and_normal_do_not_share_a_stream():
 def test_image_noise_does_not_depend_on_the_batch():
     x = torch.empty(6, 1, 8, 8)
     whole, parts = ImageDraws(3, range(6)), (ImageDraws(3, range(0, 2)), ImageDraws(3, range(2, 6)))
-    for _ in range(3):  # step after step
+    for _ in range(3):  # several steps
         assert torch.equal(whole(x), torch.cat([parts[0](x[:2]), parts[1](x[2:])]))
 
 
@@ -48,6 +48,6 @@ def test_validation_times_are_spread_and_fixed():
 def test_stratified_times_take_one_from_each_slice_and_are_uniform():
     schedule, u = Linear(1000), torch.rand(200, 64, dtype=torch.float64)
     t = torch.stack([Stratified()(row, schedule) for row in u])
-    assert ((t * 64).ceil() == torch.arange(1, 65)).double().mean() > 0.9  # but for rounding to the table
+    assert ((t * 64).ceil() == torch.arange(1, 65)).double().mean() > 0.9  # except for rounding to the table
     assert abs(float(t.mean()) - 0.5005) < 1e-3
     assert t.mean(1).std() < 0.1 * torch.stack([Uniform()(row, schedule) for row in u]).mean(1).std()

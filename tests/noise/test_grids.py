@@ -6,14 +6,14 @@ from diffusion.noise.grids import GRIDS, times
 
 
 @pytest.mark.parametrize("grid", ["trailing", "leading", "linspace", "quadratic"])
-def test_every_n_covers_the_table(grid):
-    """n distinct falling levels of T = 500, for every n, from the noisy end to the clean one: no negative index."""
+def test_grids_cover_the_table_for_every_number_of_steps(grid):
+    """n distinct falling levels of T = 500 for every n, from the noisy to the clean end; no negative index."""
     schedule = Linear(500)
     for n in range(1, 501):
         t = times(grid, schedule, n)
         index = (t * 500 - 1).round()
         assert len(t) == n and (index.diff() < 0).all(), n
-        assert torch.allclose(t * 500 - 1, index, atol=1e-9), n  # only levels that were trained
+        assert torch.allclose(t * 500 - 1, index, atol=1e-9), n  # only levels of the table
         gap = 500 / n
         if grid == "leading":
             assert index[-1] == 0 and index[0] >= 500 - gap - 1, n
@@ -44,11 +44,11 @@ def test_karras_and_log_snr_are_evenly_spaced():
 
 
 @pytest.mark.parametrize("n", [0, -1, 501])
-def test_impossible_step_counts_are_refused(n):
+def test_grids_reject_invalid_step_counts(n):
     with pytest.raises(ValueError, match="1 .. 500"):
         times("trailing", Linear(500), n)
 
 
-def test_unknown_grid_lists_the_known():
+def test_unknown_grid_error_lists_the_known_grids():
     with pytest.raises(ValueError, match="trailing, leading, linspace"):
         times("squared", Linear(), 10)

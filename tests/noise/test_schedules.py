@@ -1,4 +1,4 @@
-"""Properties of every schedule, and the numbers that tell right from wrong."""
+"""Properties of every schedule, and known values."""
 
 import math
 import warnings
@@ -33,18 +33,18 @@ def f64(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_all_are_found():
+def test_every_schedule_is_found():
     assert {Linear, Quadratic, Sigmoid, Cosine} <= set(ALL)
 
 
 @pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind", ALL)
-def test_snr_falls_and_time_inverts_it(kind):
+def test_snr_falls_and_time_inverts_log_snr(kind):
     schedule = kind()
     t = torch.linspace(schedule.t_min, 1, 997, dtype=torch.float64)
     level = schedule.level(t)
     assert (level.log_snr.diff() < 0).all()
-    snapped = 1.1 * SNAP / schedule.T if schedule.T else 1e-9  # a discrete time this near to a level is that level
+    snapped = 1.1 * SNAP / schedule.T if schedule.T else 1e-9  # discrete times this near to a level snap to it
     torch.testing.assert_close(schedule.time(level.log_snr), t, rtol=0, atol=snapped)
 
 
@@ -57,7 +57,7 @@ def test_variance_is_preserved(kind):
 
 @pytest.mark.parametrize("T", [2, 10, 100, 500, 1000, 4000])
 @pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine])
-def test_ends_in_noise_for_every_T(kind, T):
+def test_schedules_end_in_noise_for_every_T(kind, T):
     """alpha-bar at T stays small because betas are rescaled: fixed betas leave .375 at T = 100."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -65,13 +65,13 @@ def test_ends_in_noise_for_every_T(kind, T):
 
 
 @pytest.mark.parametrize("T, abar", [(100, 0.3636), (200, 0.1324), (500, 0.0064)])
-def test_without_rescaling_the_prior_is_wrong_and_it_says_so(T, abar):
+def test_schedules_without_rescaling_warn_of_a_wrong_prior(T, abar):
     with pytest.warns(UserWarning, match="pure noise"):
         end = Linear(T, rescale=False).alphas[-1]
     assert float(end**2) == pytest.approx(abar, rel=0.04)
 
 
-def test_linear_is_ddpm():
+def test_linear_schedule_is_ddpms():
     schedule = Linear()
     betas = schedule.betas()
     assert float(betas[0]) == pytest.approx(1e-4) and float(betas[-1]) == pytest.approx(0.02)
@@ -99,7 +99,7 @@ def test_neighbours_have_ddpm_variances(kind):
     torch.testing.assert_close(posterior_var(s, t), tilde, rtol=1e-9, atol=1e-14)
 
 
-def test_the_table_is_exact_and_log_snr_is_linear_between():
+def test_discrete_schedules_are_exact_on_the_table_and_linear_in_log_snr_between():
     schedule = Linear(100)
     i = torch.arange(100)
     level = schedule.level((i + 1).double() / 100)
@@ -108,7 +108,7 @@ def test_the_table_is_exact_and_log_snr_is_linear_between():
     assert float(mid) == pytest.approx(float(a + b) / 2, rel=1e-12)
 
 
-def test_the_network_hears_whole_indices():
+def test_discrete_clock_is_an_integer_index():
     schedule = Linear(1000)
     clock = schedule.clock((torch.arange(1000) + 1).float() / 1000)  # float32 times, as in training
     assert torch.equal(clock.double(), torch.arange(1000).double())
@@ -121,7 +121,7 @@ def test_every_index_is_trained_equally_often():
     assert torch.equal(torch.bincount(index.long(), minlength=50), torch.full((50,), 100))
 
 
-def test_cosine_clips_betas_and_never_rises():
+def test_cosine_clips_betas_and_alpha_bar_never_rises():
     schedule = Cosine(1000)
     abar = schedule.alphas**2
     assert (abar.diff() < 0).all()
@@ -132,14 +132,14 @@ def test_cosine_clips_betas_and_never_rises():
 
 @pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine])
 @pytest.mark.parametrize("T", [1, 0, -3])
-def test_too_few_steps_are_refused(kind, T):
+def test_discrete_schedules_reject_fewer_than_two_steps(kind, T):
     with pytest.raises(ValueError, match="at least 2"):
         kind(T)
 
 
 @pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid, Cosine, ConstantBeta, ScaledLinear])
-def test_zero_terminal_snr(kind):
-    """alpha_T = 0, alpha_0 as it was, and no target that divides by alpha."""
+def test_zero_snr_removes_all_signal_and_keeps_alpha_0(kind):
+    """alpha_T = 0, alpha_0 is unchanged, and targets that divide by alpha are rejected."""
     plain, schedule = kind(), kind(zero_snr=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -152,7 +152,7 @@ def test_zero_terminal_snr(kind):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 
 
-def test_scaled_linear_and_constant():
+def test_scaled_linear_and_constant_beta_tables():
     schedule = ScaledLinear()
     with pytest.warns(UserWarning, match="alpha-bar at T = 1000 is 0.0047, above 1e-3.*pure noise"):
         assert schedule.level(f64(1.0)).alpha > 0
@@ -161,7 +161,7 @@ def test_scaled_linear_and_constant():
     assert ConstantBeta(500).alphas[-1] == pytest.approx((1 - 0.02) ** 250, rel=1e-9)
 
 
-def test_betas_outside_the_unit_interval_are_refused():
+def test_betas_outside_the_unit_interval_are_rejected():
     class Wild(Discrete):
         def betas(self):
             return torch.linspace(0.5, 1.5, self.T)
@@ -169,12 +169,12 @@ def test_betas_outside_the_unit_interval_are_refused():
     for schedule in (Wild(10), Linear(beta_start=0.0)):
         with pytest.raises(ValueError, match=f"{type(schedule).__name__}: betas must lie in"):
             schedule.level(f64(0.5))
-        with pytest.raises(ValueError, match="lower beta_end or raise T"):  # so no model is made with it
+        with pytest.raises(ValueError, match="lower beta_end or raise T"):  # so no model is built with it
             Denoiser(torch.nn.Identity(), schedule, X0())
 
 
 def test_a_discrete_schedule_may_set_its_fields_after_the_base_class():
-    """The tables are made on first use, from all its fields, and once."""
+    """The tables are computed once, on first use, from all fields."""
 
     class Late(Discrete):
         def __init__(self, T: int = 100, beta: float = 0.2) -> None:
@@ -192,8 +192,8 @@ def test_a_discrete_schedule_may_set_its_fields_after_the_base_class():
     assert schedule.calls == 1
 
 
-def test_tables_that_sampling_asks_for_first_serve_training():
-    """Tensors made in inference mode cannot take part in a backward pass; the tables are none."""
+def test_tables_computed_in_inference_mode_are_usable_in_training():
+    """Inference tensors cannot take part in a backward pass; the tables are ordinary tensors."""
     schedule = Linear(50)
     with torch.inference_mode():
         schedule.level(f64(0.5))
@@ -219,7 +219,7 @@ OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
 @pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
 def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
-    """Without the snapping to the table, which makes log-SNR jump, both are the one inverse."""
+    """Compared without snapping to the table, at which log-SNR jumps."""
     assert kind.exact_time is not Schedule.exact_time
     schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
     if zero_snr:
@@ -238,8 +238,8 @@ def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ZERO)
-def test_the_last_interval_of_zero_snr(kind):
-    """alpha falls in a straight line to 0, f and g^2 are those of that line, and no weight is nan."""
+def test_zero_snr_has_linear_alpha_in_the_last_interval(kind):
+    """alpha falls linearly to 0, f and g^2 match, and no weight is nan."""
     schedule = kind(50, zero_snr=True)
     t = f64(0.985, 0.99, 0.995)
     level = schedule.level(t)
@@ -271,7 +271,7 @@ def test_new_scales_do_not_inherit_an_old_inverse():
 
 
 def test_a_closed_form_is_used_for_the_scales_it_was_written_for():
-    """Inherited with its scales, given beside new ones, and dropped where only the scales are new."""
+    """Inherited with its scales, used beside new ones, and ignored where only the scales are new."""
 
     class Same(VP):
         pass

@@ -13,7 +13,7 @@ def test_log_normal_has_edms_mean_and_spread():
     )
 
 
-def test_logit_normal_is_centred():
+def test_logit_normal_times_are_centred():
     t = LogitNormal()(U, VE())
     assert float(t.median()) == pytest.approx(0.5, abs=1e-3)
     assert float((t / (1 - t)).log().std()) == pytest.approx(1, abs=0.01)
@@ -37,7 +37,7 @@ def test_loss_aware_is_unbiased_and_samples_by_the_root_mean_square(schedule):
         assert float(corrected) == pytest.approx(float(g(Uniform()(U, schedule)).mean()), rel=5e-3)
 
 
-def test_loss_aware_goes_through_a_checkpoint():
+def test_loss_aware_state_survives_a_checkpoint():
     times, again = LossAware(10, 2), LossAware(10, 2)
     times.observe(U[::7], U[::7], VP())
     again.load_state_dict(times.state_dict())
@@ -46,6 +46,6 @@ def test_loss_aware_goes_through_a_checkpoint():
 
 
 @pytest.mark.parametrize("bad", [{"bins": 0}, {"history": 0}, {"floor": 0}])
-def test_impossible_settings(bad):
+def test_loss_aware_rejects_invalid_settings(bad):
     with pytest.raises(ValueError, match="LossAware"):
         LossAware(**bad)

@@ -64,7 +64,7 @@ def x():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_tables(name):
+def test_schedule_tables_match_diffusers(name):
     schedule, other = SCHEDULES[name](), diffusers.DDPMScheduler(1000, beta_schedule=name)
     np.testing.assert_allclose(schedule.betas(), other.betas.double(), rtol=RTOL)
     abar = torch.cumprod(1 - other.betas.double(), 0)
@@ -75,7 +75,7 @@ def test_schedule_tables(name):
 @pytest.mark.parametrize("clamp", [False, True])
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ddpm(name, variance, clamp, x):
+def test_ddpm_matches_diffusers(name, variance, clamp, x):
     """Against a table in float64: theirs is recomputed from our betas, since float32 betas alone cost 1e-4."""
     schedule = SCHEDULES[name]()
     scheduler = diffusers.DDPMScheduler(
@@ -87,8 +87,8 @@ def test_ddpm(name, variance, clamp, x):
 
 @pytest.mark.parametrize("steps", [1000, 100])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ddpm_with_learned_variance(name, steps, x):
-    """Twice the channels, the second half where the log-variance lies between the two: "learned_range" there.
+def test_ddpm_with_learned_variance_matches_diffusers(name, steps, x):
+    """2C channels, the second half interpolating the log-variance: "learned_range" in diffusers.
 
     On leading grids, which end at index 0: theirs adds noise in every last step that starts at another index, of a
     variance between 1e-20 and beta, where the chain has arrived at the image and nothing is left to add.
@@ -120,7 +120,7 @@ def test_ddpm_with_learned_variance(name, steps, x):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("grid", ["trailing", "leading"])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ddim(name, grid, eta, steps, x):
+def test_ddim_matches_diffusers(name, grid, eta, steps, x):
     schedule = SCHEDULES[name]()
     scheduler = diffusers.DDIMScheduler(
         trained_betas=schedule.betas().numpy(), timestep_spacing=grid, clip_sample=False, set_alpha_to_one=True
@@ -130,7 +130,7 @@ def test_ddim(name, grid, eta, steps, x):
 
 
 @pytest.mark.parametrize("grid", ["trailing", "leading"])
-def test_ddpm_respaced(grid, x):
+def test_respaced_ddpm_matches_diffusers(grid, x):
     schedule = Linear()
     scheduler = diffusers.DDPMScheduler(
         trained_betas=schedule.betas().numpy(), timestep_spacing=grid, clip_sample=False
@@ -149,7 +149,7 @@ def upcast(scheduler, schedule):
         scheduler.final_alpha_cumprod = scheduler.one
 
 
-# The samplers below are written in the clock sigma / alpha there: their x is x / alpha ("hat"), of any scale.
+# The samplers below are formulated in sigma / alpha there: their x is x / alpha ("hat"), of any scale.
 
 
 def tables(scheduler, schedule, steps, last=0.0):
@@ -160,7 +160,7 @@ def tables(scheduler, schedule, steps, last=0.0):
 
 
 def walk(scheduler, x, seed, hat, monkeypatch):
-    """Their images, one a call of step. `hat`: they keep x / alpha, and scale it for the network themselves."""
+    """Their images, one per call of step. `hat`: they keep x / alpha, and scale it for the network themselves."""
     generator, images = torch.Generator().manual_seed(seed), []
     x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt() if hat else x  # x / alpha
     with monkeypatch.context() as patch:
@@ -185,7 +185,7 @@ def compare(sampler, schedule, scheduler, x, monkeypatch, hat, upto=None):
     frames = list(sampler.iterate(denoise, x, schedule, noise))
     mine = [f.x / f.t.alpha if hat else f.x for f in frames]
     images = walk(scheduler, x, 4, hat, monkeypatch)
-    if len(images) > len(mine):  # Heun: two calls a step but the last
+    if len(images) > len(mine):  # Heun: two calls per step except the last
         images = [*images[1::2], images[-1]]
     assert len(mine) == len(images)
     for a, b in list(zip(mine, images, strict=True))[:upto]:
@@ -200,21 +200,21 @@ def linear(kind, **options):
 
 
 @pytest.mark.parametrize("steps", [10, 50])
-def test_euler(steps, x, monkeypatch):
+def test_euler_matches_diffusers(steps, x, monkeypatch):
     schedule, scheduler = linear(diffusers.EulerDiscreteScheduler)
     tables(scheduler, schedule, steps)
     compare(Euler(steps), schedule, scheduler, x, monkeypatch, hat=True)
 
 
 @pytest.mark.parametrize("steps", [10, 50])
-def test_euler_ancestral(steps, x, monkeypatch):
+def test_euler_ancestral_matches_diffusers(steps, x, monkeypatch):
     schedule, scheduler = linear(diffusers.EulerAncestralDiscreteScheduler)
     tables(scheduler, schedule, steps)
     compare(EulerAncestral(steps), schedule, scheduler, x, monkeypatch, hat=True)
 
 
 @pytest.mark.parametrize("steps", [10, 50])
-def test_heun(steps, x, monkeypatch):
+def test_heun_matches_diffusers(steps, x, monkeypatch):
     schedule, scheduler = linear(diffusers.HeunDiscreteScheduler)
     tables(scheduler, schedule, steps)
     compare(Heun(steps), schedule, scheduler, x, monkeypatch, hat=True)
@@ -223,8 +223,8 @@ def test_heun(steps, x, monkeypatch):
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("sde", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_dpm_solver(order, sde, steps, x, monkeypatch):
-    """From 15 steps on: below, theirs also lowers the order of the last step but one."""
+def test_dpm_solver_matches_diffusers(order, sde, steps, x, monkeypatch):
+    """From 15 steps on: below, theirs also lowers the order of the penultimate step."""
     schedule, scheduler = linear(
         diffusers.DPMSolverMultistepScheduler, solver_order=order, final_sigmas_type="zero",
         algorithm_type="sde-dpmsolver++" if sde else "dpmsolver++",
@@ -248,8 +248,8 @@ def test_dpm_solver(order, sde, steps, x, monkeypatch):
 
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_unipc(order, steps, x, monkeypatch):
-    """Theirs lowers the order of the last step but one to 2, which a sampler that sees two levels cannot know."""
+def test_unipc_matches_diffusers(order, steps, x, monkeypatch):
+    """Theirs lowers the order of the penultimate step to 2, which a sampler that receives two levels cannot do."""
     schedule, scheduler = linear(diffusers.UniPCMultistepScheduler, solver_order=order, final_sigmas_type="zero")
     tables(scheduler, schedule, steps)
     compare(UniPC(steps, order), schedule, scheduler, x, monkeypatch, hat=False, upto=-2 if order == 3 else None)
@@ -257,16 +257,16 @@ def test_unipc(order, steps, x, monkeypatch):
 
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_deis(order, steps, x, monkeypatch):
-    """Theirs ends at index 0 and not at the clean level: equal up to the step before."""
+def test_deis_matches_diffusers(order, steps, x, monkeypatch):
+    """Theirs ends at index 0, not at the clean level: equal up to the previous step."""
     schedule, scheduler = linear(diffusers.DEISMultistepScheduler, solver_order=order)
     tables(scheduler, schedule, steps, last=float(schedule.sigmas[0] / schedule.alphas[0]))
     compare(DEIS(steps, order), schedule, scheduler, x, monkeypatch, hat=False, upto=-1)
 
 
 @pytest.mark.parametrize("steps", [10, 50])
-def test_flow_matching(steps, x, monkeypatch):
-    """Their network says eps - x_0; our Euler, in the clock sigma / alpha, takes the same straight steps."""
+def test_flow_matching_euler_matches_diffusers(steps, x, monkeypatch):
+    """Their network outputs eps - x_0; our Euler, in sigma / alpha, takes the same straight steps."""
     schedule, scheduler = Flow(), diffusers.FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
     scheduler.sigmas = torch.tensor([*(1 - k / steps for k in range(steps)), 0.0], dtype=torch.float64)
@@ -276,8 +276,8 @@ def test_flow_matching(steps, x, monkeypatch):
     close(mine, walk(scheduler, x, 0, False, monkeypatch)[-1])
 
 
-def test_k_diffusion(x):
-    """Also those that diffusers has not in the same form: midpoint DPM2, churn, and 2S."""
+def test_samplers_match_k_diffusion(x):
+    """Including samplers that diffusers lacks in the same form: midpoint DPM2, churn, and 2S."""
     sampling = pytest.importorskip("k_diffusion.sampling", reason="optional: pip install k-diffusion")
     schedule = Karras(0.02, 20.0)
     levels = [schedule.level(t) for t in times("trailing", schedule, 12)]

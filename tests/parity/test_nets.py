@@ -26,7 +26,7 @@ def copy(ours, theirs):
 
 
 def copy_attention(ours, theirs):
-    """Three maps to one."""
+    """Merge their three projections into one."""
     three = (theirs.to_q, theirs.to_k, theirs.to_v)
     ours.qkv.weight.data.copy_(torch.cat([m.weight for m in three]))
     ours.qkv.bias.data.copy_(torch.cat([m.bias for m in three]))
@@ -34,7 +34,7 @@ def copy_attention(ours, theirs):
 
 
 def randomise(net):
-    """All parameters at random: norms, biases and what starts at 0 too, so that a swapped one is seen."""
+    """Randomise all parameters, also norms, biases and zero-initialised ones, to detect swapped ones."""
     torch.manual_seed(0)
     for p in net.parameters():
         nn.init.normal_(p, std=0.05) if p.ndim > 1 else nn.init.uniform_(p, -0.5, 1.0)
@@ -52,7 +52,7 @@ class OurFeatures(nn.Module):
         return features(clock, self.width)
 
 
-def test_attention_is_torch_s():
+def test_multi_head_attention_matches_torch():
     torch.manual_seed(0)
     theirs, ours = nn.MultiheadAttention(32, 4, batch_first=True), MultiHead(32, 4)
     ours.qkv.weight.data.copy_(theirs.in_proj_weight)
@@ -63,8 +63,8 @@ def test_attention_is_torch_s():
         close(ours(x), theirs(x, x, x)[0])
 
 
-def test_the_convolution_block_is_torchvision_s():
-    """Told nothing (its Linear at 0, as it starts); theirs has a norm, a mean and a scale, too."""
+def test_conv_block_matches_torchvision():
+    """Without conditioning (its Linear is initially 0); theirs has a norm, a mean and a scale, too."""
     ours, theirs = ConvBlock(12, 8), randomise(CNBlock(12, layer_scale=1.0, stochastic_depth_prob=0.0))
     copy(ours.depthwise, theirs.block[0]), copy(ours.norm, theirs.block[2])
     copy(ours.mlp[0], theirs.block[3]), copy(ours.mlp[3], theirs.block[5])
@@ -88,7 +88,7 @@ def attention(ours, theirs):
 
 
 def stages(ours, block, samplers):
-    """One of their blocks: as many residual blocks, each with attention or without, then its change of size."""
+    """One of their blocks: the residual blocks, each with or without attention, then the resampling."""
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     for res, att in zip(block.resnets, attentions, strict=True):
         mine = next(ours)
@@ -102,8 +102,8 @@ def stages(ours, block, samplers):
 
 
 @pytest.mark.parametrize("variant", ["ddpm", "adm"])
-def test_unet_is_diffusers(variant):
-    """DDPM's choices and ADM's; widths of which ours and theirs both make 32 groups."""
+def test_unet_matches_diffusers(variant):
+    """DDPM's and ADM's options; widths for which both have 32 groups."""
     unet2d = pytest.importorskip("diffusers.models.unets.unet_2d", reason="pip install -e '.[test]'")
     adm = variant == "adm"
     options = {
@@ -144,7 +144,7 @@ def test_unet_is_diffusers(variant):
         close(ours(x, t, y), theirs(x, t, y).sample)
 
 
-def test_dit_is_diffusers():
+def test_dit_matches_diffusers():
     dit = pytest.importorskip("diffusers.models.transformers.dit_transformer_2d", reason="pip install -e '.[test]'")
     width, p, C = 64, 2, 3
     theirs = dit.DiTTransformer2DModel(
@@ -154,7 +154,7 @@ def test_dit_is_diffusers():
     randomise(theirs)
     ours = DiT(C, p, width, 2, 2, learn_variance=True, num_classes=5).eval()
     embed = theirs.transformer_blocks[0].norm1.emb
-    for block in theirs.transformer_blocks:  # each of theirs embeds for itself; the network has one embedding
+    for block in theirs.transformer_blocks:  # each of theirs has its own embedding; ours has one per network
         block.norm1.emb = embed
     embed.time_proj = OurFeatures(256)
     copy(ours.clock, embed.timestep_embedder)
@@ -164,7 +164,7 @@ def test_dit_is_diffusers():
     ours.inc.bias.data.copy_(theirs.pos_embed.proj.bias)
 
     def swap(x):
-        """Theirs says (shift, scale), ours (scale, shift)."""
+        """Theirs is (shift, scale), ours (scale, shift)."""
         parts = list(x.chunk(len(x) // width))
         for i in (0, 3)[: len(parts) // 2]:
             parts[i], parts[i + 1] = parts[i + 1], parts[i]

@@ -1,4 +1,4 @@
-"""Gaussian data: the ideal denoiser is known, so every sampler has a right answer."""
+"""Samplers on Gaussian data, for which the ideal denoiser and the exact result are known."""
 
 import math
 
@@ -20,7 +20,7 @@ def noise(n, seed=0):
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Sigmoid()])
-def test_ddim_transports_to_first_order(schedule):
+def test_ddim_converges_to_first_order(schedule):
     """The error against the exact map falls like 1 / n."""
     z = noise(1000)
     exact = DATA.transport(z, schedule.level(torch.tensor(1.0).double()))
@@ -33,7 +33,7 @@ def test_ddim_transports_to_first_order(schedule):
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 @pytest.mark.parametrize("sampler", [DDPM(1000), DDPM(1000, "large"), DDIM(1000, eta=0.5), DDIM(1000, eta=1.0)])
 def test_stochastic_samplers_reach_mean_and_variance(schedule, sampler):
-    """A walk with all 1,000 levels is within 1 % of the law of the data, without Monte Carlo error."""
+    """A walk with all 1,000 levels is within 1 % of the data's mean and variance, without Monte Carlo error."""
     with torch.no_grad():
         walk = whole_walk(sampler, schedule)
     assert walk.random
@@ -66,7 +66,7 @@ def test_ddim_with_eta_one_is_ddpm():
     torch.testing.assert_close(walk(DDIM(50, eta=1.0)), walk(DDPM(50)), rtol=1e-12, atol=1e-12)
 
 
-def test_frames_end_clean_and_are_as_many_as_steps():
+def test_iterate_yields_one_frame_per_step_and_ends_clean():
     frames = list(DDIM(7).iterate(DATA, noise(4), Linear()))
     assert len(frames) == 7
     assert float(frames[-1].t.sigma) == 0 and torch.equal(frames[-1].x, frames[-1].x0)
@@ -74,14 +74,14 @@ def test_frames_end_clean_and_are_as_many_as_steps():
 
 @pytest.mark.parametrize("bad", [lambda: DDIM(0), lambda: DDIM(5, eta=2), lambda: DDPM(variance="medium"),
                                  lambda: DDIM(5, grid="up")])  # fmt: skip
-def test_impossible_settings_are_refused(bad):
+def test_ddim_and_ddpm_reject_invalid_settings(bad):
     with pytest.raises(ValueError):
         bad()
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Flow(), VE()], ids=lambda s: type(s).__name__)
 def test_inversion_finds_the_noise_of_a_ddim_walk(schedule):
-    """Images made from noise give that noise back, and so do images that were never made."""
+    """Images sampled from noise return that noise, and other images are recovered from theirs."""
     z = schedule.prior_std * noise(500)
     sampler = DDIM(20)
     x0 = sampler.sample(DATA, z, schedule)
@@ -92,7 +92,7 @@ def test_inversion_finds_the_noise_of_a_ddim_walk(schedule):
     torch.testing.assert_close(made, data, rtol=1e-6, atol=1e-6)
 
 
-def test_one_iteration_of_inversion_is_wrong_to_first_order():
+def test_single_iteration_inversion_has_a_first_order_error():
     z = noise(500)
     errors = []
     for n in (50, 100, 200):
@@ -102,13 +102,13 @@ def test_one_iteration_of_inversion_is_wrong_to_first_order():
     assert math.log(errors[0] / errors[2]) / math.log(4) == pytest.approx(1, abs=0.3), errors
 
 
-def test_a_random_walk_cannot_be_inverted():
+def test_ddim_inversion_rejects_a_random_walk():
     with pytest.raises(ValueError, match="eta = 0"):
         DDIM(5, eta=0.5).invert(DATA, noise(2), Linear())
 
 
 @pytest.mark.parametrize("variance, v", [("small", -1.0), ("large", 1.0)])
-def test_the_ends_of_the_learned_variance(variance, v):
+def test_learned_variance_ends_are_small_and_large(variance, v):
     def learned(x, t):
         return DATA(x, t)._replace(var=torch.full_like(x, v))
 
@@ -119,14 +119,14 @@ def test_the_ends_of_the_learned_variance(variance, v):
     torch.testing.assert_close(walk(DDPM(30, "learned")), walk(DDPM(30, variance)), rtol=1e-10, atol=1e-10)
 
 
-def test_a_variance_that_was_not_learned_is_refused():
+def test_ddpm_rejects_learned_variance_without_network_output():
     with pytest.raises(ValueError, match="outputs no variance"):
         DDPM(5, "learned").sample(DATA, noise(2), Linear())
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), Flow(), VE(), Karras()], ids=lambda s: type(s).__name__)
-def test_probability_flow_keeps_its_tolerance(schedule):
-    """Down to the last noisy level, where the exact map is known; one level further all methods do the same."""
+def test_probability_flow_meets_its_tolerance(schedule):
+    """At the last noisy level, where the exact map is known; the final step is the same for all methods."""
     z = noise(200)
     first, last = (schedule.level(torch.tensor(t).double()) for t in (1.0, schedule.t_min))
 
@@ -135,7 +135,7 @@ def test_probability_flow_keeps_its_tolerance(schedule):
         assert float((before.x - DATA.at(z, last)).abs().max()) < 30 * tolerance
 
 
-def test_probability_flow_is_the_same_in_any_batch():
+def test_probability_flow_does_not_depend_on_the_batch():
     z = noise(9).float()
     many = ProbabilityFlow(3).sample(DATA, z, Cosine())
     torch.testing.assert_close(ProbabilityFlow(3).sample(DATA, z[4:5], Cosine()), many[4:5], rtol=1e-6, atol=1e-6)

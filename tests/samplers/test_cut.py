@@ -1,4 +1,4 @@
-"""A walk can begin and end in the middle of its levels."""
+"""Walks that start or end in the middle of their levels."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def walk(sampler, *cuts):
 
 
 @pytest.mark.parametrize("kind", [k for k in ALL if k not in MULTISTEP])
-def test_a_walk_in_two_parts_is_the_whole(kind):
+def test_walk_in_two_parts_equals_the_whole(kind):
     whole = walk(kind(N), (0, None))
     assert len(whole) == N
     for k in range(N + 1):
@@ -68,8 +68,8 @@ def test_a_walk_in_two_parts_is_the_whole(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(MULTISTEP, key=lambda k: k.__name__))
-def test_a_multistep_method_starts_again_without_a_past(kind):
-    """Up to the cut it is the whole walk, its first step after it is DDIM's; the end is no longer the same."""
+def test_multistep_methods_restart_without_a_past(kind):
+    """Before the cut it equals the whole walk, the first step after it is DDIM's, and the end differs."""
     whole, parts = walk(kind(N), (0, None)), walk(kind(N), (0, 3), (3, None))
     assert all(torch.equal(a.x, b.x) for a, b in zip(whole[:3], parts[:3], strict=True))
     (first,) = samplers.DDIM(N).iterate(DATA, whole[2].x, Cosine(), start=3, stop=4)
@@ -78,7 +78,7 @@ def test_a_multistep_method_starts_again_without_a_past(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_levels_are_where_the_frames_are(kind):
+def test_frames_are_at_the_samplers_levels(kind):
     levels = kind(N).levels(Cosine())
     assert len(levels) == N + 1 and float(levels[-1].sigma) == 0
     assert [f.t for f in walk(kind(N), (0, None))] == levels[1:]

@@ -1,4 +1,4 @@
-"""How fast the error falls with the number of steps, against exact maps and exact laws."""
+"""Orders of convergence, against exact maps and exact distributions."""
 
 import math
 
@@ -29,7 +29,7 @@ from diffusion.support.specs import concrete
 
 DATA = Gaussian(0.3, 0.4)
 KINDS = sorted(concrete(Sampler, "diffusion"), key=lambda k: k.__name__)
-CASES = [(kind, options) for kind in KINDS for options in settings(kind)]  # a new sampler is here the day it is born
+CASES = [(kind, options) for kind in KINDS for options in settings(kind)]  # new samplers are included automatically
 
 
 def describe(value):
@@ -40,8 +40,8 @@ def describe(value):
 
 @pytest.mark.parametrize("schedule", [VE(), VP(), Flow()], ids=["VE", "VP", "Flow"])
 @pytest.mark.parametrize("kind, options", [c for c in CASES if c[0](**c[1]).convergence], ids=describe)
-def test_order(kind, options, schedule):
-    """On a mixture of two Gaussians, along a section of uneven steps with exact past: see diffusion/bench."""
+def test_deterministic_samplers_have_their_declared_order(kind, options, schedule):
+    """On a mixture of two Gaussians, over a section of uneven steps with exact past; see diffusion/bench."""
     few, many = (error(kind(n, **options), schedule) for n in (48, 144))
     slope = math.log(few / many) / math.log(3)
     assert slope == pytest.approx(kind(**options).convergence, abs=0.2), (few, many)
@@ -57,7 +57,7 @@ def test_order(kind, options, schedule):
     *[(DEIS(order=k), k) for k in (1, 2, 3, 4)],
 ], ids=describe)  # fmt: skip
 def test_samplers_declare_their_theoretical_order(sampler, order):
-    """From the papers; `test_order` measures what is declared, and this holds it from being declared away."""
+    """From the papers: the measured orders are compared with the declared ones, so these are fixed here."""
     assert sampler.convergence == order
 
 
@@ -68,15 +68,15 @@ def test_samplers_declare_their_theoretical_order(sampler, order):
     (DPMSolver, {"order": 3, "sde": True}, 2), (Heun, {"churn": 5}, 2),
 ], ids=describe)  # fmt: skip
 def test_weak_order_of_random_walks(kind, options, order, schedule):
-    """How the bias of mean and std falls, exactly: first order for Euler's kind, second where half a step is undone."""
+    """The exact bias of mean and std: first order for Euler-type methods, second where half a step is undone."""
     with torch.no_grad():
         biases = [bias(kind(n, **options), schedule) for n in (40, 160)]
     assert math.log(biases[0] / biases[1]) / math.log(4) == pytest.approx(order, abs=0.15), biases
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_dpm_solver_starts_from_nothing(order):
-    """The whole walk, with its lower orders at both ends: what is left is mostly the first and the last step."""
+def test_dpm_solver_order_over_a_whole_walk(order):
+    """The whole walk, with lower orders at both ends: the error is mostly that of the first and the last step."""
     z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
     schedule = VP()
     x = DPMSolver(100, order).sample(DATA, DATA.at(z, schedule.level(torch.ones(()).double())), schedule)
@@ -93,7 +93,7 @@ STOCHASTIC = [
 @pytest.mark.parametrize("schedule", [VP(), VE(), Linear()], ids=["VP", "VE", "Linear"])
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=describe)
 def test_random_walks_reach_mean_and_std(sampler, schedule):
-    """The exact law of the whole walk: within 4 % of the data's standard deviation in both."""
+    """The exact distribution of the whole walk: within 4 % of the data's standard deviation in both."""
     with torch.no_grad():
         walk = whole_walk(sampler, schedule)
     assert walk.random
@@ -110,8 +110,8 @@ def test_euler_is_ddim_and_ancestral_is_ddim_with_noise():
             torch.testing.assert_close(walk(ours, schedule), walk(ddim, schedule), rtol=1e-10, atol=1e-10)
 
 
-def test_a_level_off_the_grid_is_asked_at_its_own_time():
-    """The network hears the time that belongs to the log-SNR of DPM2's middle, and x at the schedule's scale."""
+def test_off_grid_levels_are_evaluated_at_the_time_of_their_log_snr():
+    """The network receives the time of the log-SNR of DPM2's midpoint, and x at the schedule's scale."""
     schedule, heard = VP(), []
 
     def denoise(x, t):
@@ -133,6 +133,6 @@ def test_a_level_off_the_grid_is_asked_at_its_own_time():
      lambda: AnnealedLangevin(inner=0),
      lambda: PredictorCorrector(corrections=-1), lambda: AnnealedLangevin(epsilon=3), lambda: Euler(0)],
 )  # fmt: skip
-def test_impossible_settings_are_refused(bad):
+def test_solvers_reject_invalid_settings(bad):
     with pytest.raises(ValueError):
         bad()

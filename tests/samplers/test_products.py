@@ -28,7 +28,7 @@ OPTIONS = {samplers.AnnealedLangevin: {"inner": 4, "epsilon": 0.5}}
 
 
 class Ideal(nn.Module):
-    """The best network for Gaussian data. It finds the level from what it hears, the clock, and so checks that too."""
+    """The ideal network for Gaussian data. It derives the level from the clock, which checks the clock too."""
 
     def __init__(self, schedule, target):
         super().__init__()
@@ -36,7 +36,7 @@ class Ideal(nn.Module):
 
     def forward(self, x, clock, y=None, keep=None):
         heard = float(clock[0])
-        if not bool((clock == heard).all()):  # every image at its own level
+        if not bool((clock == heard).all()):  # one level per image
             t = self.level(clock)
         else:
             if heard not in self.known:
@@ -72,7 +72,7 @@ def make(kind):
 @pytest.mark.parametrize("target", sorted(concrete(targets.Target, "diffusion"), key=lambda k: k.__name__))
 @pytest.mark.parametrize("kind", schedules())
 @pytest.mark.parametrize("sampler", ALL)
-def test_gaussian_data(sampler, kind, target):
+def test_every_sampler_schedule_and_target_solves_gaussian_data(sampler, kind, target):
     schedule, target = make(kind), target()
     if target.needs_signal and schedule.scales(torch.ones(()).double())[0] == 0:
         with pytest.raises(ValueError, match="divides by alpha"):
@@ -95,7 +95,7 @@ def test_gaussian_data(sampler, kind, target):
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_images_keep_their_precision(sampler):
+def test_samplers_preserve_the_dtype_of_images(sampler):
     """Levels are float64 scalars; they must not turn a float32 image into a float64 one."""
     schedule = noise.Cosine()
     denoiser = Denoiser(Ideal(schedule, targets.V()), schedule, targets.V())

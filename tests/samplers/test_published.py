@@ -83,7 +83,7 @@ def sample_euler(x, sigmas):
 
 
 @pytest.mark.parametrize("kind, theirs", [(Heun, sample_heun), (DPM2, sample_dpm_2)], ids=["Heun", "DPM2"])
-def test_the_limit_of_noise_is_an_argument(kind, theirs):
+def test_max_ratio_inf_is_the_published_method(kind, theirs):
     """Cosine starts at sigma / alpha = 20,000, above max_ratio's default: inf is the published method there too."""
     schedule = Cosine()
     levels = kind(8).levels(schedule)

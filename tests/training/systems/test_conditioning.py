@@ -91,7 +91,7 @@ def test_the_image_reaches_the_samples(float64):
 
 
 def test_what_does_not_fit_is_refused_in_words():
-    with pytest.raises(ValueError, match="image of 1 channels beside x, and none was given; give one as image="):
+    with pytest.raises(ValueError, match="image of 1 channels, but none was given; pass image="):
         tiny().pipeline.sample(2)
     with pytest.raises(ValueError, match="got an image as a condition, but .* image_channels 0"):
         tiny(None, image_channels=0).pipeline.sample(2, image=torch.zeros(2, 1, 4, 4))
