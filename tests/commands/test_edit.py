@@ -126,10 +126,10 @@ def test_named_masks():
     (["inpaint", "--input", "big.png"], ["16x8 pixels", "crop or scale it to 8x8"]),
     (["inpaint", "--input", "colour.png"], ["3 channels", "8-bit greyscale"]),
     (["inpaint", "--input", "text.png"], ["text.png"]),
-    (["inpaint", "--input", "big.png", "--numbers", "1"], ["give one of them"]),
+    (["inpaint", "--input", "big.png", "--numbers", "1"], ["give one of the two"]),
     (["inpaint", "--numbers", "360"], ["0 .. 359"]),
     (["inpaint", "--numbers", "-1"], ["0 .. 359"]),
-    (["inpaint", "--numbers", "a"], ["between commas"]),
+    (["inpaint", "--numbers", "a"], ["comma-separated"]),
     (["inpaint", "--jumps", "-1"], ["jumps must be at least 0"]),
     (["inpaint", "--length", "0"], ["length at least 1"]),
     (["inpaint", "--n", "0"], ["at least 1"]),
@@ -146,7 +146,7 @@ def test_named_masks():
     (["vary", "--eta", "1"], ["eta = 0"]),
     (["reconstruct", "--iterations", "0"], ["iterations >= 1"]),
     (["stop", "--at", "0.5,2"], ["[0, 1]"]),
-    (["stop", "--at", "now"], ["between commas"]),
+    (["stop", "--at", "now"], ["comma-separated"]),
     (["stop", "--numbers", "1"], ["unknown option '--numbers'"]),
 ])  # fmt: skip
 def test_edit_reports_bad_input_in_one_line(argv, words, tiny, tmp_path, capsys, monkeypatch):

@@ -213,7 +213,7 @@ def test_evaluate_reports_bad_input_in_one_line(run, cache, tmp_path, capsys):
     assert "did you mean 'frechet'" in said(run, "--metrics", "frechett")
     assert "wanted words like steps=5,10" in said(run, "--sweep", "steps")
     assert "unknown option '--etaa'" in said(run, "--n", 10, "--etaa", 1)
-    assert "fetch it once" in said(run, "--features", "Inception")
+    assert "download the file once" in said(run, "--features", "Inception")
     assert "not a classifier" in said(run, "--features", run)
     assert "expected a diffusion model, got a classifier" in said(cache / "features" / "digits")
     assert "n must be at least 2" in said(run, "--n", 1)

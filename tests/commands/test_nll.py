@@ -43,7 +43,7 @@ def test_nll_reports_the_numbers_of_the_library(tiny, tmp_path, capsys):
     assert error == pytest.approx(float(bits.std()) / 7**0.5, rel=1e-2)
     rows = re.findall(r"^    L_.*?\s([\d.]+)$", text, re.M)
     assert len(rows) >= 5 and sum(map(float, rows)) == pytest.approx(mean, abs=1e-3)
-    assert "7 images of the test split, 64 dimensions, given the labels" in text
+    assert "7 images of the test split, 64 dimensions, conditioned on the labels" in text
 
 
 def test_nll_in_python_equals_the_command(tiny, capsys):

@@ -58,7 +58,7 @@ def test_cifar_reads_a_jpeg_folder_or_archive(tmp_path, packed, caplog):
 def test_a_damaged_archive_is_named(tmp_path):
     archive = put(tmp_path, packed=True)
     archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="cifar10-jpeg.tar.gz.*cut short"):
+    with pytest.raises(ValueError, match="cifar10-jpeg.tar.gz.*truncated"):
         CIFAR10(root=str(tmp_path)).setup("fit")
 
 

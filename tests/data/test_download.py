@@ -132,7 +132,7 @@ def test_cifar_is_downloaded_or_unpacked(tiny_cifar, tmp_path, by_hand):
     np.testing.assert_array_equal(images[:4].numpy().reshape(4, -1), first)
     damaged = root / "cifar-10-batches-py" / "data_batch_3"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="data_batch_3.*cut short"):
+    with pytest.raises(ValueError, match="data_batch_3.*truncated"):
         CIFAR10(root=str(root)).arrays("train")
 
 

@@ -56,7 +56,7 @@ def test_a_truncated_file_is_named(tmp_path, tiny, packed):
     file.write_bytes(file.read_bytes()[:-500])
     data = MNIST(root=str(tmp_path))
     assert len(data.arrays("train")[0]) == 20
-    with pytest.raises(ValueError, match=f"{file.name}.*cut short"):
+    with pytest.raises(ValueError, match=f"{file.name}.*truncated"):
         data.arrays("test")
 
 
