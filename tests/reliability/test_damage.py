@@ -139,7 +139,7 @@ def test_a_sound_file_whose_specs_would_run_code(name, arguments, part, run, tmp
     DurableIO().save_checkpoint(read, path)
     assert main(["sample", str(path), "--out", str(tmp_path / "a.png")]) == 2
     error = capsys.readouterr().err
-    assert ("no part of a model" in error or "cannot import" in error) and len(error.splitlines()) == 1, error
+    assert ("not a component of a model" in error or "cannot import" in error) and len(error.splitlines()) == 1, error
     assert not mark.exists()
 
 
