@@ -9,10 +9,10 @@ from diffusion.support.specs import spec
 
 
 def train_classifier(data: ImageData, fit: Callable[..., object]) -> None:
-    """Train a data set's classifier on all of its images, as `diffusion fit` with its configuration does.
+    """Train a data set's classifier on all of its images, as `diffusion fit` does with its configuration.
 
     Args:
-        fit: `training.run.train`, which itself calls this function for a run that is evaluated while it trains.
+        fit: `training.run.train`, which itself calls this function for a run that is evaluated during training.
     """
     print(f"{no_classifier(data)}: training one (once, minutes)", flush=True)
     chosen = spec(data)

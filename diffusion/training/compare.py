@@ -1,4 +1,4 @@
-"""What differs between a run and the configuration that goes on with it."""
+"""Differences between a run and the configuration that resumes it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from diffusion.support.console import shown
 from diffusion.support.specs import spec, today
 from diffusion.training.resume import Resume
 
-MODEL = ("net", "schedule", "target", "shape", "class_names")  # other weights, or weights that mean something else
-KEPT = ("lr", "betas", "weight_decay")  # the optimizer that is restored has its own
+MODEL = ("net", "schedule", "target", "shape", "class_names")  # change the weights or what they mean
+KEPT = ("lr", "betas", "weight_decay")  # the restored optimizer keeps its own
 PLACES = ("config", "resume", "out", "experiment", "precision", "model")  # not compared: the checkpoint has the model
 
 
 class OtherModel(ValueError):
-    """The model that is configured is not the checkpoint's.
+    """The configured model is not the checkpoint's.
 
     Attributes:
         changed: what differs, in words.
@@ -27,14 +27,14 @@ class OtherModel(ValueError):
 
 
 def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[str]:
-    """A line for each thing that is configured otherwise than the run was.
+    """One line for each setting that differs from the run's.
 
     Args:
-        hparams: of the new model, plain.
-        run: folder whose config.yaml is compared.
+        hparams: hyper-parameters of the new model, in plain types.
+        run: directory whose config.yaml is compared.
         config: the new configuration, a jsonargparse namespace or None.
     Raises:
-        OtherModel: the model itself would be another one.
+        OtherModel: the model itself differs.
     """
     old = resume.checkpoint["hyper_parameters"]
     names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
@@ -66,7 +66,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
             return [*lines, f"{shown(run)}/config.yaml cannot be read, so it is not compared"]
         now = plain(config)
-        for each in (before, now):  # linked to seed_everything, and not written
+        for each in (before, now):  # linked to seed_everything, so not saved
             ((each.get("data") or {}).get("init_args") or {}).pop("seed", None)
         for k in sorted({*before, *now} - {*PLACES}):
             if k in before and k in now:
@@ -75,7 +75,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
 
 
 def compared(name: str, old: Any, new: Any) -> list[str]:
-    """Where two plain values differ: "name: old -> new", at any depth."""
+    """The differences of two plain values as "name: old -> new", at any depth."""
     if isinstance(old, dict) and isinstance(new, dict):
         if "class_path" in old and old.get("class_path") != new.get("class_path"):
             return [f"{name}: {_short(old)} -> {_short(new)}"]
@@ -85,7 +85,7 @@ def compared(name: str, old: Any, new: Any) -> list[str]:
 
 
 def list_of(value: Any) -> Any:
-    """Tuples as YAML and checkpoints write them."""
+    """The value with tuples turned into lists, as YAML and checkpoints store them."""
     return [list_of(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

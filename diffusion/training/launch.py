@@ -1,7 +1,7 @@
-"""Several processes: how many there are, and one decision for all of them.
+"""Multi-process launches: the number of processes, and one run directory and checkpoint for all of them.
 
-Lightning finds out who started the processes: torchrun, and so SageMaker's torch_distributed; srun; else itself. What
-it leaves open, or gets wrong, is here.
+Lightning detects the launcher: torchrun (which SageMaker's torch_distributed uses), srun, or itself. This module
+handles what Lightning leaves open or gets wrong.
 """
 
 import json
@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEn
 
 from diffusion.training.resume import Start, place
 
-DECIDED = "DIFFUSION_RUN"  # what the first process tells those that it starts
+DECIDED = "DIFFUSION_RUN"  # passes the decision to the processes that the first one starts
 
 
 def count(trainer: dict) -> None:
@@ -31,34 +31,34 @@ def count(trainer: dict) -> None:
 
 
 def plugins() -> list:
-    """SLURM's environment without the requeueing of Lightning, which writes and picks up checkpoints of its own."""
+    """SLURM's environment without Lightning's requeueing, which writes and loads its own checkpoints."""
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     return [SLURMEnvironment(auto_requeue=False)] if slurm else []
 
 
 def launched() -> bool:
-    """Whether this process was started by the first one, through Lightning."""
+    """Whether Lightning started this process from the first one."""
     return DECIDED in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def first() -> bool:
-    """Whether this process is the one that writes: known from the launcher's environment before there is a trainer."""
+    """Whether this process writes files, from the launcher's environment (before a trainer exists)."""
     return next((os.environ[k] for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if k in os.environ), "0") == "0"
 
 
 def alone(trainer: dict) -> bool:
-    """Whether the run has this process only, by the trainer's configuration and the launcher's environment."""
+    """Whether the run has a single process, by the trainer's configuration and the launcher's environment."""
     return trainer["devices"] in ("auto", 1, "1") and "LOCAL_RANK" not in os.environ
 
 
 def agreed(trainer: pl.Trainer, model: pl.LightningModule, start: Start) -> Start:
-    """The first process's folder and checkpoint, for all.
+    """The start with the first process's run directory and checkpoint, the same on every process.
 
-    Each would find its own, and the first has made its folder by the time the others look for the next free number.
-    Processes that Lightning starts are told in their environment, since they do not exist yet; all others meet now.
+    Left alone, each process would choose its own, and the first has already taken the next free number. Processes that
+    Lightning has yet to start receive the decision in their environment; processes that already exist synchronise here.
 
     Raises:
-        ValueError: several machines, and nothing that has started a process on each.
+        ValueError: several machines without a launcher that starts a process on each.
     """
     strategy = trainer.strategy
     if trainer.world_size == 1 or not hasattr(strategy, "cluster_environment"):
@@ -72,7 +72,7 @@ def agreed(trainer: pl.Trainer, model: pl.LightningModule, start: Start) -> Star
         decided = json.loads(os.environ[DECIDED])
     else:
         strategy.connect(model)
-        strategy.setup_environment()  # Lightning does so again, and finds it done
+        strategy.setup_environment()  # idempotent: Lightning calls it again
         decided = strategy.broadcast(mine)
     if decided[1] != mine[1]:
         resume = place(Path(decided[0]).parent, decided[1], False).resume if decided[1] else None

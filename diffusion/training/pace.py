@@ -1,4 +1,4 @@
-"""What --budget chooses: no end but the time's, and the batch that makes the most of it."""
+"""The settings that --budget chooses: no other stopping criterion, and the batch size that suits the time."""
 
 import math
 import time
@@ -15,30 +15,30 @@ from diffusion.noise.draws import StepDraws
 from diffusion.training.callbacks.budget import seconds
 from diffusion.training.systems import Diffusion
 
-ENOUGH = 0.7  # of the best images/s: a smaller batch that reaches it learns more in its more steps
-PROFILE = 0.05  # of the budget, the most that choosing a batch may take
-SIZES = (0.25, 0.5, 1, 2, 4)  # of the configured batch, what is tried
-ENDLESS = 10**9  # steps, until they are planned
+ENOUGH = 0.7  # of the best images/s: a smaller batch that reaches it takes more steps and learns more
+PROFILE = 0.05  # largest share of the budget spent on choosing the batch size
+SIZES = (0.25, 0.5, 1, 2, 4)  # candidates, as multiples of the configured batch size
+ENDLESS = 10**9  # steps, until `Budget` plans them
 
 
 class Pace(NamedTuple):
-    """What a budget has chosen: images a batch, the learning rate that goes with it, seconds of a step as it begins."""
+    """The choice for a budget: images per batch, the matching learning rate, and the initial seconds per step."""
 
     batch: int
     lr: float
     step: float
 
     def apply(self, config: Any, data: ImageData, model: Diffusion) -> None:
-        """Train so, and write it into the configuration: a resumed run takes what it had."""
+        """Set the data, model and configuration accordingly; a resumed run keeps what it had."""
         data.batch_size = config.data.init_args.batch_size = self.batch
         model.lr = model.hparams["lr"] = config.model.lr = self.lr
 
 
 def unlimited(config: Any, system: str) -> None:
-    """What a budget means for the configuration: no other end, and a learning rate that falls to 0 at it.
+    """Remove other stopping criteria from the configuration and let the learning rate decay to 0 at the end.
 
     Raises:
-        ValueError: it is no time, or the system cannot change its number of steps.
+        ValueError: the budget is not a time, or the system cannot change its number of steps.
     """
     seconds(config.budget)
     if system != "Diffusion":
@@ -63,12 +63,13 @@ def loss_of(model: Diffusion, batch: int) -> Tensor:
 def choose(config: Any, model: Diffusion, device: torch.device, recorded: dict, free: bool) -> Pace:
     """The batch size of a budget, and the learning rate.
 
-    Many images/s need no large batch on a CPU and do on a GPU, so a few sizes are timed, and the smallest that comes
-    near the best is taken, with lr in proportion to sqrt(batch) (Malladi et al. 2022, arXiv:2205.10287, for Adam).
+    A GPU needs a large batch for high throughput and a CPU does not, so a few sizes are timed. The smallest one close
+    to the best throughput is chosen, with lr proportional to sqrt(batch)
+    (Malladi et al. 2022, arXiv:2205.10287, for Adam).
 
     Args:
-        recorded: the configuration of the run that goes on or starts again, whose choice stays; empty for a new one.
-        free: False keeps the configured size.
+        recorded: the configuration of the run that is resumed or restarted, whose choice is kept; empty for a new run.
+        free: whether the batch size may differ from the configured one.
     """
     configured, lr = config.data.init_args.batch_size, model.lr
     if recorded:
@@ -85,7 +86,7 @@ def choose(config: Any, model: Diffusion, device: torch.device, recorded: dict, 
 def paces(
     model: Diffusion, batches: list[int], precision: str, device: torch.device, limit: float
 ) -> Iterator[tuple[int, float]]:
-    """(batch, seconds of forward and backward pass) for each size that fits the memory, until the time is over."""
+    """(batch, seconds per forward and backward pass) for each size that fits in memory, until time runs out."""
     model.to(device).train()
     begun = time.perf_counter()
 
@@ -110,6 +111,6 @@ def paces(
 
 
 def smallest(found: list[tuple[int, float]]) -> tuple[int, float]:
-    """Of (batch, seconds), the smallest batch whose images/s are near the best."""
+    """The (batch, seconds) pair of the smallest batch whose images/s are close to the best."""
     best = max(batch / spent for batch, spent in found)
     return next(pair for pair in sorted(found) if pair[0] / pair[1] >= ENOUGH * best)

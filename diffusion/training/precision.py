@@ -1,4 +1,4 @@
-"""The precision that a run trains in, and the layout of its weights: by what the chip says, or measured if asked."""
+"""Training precision and weight layout: from the device's capabilities, or measured on request."""
 
 import os
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from diffusion.nets import speed
 
-FASTEST = "fastest"  # instead of a precision's name: measure
+FASTEST = "fastest"  # in place of a precision: measure
 
 
 class Choice(NamedTuple):
-    """How a network is computed: Lightning's name of the precision, the layout of its weights, and why."""
+    """How a network is computed: Lightning's name for the precision, the weight layout, and the reason."""
 
     precision: str
     layout: str
@@ -21,10 +21,10 @@ class Choice(NamedTuple):
 
 
 def usual(device: torch.device, nodes: int = 1) -> Choice:
-    """The default: a function of the kind of device, of what it says about itself, and of the number of machines.
+    """The default, determined by the device type, its reported capabilities and the number of machines.
 
-    It is the same in one and in several processes, at every start. Machines of a run may have different processors,
-    so several of them train in 32-true on a CPU.
+    It does not depend on the number of processes and is the same at every start. The machines of a run may have
+    different processors, so CPU training on several machines uses 32-true.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -36,19 +36,19 @@ def usual(device: torch.device, nodes: int = 1) -> Choice:
 
 
 def layout_of(precision: str, device: torch.device) -> str:
-    """The layout of the weights that suits a precision.
+    """The weight layout for a precision.
 
-    channels_last, but for bf16 on a CPU: there it makes some networks much slower, and gains 1 % at best
+    channels_last, except for bf16 on a CPU, where it makes some networks much slower and gains 1 % at best
     (docs/speed.md).
     """
     return "contiguous" if device.type == "cpu" and precision.startswith("bf16") else "channels_last"
 
 
 def wanted(config: Any) -> str:
-    """The precision that a configuration names: one of Lightning's, "fastest", or "" for the default.
+    """The precision named in a configuration: one of Lightning's, "fastest", or "" for the default.
 
     Raises:
-        ValueError: two options name different ones, or the layout is unknown.
+        ValueError: the two options disagree, or the layout is unknown.
     """
     long, short = config.trainer.precision, config.precision
     if long is not None and short and str(long) != short:
@@ -61,13 +61,13 @@ def wanted(config: Any) -> str:
 def choose(
     config: Any, recorded: dict, device: torch.device, measure: Callable[[list[Choice]], Choice], conv: bool = True
 ) -> Choice:
-    """The precision and layout of a run: what is asked for, else what the run has had, else the default.
+    """The precision and layout of a run: as requested, else as the run had them, else the default.
 
     Args:
         config: the configuration.
-        recorded: that of the run that goes on or starts again; empty for a new one.
-        measure: finds the fastest; called only where it is asked for and nothing is recorded.
-        conv: False leaves the layout of a new run contiguous, unless another one is asked for.
+        recorded: that of the run that is resumed or restarted; empty for a new run.
+        measure: finds the fastest choice; called only on request and if nothing is recorded.
+        conv: whether the network is convolutional; False keeps a new run contiguous unless a layout is requested.
     """
     asked, default = wanted(config), usual(device, config.trainer.num_nodes or 1)
     before = recorded.get("trainer", {}).get("precision") or ("32-true" if recorded else None)
@@ -81,7 +81,7 @@ def choose(
 
 
 def ways(default: Choice, device: torch.device) -> list[Choice]:
-    """What "fastest" chooses among, the default first."""
+    """The candidates for "fastest", the default first."""
     if device.type != "cpu":
         return [default]
     every = [Choice(p, layout) for p in ("32-true", "bf16-mixed") for layout in speed.LAYOUTS]
@@ -91,13 +91,13 @@ def ways(default: Choice, device: torch.device) -> list[Choice]:
 def measured(
     net: nn.Module, loss: Callable[[int], Tensor], batch: int, device: torch.device, choices: list[Choice]
 ) -> Choice:
-    """The fastest of some ways to train, by the processor's time; the first one if none is clearly faster.
+    """The fastest choice by processor time; the first one if no other is clearly faster.
 
     Args:
-        net: is put into each layout.
-        loss: of a batch of so many images.
-        batch: the largest that is asked for; fewer where a step would take long.
-        choices: the default, and what may be better.
+        net: the network; it is converted to each layout.
+        loss: (n) -> the loss of a batch of n images.
+        batch: the largest batch size to time; smaller if a step would take long.
+        choices: the candidates, the default first.
     """
     if len(choices) == 1:
         return choices[0]._replace(reason="not measured: there is nothing to choose from on this device")
@@ -120,7 +120,7 @@ def measured(
 
 
 def device_of(trainer: Any) -> torch.device:
-    """The device that Lightning will choose for this process.
+    """The device that Lightning will use for this process.
 
     Args:
         trainer: the trainer's part of a configuration.

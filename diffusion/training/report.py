@@ -1,4 +1,4 @@
-"""What a run says: what it is as it begins, and at its end what was written and how to go on."""
+"""Console output of a run: a summary at the start; the files written and the next commands at the end."""
 
 import shlex
 from pathlib import Path
@@ -12,10 +12,10 @@ from diffusion.training.systems import Diffusion, NoisyClassifier
 
 
 def begins(model: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, run: Path, why: str) -> str:
-    """The network, the data, the device, the precision and the folder, in a line.
+    """The network, data, device, precision and run directory, in one line.
 
     Args:
-        why: the reason of the precision, or "".
+        why: the reason for the precision, or "".
     """
     params = sum(p.numel() for p in model.parameters())
     return (
@@ -25,7 +25,7 @@ def begins(model: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDat
 
 
 def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
-    """Print what was written, and the exact commands to go on."""
+    """Print the files written and the exact commands to continue with."""
     if not runs.checkpoints(run):
         return
     print(speed(trainer), end="")
@@ -53,7 +53,7 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
 
 
 def speed(trainer: pl.Trainer) -> str:
-    """Steps, images/s and the time of training, in a line; nothing if no step was taken."""
+    """Steps, images/s and training time, in one line; "" if no step was taken."""
     rate = next((c for c in trainer.callbacks if isinstance(c, Rate)), None)
     if rate is None or not rate.images:
         return ""

@@ -1,4 +1,4 @@
-"""What the systems share: optimizers and learning rates."""
+"""Shared base of the systems: optimizers and learning-rate schedules."""
 
 import math
 from typing import Any
@@ -11,33 +11,33 @@ from diffusion.training.systems.optimizer import AdamW
 
 
 class System(pl.LightningModule):
-    """A LightningModule whose optimizer measures, guards and clips its gradients, see `AdamW`."""
+    """A LightningModule whose optimizer measures, checks and clips its gradients (see `AdamW`)."""
 
     def due(self, batch: int) -> bool:
-        """Whether a figure of this training step is written down; at an epoch's first batch too, for the progress bar.
+        """Whether this training step is logged; an epoch's first batch always is, for the progress bar.
 
-        `self.log` costs a millisecond, and what it is told between two of the logger's steps goes nowhere.
+        `self.log` costs a millisecond, and values passed to it between two logging steps are discarded.
         """
         return batch == 0 or self.trainer._logger_connector.should_update_logs
 
     def log_loss(self, loss: Tensor) -> None:
-        """Log train/loss, on the CPU: Lightning reads what a progress bar shows after every step, due or not."""
+        """Log train/loss from the CPU: Lightning reads progress-bar values after every step, whether due or not."""
         self.log("train/loss", loss.detach().cpu(), prog_bar=True)
 
     def adamw(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), **options: Any) -> AdamW:
-        """The optimizer of all weights, which clips as the trainer is configured."""
+        """The optimizer of all weights, with the trainer's gradient clipping."""
         clip = {"clip": self.trainer.gradient_clip_val, "algorithm": self.trainer.gradient_clip_algorithm}
         return AdamW(self.parameters(), lr, tuple(betas), **clip, **options)
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
-        """Nothing: the optimizer clips. Lightning's own way refuses a fused optimizer in bf16, too."""
+        """No-op: the optimizer clips. Lightning's own clipping also rejects a fused optimizer in bf16."""
 
 
 def scheduled(optimizer: AdamW, trainer: pl.Trainer, warmup: int, decay: str) -> dict:
-    """The optimizer with a learning rate that changes at each step by `lr_factor`; the trainer knows the end."""
+    """The optimizer with a per-step learning rate from `lr_factor`; the trainer supplies the total steps."""
 
     def factor(step: int) -> float:
-        # Asking for the number of steps now would set the loader up before its place in the data is restored.
+        # Requesting the number of steps at step 0 would set up the loader before its position is restored.
         return lr_factor(step, trainer.estimated_stepping_batches if step else math.inf, warmup, decay)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -45,13 +45,13 @@ def scheduled(optimizer: AdamW, trainer: pl.Trainer, warmup: int, decay: str) ->
 
 
 def lr_factor(step: int, total: float, warmup: int = 0, decay: str = "constant") -> float:
-    """The learning rate at a step in units of the highest: a linear rise over `warmup` steps, then `decay` to 0.
+    """The learning rate at a step as a fraction of the peak: linear warm-up over `warmup` steps, then `decay`.
 
     Args:
-        step: from 0.
-        total: steps of the whole training.
-        warmup: steps, >= 0.
-        decay: "constant", "linear" or "cosine".
+        step: counted from 0.
+        total: number of training steps.
+        warmup: number of warm-up steps, >= 0.
+        decay: "constant", or "linear" or "cosine" to 0.
     """
     rise = min(1.0, (step + 1) / (warmup + 1))
     if decay == "constant":
@@ -61,7 +61,7 @@ def lr_factor(step: int, total: float, warmup: int = 0, decay: str = "constant")
 
 
 def one_cycle(module: System, lr: float, weight_decay: float) -> dict:
-    """AdamW whose learning rate rises over a tenth of the training and falls to 0.
+    """AdamW with a learning rate that rises over the first tenth of training and then falls to 0.
 
     Source: Smith & Topin 2017, arXiv:1708.07120.
     """

@@ -1,4 +1,4 @@
-"""A classifier of a data set: what turns images into features for the metrics."""
+"""The LightningModule that trains a data set's classifier, the feature extractor of the metrics."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ from diffusion.training.systems.base import System, one_cycle
 
 
 class Classifier(System):
-    """Learns the classes of images that are slightly turned, scaled and shifted; its last hidden layer is the features.
+    """Image classifier trained on slightly rotated, scaled and shifted images; its last hidden layer is the features.
 
-    AdamW with one cycle of the learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
+    AdamW with a one-cycle learning rate. Images have values in [-1, 1]; labels are numbers or one-hot contexts.
 
     Args:
         net: images (B, C, H, W) -> logits, with `features` and `head`.
-        lr: the highest learning rate, > 0.
+        lr: peak learning rate, > 0.
         weight_decay: of AdamW, >= 0.
-        degrees, shift, scale: the most that an image is turned, shifted (in units of half its size) and scaled.
+        degrees, shift, scale: largest rotation, shift (in units of half the image size) and scaling of an image.
         seed: of the jitter and dropout.
         shape: (C, H, W) of an image.
         class_names: names of the classes.
@@ -43,7 +43,7 @@ class Classifier(System):
     ) -> None:
         super().__init__()
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         if lr <= 0 or weight_decay < 0:
             raise ValueError(f"Classifier: lr must be positive, weight_decay at least 0; got {lr} and {weight_decay}")
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
@@ -63,7 +63,7 @@ class Classifier(System):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits, y = self.net(x), to_labels(y)
-        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         options = {"sync_dist": True, "batch_size": len(x) * self.trainer.world_size, "prog_bar": True}
         self.log("val/loss", F.cross_entropy(logits, y), **options)
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), **options)

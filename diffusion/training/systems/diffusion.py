@@ -1,4 +1,4 @@
-"""The LightningModule that trains a denoiser and samples from it."""
+"""The LightningModule that trains a denoiser."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -22,25 +22,25 @@ from diffusion.training.systems.base import System, scheduled
 
 
 class Diffusion(System):
-    """A diffusion model: what it is made of, how it learns, how it is sampled.
+    """A diffusion model: its parts, its training objective and its sampling settings.
 
     Its hyper-parameters are plain specs of its parts, so that one checkpoint file rebuilds the whole model.
 
     Args:
         net: forward(x, clock, y=None, keep=None) -> (B, C, H, W).
         schedule: the forward process.
-        target: what the network says.
+        target: the quantity that the network predicts.
         objective: what training minimises.
-        sampler: how previews, GIFs and `sample` walk back, unless told otherwise.
+        sampler: default sampler of previews, GIFs and `sample`.
         guidance: how a condition steers sampling.
         clamp: limit on the predicted x_0 while sampling.
-        hint: what of an image the network is shown beside x: a smaller one, one with holes; none by default. The
-            network's image_channels are linked to it.
+        hint: the image that the network receives beside x, e.g. a smaller one or one with holes; none by default.
+            The network's image_channels is linked to it.
         lr: learning rate of AdamW, > 0.
         betas: AdamW's averaging constants.
         weight_decay: AdamW's decoupled weight decay, >= 0.
-        warmup: optimizer steps in which the learning rate rises from 0.
-        decay: how the learning rate goes on from there, to 0 at the end of training or constant.
+        warmup: optimizer steps over which the learning rate rises from 0.
+        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training.
         seed: of training noise, validation noise and previews.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
@@ -67,7 +67,7 @@ class Diffusion(System):
     ) -> None:
         super().__init__()
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         if lr <= 0 or weight_decay < 0 or warmup < 0:
             raise ValueError(
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
@@ -85,9 +85,9 @@ class Diffusion(System):
                 f"make the network with image_channels {channels}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
-        self.denoiser.net.to(memory_format=torch.channels_last)  # what convolutions are fastest with
+        self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
         how = (parts[name] for name in ("sampler", "guidance", "clamp", "hint"))
-        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed)  # how it samples
+        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed)
         self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
@@ -96,11 +96,11 @@ class Diffusion(System):
     # --- training ---------------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
-        """The loss of a batch, and what the callbacks look at: squared error of x_0 (B,) and level of each image."""
+        """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y = batch
         cond = self.pipeline.condition(y)
-        step = self.trainer.fit_loop.total_batch_idx  # over all epochs, and restored when a run is resumed
-        seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout: it knows no other
+        step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
+        seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         if self.pipeline.hint:
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
@@ -110,8 +110,8 @@ class Diffusion(System):
             self.log_loss(terms.loss)
             if terms.vlb is not None:
                 self.log("train/mse", terms.mse.mean())
-                self.log("train/vlb", terms.vlb.mean())  # bits a dimension, without the prior's
-        if (times := self.objective.times).watches:  # what all processes saw, so that all stay equal
+                self.log("train/vlb", terms.vlb.mean())  # bits per dimension, without the prior term
+        if (times := self.objective.times).watches:  # gathered, so that all processes stay equal
             seen = self.all_gather((terms.t.t.flatten(), terms.mse.detach()))
             times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
@@ -128,16 +128,16 @@ class Diffusion(System):
         self._seen = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """val/loss at evenly spread times and fixed noise: the same question at every epoch and in every run."""
+        """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
         x0, y = batch
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
-        # Drop nothing: the loss of the conditional model. `uniform` is asked for times alone then.
+        # Nothing is dropped: the loss of the conditional model. `uniform` then draws only times.
         objective = Objective(drop=0.0, self_condition=0.0)
         cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist()))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
-        # Lightning divides the sum of all processes' counts by their number, in whole numbers: so it comes out right.
+        # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         count = len(x0) * self.trainer.world_size
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count)
 
@@ -163,13 +163,13 @@ class Diffusion(System):
 
     @classmethod
     def load(cls, path: str, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu") -> "Diffusion":
-        """The system of a checkpoint file or a run directory, for validation; `Pipeline.load` samples.
+        """The system of a checkpoint file or a run directory, for validation; use `Pipeline.load` to sample.
 
         Args:
             weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
         Raises:
-            FileNotFoundError: no checkpoint there.
-            ValueError: not a sound checkpoint of a diffusion model of this project.
+            FileNotFoundError: no checkpoint found.
+            ValueError: not a valid checkpoint of a diffusion model of this project.
         """
         saved = load_denoiser(path, weights)
         model = cls(**saved.hyper_parameters).to(device).eval()

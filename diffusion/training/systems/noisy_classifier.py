@@ -17,21 +17,21 @@ from diffusion.training.systems.base import System, one_cycle
 
 EDGES = torch.tensor([-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)  # of log-SNR
 NAMES = ["below_-8", *(f"{int(a)}_to_{int(a) + 2}" for a in EDGES[:-1]), "above_8"]
-ASKED = 8  # levels that each validation image is asked at
+ASKED = 8  # levels at which each validation image is classified
 
 
 class NoisyClassifier(NoisyImageClassifier, System):
-    """Learns p(y | x_t) at every level of a schedule; what it computes is NoisyImageClassifier's.
+    """Trains p(y | x_t) at every level of a schedule; the forward pass is NoisyImageClassifier's.
 
-    AdamW with one cycle of the learning rate; images are slightly turned, scaled and shifted.
+    AdamW with a one-cycle learning rate; images are slightly rotated, scaled and shifted.
 
     Args:
         net: (x (B, C, H, W), clock (B,)) -> logits (B, K).
-        schedule: that of the diffusion models it is to guide.
-        times: the law of the training times.
-        lr: the highest learning rate, > 0.
+        schedule: that of the diffusion models to guide.
+        times: distribution of the training times.
+        lr: peak learning rate, > 0.
         weight_decay: of AdamW, >= 0.
-        degrees, shift, scale: the most that an image is turned, shifted (in units of half its size) and scaled.
+        degrees, shift, scale: largest rotation, shift (in units of half the image size) and scaling of an image.
         seed: of jitter, dropout and noise.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of the classes; linked from the data.
@@ -54,7 +54,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
         class_names: Sequence[str] = (),
     ) -> None:
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        parts = {k: build(v) for k, v in parts.items()}  # a checkpoint gives specs, everyone else objects
+        parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         super().__init__(parts["net"], parts["schedule"], shape, class_names)
         if lr <= 0 or weight_decay < 0:
             raise ValueError(f"NoisyClassifier: lr must be positive, weight_decay at least 0; got {lr}, {weight_decay}")
@@ -63,7 +63,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.degrees, self.shift, self.scale = degrees, shift, scale
         self._seen = 0  # validation images of this pass so far
-        self._right = torch.zeros(2, len(NAMES), dtype=torch.float64)  # right ones and all of each bin, of this pass
+        self._right = torch.zeros(2, len(NAMES), dtype=torch.float64)  # correct and total per bin, of this pass
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x0, y = batch
@@ -83,7 +83,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
         self._right.zero_()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Each image at levels spread over the schedule, with fixed noise: the same question in every run."""
+        """Loss and accuracy of each image at levels spread over the schedule, with noise that is fixed across runs."""
         x0, y = batch[0], to_labels(batch[1])
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
@@ -97,7 +97,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
             bins = torch.bucketize(level.log_snr, EDGES, right=True)
             right = rights[-1].double().cpu()
             self._right += torch.stack([torch.bincount(bins, w, minlength=len(NAMES)) for w in (right, right * 0 + 1)])
-        # For several processes as in Classifier.
+        # Multi-process averaging as in Classifier.
         options = {"sync_dist": True, "batch_size": len(x0) * self.trainer.world_size, "prog_bar": True}
         self.log("val/loss", torch.stack(losses).mean(), **options)
         self.log("val/accuracy", torch.stack(rights).float().mean(), **options)

@@ -1,4 +1,4 @@
-"""AdamW that looks at its gradients before it takes a step."""
+"""AdamW that checks its gradients before each step."""
 
 from typing import Any
 
@@ -8,16 +8,15 @@ from torch.distributed.tensor import DTensor
 
 
 class AdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` that measures the norm of its gradients, leaves out a step that is not finite, and clips.
+    """`torch.optim.AdamW` that measures the gradient norm, skips non-finite steps, and clips.
 
-    One norm serves all three. The fused kernel is told on the device, so that nothing waits for it: it leaves weights
-    and averages as they are where `found_inf` is set, and divides the gradients by `grad_scale` as it reads them. A
-    norm that overflows counts as not finite: Adam squares the gradients.
+    One norm serves all three. The fused kernel receives it on the device, without synchronising: it leaves weights and
+    moments unchanged where `found_inf` is set, and divides the gradients by `grad_scale` as it reads them. A norm that
+    overflows counts as non-finite, because Adam squares the gradients.
 
     Args:
-        parameters: what it trains.
-        clip: the largest norm of all gradients together, or with algorithm "value" the largest of each entry; None
-            leaves them as they are.
+        parameters: the parameters to train.
+        clip: largest total gradient norm, or with algorithm "value" largest absolute entry; None disables clipping.
         algorithm: "norm" or "value".
         options: of `torch.optim.AdamW`.
     """
@@ -25,8 +24,8 @@ class AdamW(torch.optim.AdamW):
     def __init__(self, parameters, *args: Any, clip: float | None = None, algorithm: str | None = None, **options: Any):
         super().__init__(parameters, *args, **options)
         self.clip, self.algorithm = clip, algorithm or "norm"
-        self.norm: Tensor | None = None  # of the gradients of the last step, before they were clipped
-        self.bad: Tensor | None = None  # bool: that step was left out
+        self.norm: Tensor | None = None  # gradient norm of the last step, before clipping
+        self.bad: Tensor | None = None  # bool: whether that step was skipped
 
     def step(self, closure=None):
         """One step; the closure computes the gradients."""
