@@ -1,4 +1,4 @@
-"""EMA: the exponential moving average of the weights, which is what gives good samples."""
+"""Exponential moving average of the weights, which gives better samples than the raw weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 class EMA(pl.Callback):
     """Keep shadow = lerp(shadow, weights, 1 - d) after every optimizer step, d = min(decay, (1 + n) / (10 + n)).
 
-    The rise of d with the number n of updates keeps the first, random weights out. The shadow is float32, is used
-    for validation and previews, and is saved beside the raw weights, which stay what `state_dict` holds.
-    Source: Ho et al. 2020, arXiv:2006.11239, app. B; the rise: TensorFlow's ExponentialMovingAverage(num_updates).
+    The increase of d with the number n of updates reduces the influence of the initial weights. The float32 shadow is
+    used for validation and previews and saved beside the raw weights, which remain in `state_dict`.
+    Source: Ho et al. 2020, arXiv:2006.11239, app. B; the increase: TensorFlow's ExponentialMovingAverage(num_updates).
 
     Args:
         decay: in [0, 1); 0 keeps the raw weights.
@@ -30,9 +30,9 @@ class EMA(pl.Callback):
         self.decay = float(decay)
         self.updates = 0
         self.shadow: dict[str, Tensor] = {}
-        self._live: list[Tensor] = []  # the weights, in the shadow's order
-        self._step = 0  # optimizer steps seen: gradient accumulation calls back without one
-        self._raw: dict[str, Tensor] = {}  # the raw weights while the shadow stands in for them
+        self._live: list[Tensor] = []  # live weights in the shadow's order
+        self._step = 0  # optimizer steps seen: with gradient accumulation not every batch is a step
+        self._raw: dict[str, Tensor] = {}  # the raw weights while the shadow is swapped in
 
     def state_dict(self) -> dict:
         return {"decay": self.decay, "updates": self.updates, "shadow": {k: whole(v) for k, v in self.shadow.items()}}
@@ -45,11 +45,11 @@ class EMA(pl.Callback):
         weights = _weights(pl_module)
         if not self.shadow:
             self.shadow = {k: v.detach().float().clone() for k, v in weights.items()}
-        # Restored before the module moved to its device, so it follows only now.
+        # The shadow was restored before the module moved to its device.
         self.shadow = {k: placed_as(v, weights[k]) for k, v in self.shadow.items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step  # a resumed run knows it only now
+        self._step = trainer.global_step  # restored only now in a resumed run
         self._live = list(_weights(pl_module).values())
 
     @torch.no_grad()
@@ -63,7 +63,7 @@ class EMA(pl.Callback):
 
     @contextmanager
     def applied(self, pl_module: pl.LightningModule) -> Iterator[None]:
-        """Inside, the module has the averaged weights."""
+        """Context in which the module has the averaged weights."""
         self._swap_in(pl_module)
         try:
             yield
@@ -80,7 +80,7 @@ class EMA(pl.Callback):
         self._swap_out(pl_module)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        checkpoint["state_dict"].update(self._raw)  # saved inside validation: the raw weights all the same
+        checkpoint["state_dict"].update(self._raw)  # raw weights even when saved during validation
 
     @torch.no_grad()
     def _swap_in(self, pl_module: pl.LightningModule) -> None:
@@ -105,12 +105,12 @@ def _weights(pl_module: pl.LightningModule) -> dict[str, torch.nn.Parameter]:
 
 
 def whole(value: Tensor) -> Tensor:
-    """All of a tensor that is sharded over processes, which all have to call; any other as it is."""
+    """The full tensor of a sharded one (a collective call); any other tensor unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def placed_as(value: Tensor, weight: Tensor) -> Tensor:
-    """A whole tensor on the device of a weight, and sharded as it is."""
+    """A full tensor with the device and sharding of a weight."""
     if isinstance(weight, DTensor) and not isinstance(value, DTensor):
         return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
     return value.to(weight.device)

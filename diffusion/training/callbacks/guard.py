@@ -1,4 +1,4 @@
-"""Guard: a step that is not finite is never taken; the run goes back once, then gives up and says where to look."""
+"""Protection against NaN and infinity: non-finite steps are skipped and the run rolls back or stops."""
 
 import json
 import warnings
@@ -19,34 +19,34 @@ from diffusion.training.callbacks.ema import EMA, whole
 
 
 class NonFinite(FloatingPointError):
-    """Training has met a NaN or an infinity once too often."""
+    """Training has met a NaN or an infinity more often than `Guard.retries` allows."""
 
 
 class Seen(NamedTuple):
-    """A training batch as the guard remembers it: references to what is there anyway."""
+    """A recent training batch, held by reference."""
 
     step: int
     epoch: int
     batch: int
     loss: Tensor
-    error: Tensor | None  # of each image, if the module says so
+    error: Tensor | None  # per image, if the module reports it
     level: Level | None
 
 
 class Guard(pl.Callback):
-    """Watch for NaN and infinity in the gradients, and before each checkpoint in all that it holds.
+    """Check the gradients for NaN and infinity, and everything that a checkpoint holds before it is written.
 
-    A step with a non-finite gradient is not taken, see `systems.optimizer.AdamW`. The host asks for it every
-    `log_every_n_steps` steps (on a CPU each step) and before a checkpoint is written. What it finds goes to
-    nonfinite-stepN.json in the run: the step, the batch, its images and their noise levels.
+    A step with a non-finite gradient is skipped (see `systems.optimizer.AdamW`). The host checks for one every
+    `log_every_n_steps` steps (on a CPU every step) and before a checkpoint is written. It writes the step, the batch,
+    its images and their noise levels to nonfinite-stepN.json in the run directory.
 
-    Then weights, averaged weights and optimizer go back to the newest sound checkpoint of the run, while data, noise
-    and the learning rate go on from where they are: both are functions of the step, so doing the same steps again
-    would end in the same place. Before the first checkpoint the state at hand, which has not taken the step, stays.
-    Source: Chowdhery et al. 2022, arXiv:2204.02311, sec. 5.1, who went back and passed over the batches.
+    Weights, averaged weights and optimizer are then restored from the newest valid checkpoint of the run. Data, noise
+    and learning rate continue from the current step: they are functions of the step, so repeating the same steps
+    would fail again. Before the first checkpoint the current state, which excludes the step, is kept.
+    Source: Chowdhery et al. 2022, arXiv:2204.02311, sec. 5.1, who rolled back and skipped the batches.
 
     Args:
-        retries: how often a run may go back before it gives up, >= 0.
+        retries: number of times that a run may roll back before it stops, >= 0.
     Raises:
         ValueError: retries < 0.
     """
@@ -57,10 +57,10 @@ class Guard(pl.Callback):
         if retries < 0:
             raise ValueError(f"Guard: retries must be at least 0, got {retries}")
         self.retries = retries
-        self.used: list[int] = []  # steps at which it went back
-        self._bad: Tensor | None = None  # the first bad step since the last look, -1 if there is none
+        self.used: list[int] = []  # steps at which the run rolled back
+        self._bad: Tensor | None = None  # first bad step since the last check, -1 if none
         self._recent: deque[Seen] = deque(maxlen=1000)
-        self._last = self._step = 0  # the steps that the last batch and the next one belong to
+        self._last = self._step = 0  # steps of the last batch and of the next one
 
     def state_dict(self) -> dict:
         return {"used": list(self.used)}
@@ -82,7 +82,7 @@ class Guard(pl.Callback):
         )
         bad = None
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            # The scaler passes over steps by itself, and has to: it looks for the largest scale.
+            # The scaler skips steps itself, by design, while it searches for the largest scale.
             bad = ~loss.isfinite()
         elif now != step:
             bad = getattr(trainer.optimizers[0], "bad", None)
@@ -96,15 +96,15 @@ class Guard(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.look(trainer, pl_module)
 
-    # --- what to do about it ----------------------------------------------------------------------------
+    # --- recovery ----------------------------------------------------------------------------
 
     def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool = False) -> None:
-        """Ask the device; all processes come to the same answer.
+        """Check the device's record of bad steps; all processes reach the same result.
 
         Args:
-            thorough: look through weights, averages and the optimizer's state too.
+            thorough: check weights, averages and optimizer state too.
         Raises:
-            NonFinite: something is not finite, and the run has gone back before.
+            NonFinite: something is not finite and no rollback is left.
         """
         if self._bad is None:
             return
@@ -115,7 +115,7 @@ class Guard(pl.Callback):
             step, count = trainer.strategy.reduce(found, reduce_op="max").tolist()
             lost = lost or ["on another process"] * bool(count)
         if step < 0 and not lost:
-            while self._recent and self._recent[0].step < trainer.global_step:  # of a step under way more may come
+            while self._recent and self._recent[0].step < trainer.global_step:  # keep the batches of an unfinished step
                 self._recent.popleft()
             return
         found = self.describe(trainer, pl_module, step if step >= 0 else self._last, lost)
@@ -126,7 +126,7 @@ class Guard(pl.Callback):
     def describe(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int, lost: list[str]
     ) -> tuple[int, str, Path | None]:
-        """The step, what was found in a line, and the file with all of it."""
+        """The step, a one-line summary, and the file with the details."""
         loader, schedule = trainer.train_dataloader, getattr(getattr(pl_module, "denoiser", None), "schedule", None)
         mine = [
             account(seen, loader, trainer.global_rank, schedule is not None)
@@ -149,7 +149,7 @@ class Guard(pl.Callback):
     def go_back(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int, said: str, path: Path | None
     ) -> None:
-        """To the newest sound checkpoint of this run, or raise."""
+        """Roll back to the newest valid checkpoint of this run, or raise NonFinite."""
         where = f"; see {path}" if path else ""
         if len(self.used) >= self.retries:
             before = f"; the run had gone back at step {', '.join(map(str, self.used))}" if self.used else ""
@@ -171,7 +171,7 @@ class Guard(pl.Callback):
 
 
 def account(seen: Seen, loader: Any, rank: int, levels: bool) -> dict:
-    """What is known of a batch, in plain types."""
+    """The record of a batch, in plain types."""
     said = {"rank": rank, "epoch": seen.epoch, "batch": seen.batch, "loss": str(float(seen.loss)), "images": None}
     images = loader.indices(seen.epoch, seen.batch).tolist() if hasattr(loader, "indices") else None
     said["images"] = images
@@ -186,7 +186,7 @@ def account(seen: Seen, loader: Any, rank: int, levels: bool) -> dict:
 
 
 def summary(step: int, batches: list[dict], lost: list[str]) -> str:
-    """One line of it."""
+    """One-line summary of a non-finite step."""
     if lost and not batches:
         return f"step {step:,}: the state is not finite ({', '.join(lost[:3])})"
     what = "the gradient or the loss is not finite"
@@ -204,7 +204,7 @@ def summary(step: int, batches: list[dict], lost: list[str]) -> str:
 
 
 def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool) -> list[str]:
-    """Names of weights that are not finite; thorough: of parts of the averages and the optimizer's state too."""
+    """Names of non-finite weights; if thorough, of averages, optimizer state and learned times too."""
     parts = {"weights": dict(pl_module.named_parameters()) | dict(pl_module.named_buffers())}
     if thorough:
         for ema in (c for c in trainer.callbacks if isinstance(c, EMA)):
@@ -217,13 +217,13 @@ def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool)
     found = []
     for name, tensors in parts.items():
         tensors = {k: v.detach() for k, v in tensors.items() if v.is_floating_point()}
-        if tensors and not norm(list(tensors.values())).isfinite():  # one answer for all; then, which
+        if tensors and not norm(list(tensors.values())).isfinite():  # one check for all, then find which
             found += [f"{name}.{k}" for k, v in tensors.items() if not v.isfinite().all()]
     return found
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read."""
+    """The newest readable checkpoint of a run."""
     for path in runs.checkpoints(directory):
         try:
             runs.read_checkpoint(path)
@@ -234,16 +234,16 @@ def newest(directory: Path) -> Path | None:
 
 
 def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> int:
-    """Weights, averages, optimizer and learned times of a checkpoint, by whatever way the strategy has; its step."""
+    """Restore weights, averages, optimizer and learned times through the strategy; the checkpoint's step."""
     for ema in (c for c in trainer.callbacks if isinstance(c, EMA)):
-        ema.on_exception(trainer, pl_module, NonFinite())  # inside validation the averages stand in for the weights
+        ema.on_exception(trainer, pl_module, NonFinite())  # swaps the raw weights back during validation
     kept = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers]
     checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
     trainer.strategy.load_model_state_dict(checkpoint, strict=True)
     trainer.strategy.load_optimizer_state_dict(checkpoint)
     for optimizer, groups in zip(trainer.optimizers, kept, strict=True):
         for group, old in zip(optimizer.param_groups, groups, strict=True):
-            group.update(old)  # the learning rate is the present step's
+            group.update(old)  # keeps the current learning rate
     pl_module.on_load_checkpoint(checkpoint)
     for ema in (c for c in trainer.callbacks if isinstance(c, EMA) and c.state_key in checkpoint["callbacks"]):
         ema.load_state_dict(checkpoint["callbacks"][ema.state_key])
@@ -252,15 +252,15 @@ def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> i
 
 
 def norm(tensors: list[Tensor]) -> Tensor:
-    """The largest absolute value in all of them, in one pass: finite if and only if all of them are.
+    """The largest absolute value of all tensors, in one pass: finite if and only if all of them are.
 
-    Of tensors that are sharded over processes, which may leave some with nothing, the Euclidean norm.
+    For sharded tensors, of which some processes may hold no part, the Euclidean norm.
     """
     order = 2.0 if any(isinstance(v, DTensor) for v in tensors) else float("inf")
     return whole(torch.nn.utils.get_total_norm(tensors, order))
 
 
 def look(trainer: pl.Trainer) -> None:
-    """Have the trainer's guard, if it has one, look through all that a checkpoint would hold before one is written."""
+    """Have the trainer's guard, if any, check everything that a checkpoint would hold before it is written."""
     for guard in (c for c in trainer.callbacks if isinstance(c, Guard)):
         guard.look(trainer, trainer.lightning_module, thorough=True)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they have to agree on, and a run that changes their number."""
+"""Multi-process training: agreement between processes, and resuming with a different number of them."""
 
 import time
 
@@ -6,28 +6,28 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed
 
-EVERY = 0.5  # seconds between two questions
-MOST = 10  # calls between them, whatever the pace: it may change
+EVERY = 0.5  # seconds between two reductions
+MOST = 10  # largest number of calls between them, since the pace may change
 
 
 class Agreement:
-    """Whether any process says yes, asked about twice a second and on the host, so that no device is waited for.
+    """Whether any process votes yes, reduced about twice a second on the host, without waiting for a device.
 
-    All processes have to ask at the same points. Only every n-th question is put to the others, and n, the least that
-    any of them proposes, is agreed on in the same breath: MAX over processes of (yes, -n).
+    All processes have to call at the same points. Only every n-th call communicates; n, the smallest value that any
+    process proposes, is agreed on in the same reduction: MAX over processes of (yes, -n).
     """
 
     def __init__(self) -> None:
         self._group, self._every, self._asked, self._last = None, 1, 0, time.monotonic()
 
     def begin(self) -> None:
-        """All processes: make the group that answers, where the usual one is not on the host."""
+        """Create a host-side process group if the default one is not; every process has to call this."""
         self._every, self._asked, self._last = 1, 0, time.monotonic()
         if several() and self._group is None and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
 
     def any(self, mine: bool) -> bool:
-        """Whether any process said yes, now or since the last question that was put to all."""
+        """Whether any process votes yes; known at calls that communicate, False at the others."""
         if not several():
             return mine
         self._asked += 1
@@ -42,7 +42,7 @@ class Agreement:
         return bool(answer[0])
 
     def least(self, value: int) -> int:
-        """The smallest of all processes' values, asked now."""
+        """The smallest of all processes' values, reduced immediately."""
         if not several():
             return value
         answer = torch.tensor([value])
@@ -51,16 +51,16 @@ class Agreement:
 
 
 def several() -> bool:
-    """Are there other processes?"""
+    """Whether there is more than one process."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 class Ranks(pl.Callback):
-    """Let a run go on with another number of processes or another batch size, and keep Lightning's hands off signals.
+    """Resume a run with a different number of processes or batch size, and disable Lightning's signal check.
 
-    The loader knows how many images of the epoch have been seen (`Batches`); Lightning counts batches, and would end
-    the epoch early or late. A signal is `Signals`' business: Lightning's own question to all processes waits for the
-    device at every step, and only hears the first of them.
+    The loader knows how many images of the epoch have been seen (`Batches`); Lightning counts batches and would end
+    the epoch early or late. `Signals` handles signals: Lightning's own check synchronises the device at every step and
+    only considers the first process.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -78,7 +78,7 @@ class Ranks(pl.Callback):
             return
         loader = trainer.datamodule.train_dataloader()
         loader.load_state_dict(states[0])
-        over = states[0]["batches"] == 0  # of this epoch nothing is left
+        over = states[0]["batches"] == 0  # the epoch is complete
         ready = len(loader) if over else loader.state_dict()["batches"]
         now.update({k: now[k] + ready - now["ready"] for k in now})
         progress["is_last_batch"] = over or ready >= len(loader)
