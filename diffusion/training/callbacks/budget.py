@@ -1,4 +1,4 @@
-"""Budget: training that ends when its time is up, with a learning rate that knows it."""
+"""Time-limited training, with a learning-rate schedule that follows the time left."""
 
 import re
 import time
@@ -12,15 +12,15 @@ from diffusion.support.console import clock
 from diffusion.training.callbacks.pictures import Gif, Samples
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
-LARGE = 0.25  # of the time; more for the pictures at its end is worth a word
-SHARE = 0.1  # of the steps that are left until the plan is made anew
+LARGE = 0.25  # of the time; a message is printed if the final pictures take more
+SHARE = 0.1  # of the remaining steps, until the next plan
 
 
 def seconds(text: str) -> float:
-    """The seconds in a time as it is typed: 90s, 20m, 1h30m; a number alone is minutes.
+    """The seconds in a typed duration: 90s, 20m, 1h30m; a number alone is minutes.
 
     Raises:
-        ValueError: it is none, or nothing.
+        ValueError: not a positive duration.
     """
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text) if text else None
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -33,16 +33,16 @@ def seconds(text: str) -> float:
 
 
 class Budget(pl.Callback):
-    """Choose the number of steps so that training, and the pictures after it, are done when the time is up.
+    """Choose the number of steps so that training and the final pictures are done when the time is up.
 
-    Steps are planned from the time that they have taken in the second half of the training so far, validation and
-    grids included, and planned anew each time a tenth of them is left behind: a machine that turns slower gets fewer.
-    The learning rate follows, since it knows the number of steps. Time that a run has had before it is resumed counts,
-    so how many steps a run has depends on the clock: it is the one option that makes runs differ.
+    Steps are planned from the time per step in the second half of the training so far, validation and grids included,
+    and planned again after each tenth of the remaining steps, so a machine that slows down takes fewer. The learning
+    rate follows the planned number of steps. Time spent before a resume counts. The number of steps depends on the
+    clock: this is the only option that makes runs irreproducible.
 
     Args:
-        total: seconds for all of it, > 0.
-        step: seconds that a step takes, as far as is known before the first.
+        total: total time in seconds, > 0.
+        step: initial estimate of the seconds per step.
         started: when the command began, on `time.perf_counter`'s clock.
     """
 
@@ -50,14 +50,14 @@ class Budget(pl.Callback):
 
     def __init__(self, total: float, step: float, started: float) -> None:
         self.total, self.step, self.started = total, step, started
-        self.before = 0.0  # seconds that the run has had before this process
+        self.before = 0.0  # seconds spent before this process
         self._ending = 0.0  # seconds that the pictures after training take
         self._next = 0
-        self._seen: list[tuple[float, int]] = []  # when which step was done
+        self._seen: list[tuple[float, int]] = []  # (time, step) at each plan
 
     @property
     def spent(self) -> float:
-        """Seconds that the run has had."""
+        """Seconds spent on the run, earlier processes included."""
         return self.before + time.perf_counter() - self.started
 
     def state_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""Checkpoints that are there when they are needed: written whole, often, and at the end."""
+"""Checkpoints, written atomically: every n steps, at the end, and when a signal arrives."""
 
 import os
 import shutil
@@ -19,16 +19,16 @@ from diffusion.training.callbacks.guard import look
 
 
 class Checkpoint(pl.callbacks.Checkpoint):
-    """checkpoints/last.ckpt and the newest step files, every n steps, at the last step and when a signal comes.
+    """checkpoints/last.ckpt and the newest step files, every n steps, at the last step and on a signal.
 
-    What is saved is the state after a whole optimizer step, and it is saved once all that belongs to the step is done:
-    its log, and a validation and the end of an epoch that follow it. So a run that goes on from a file neither repeats
-    nor leaves out a point of its curves. The lengths of the run's logs are saved too (`runs.rewind`).
+    A checkpoint holds the state after a whole optimizer step, saved once everything that belongs to the step is done:
+    its log, and a validation and end of epoch that follow it. A resumed run therefore neither repeats nor omits a
+    point of its curves. The lengths of the run's logs are saved too (`runs.rewind`).
 
     Args:
         every_n_steps: optimizer steps between two checkpoints, >= 1.
-        keep: step files that are kept, >= 1; last.ckpt is another name of the newest. With 2 there is one to go back
-            to when the newest is damaged.
+        keep: number of step files kept, >= 1; last.ckpt is a link to the newest. With 2 an older one remains if the
+            newest is damaged.
     Raises:
         ValueError: every_n_steps < 1 or keep < 1.
     """
@@ -65,16 +65,16 @@ class Checkpoint(pl.callbacks.Checkpoint):
             self.save(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # no trace of a pass that was cut short
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # discards an interrupted pass
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # An error of any kind: Lightning makes a ValueError of what TensorBoard's writer says.
+        # Any kind of error: Lightning turns those of TensorBoard's writer into ValueError.
         removed = isinstance(exception, Exception) and trainer.log_dir and self._removed(Path(trainer.log_dir))
         if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
-            return  # of an error in mid-step nothing is known; the last good file stays
+            return  # the state after an error in mid-step is undefined; keep the last good file
         if getattr(exception, "validating", False):
             if trainer.global_step >= trainer.fit_loop.max_steps >= 0:
-                return  # Lightning would take the run for complete, and never do this validation
+                return  # Lightning would consider the run complete and skip this validation
             self._loops = in_validation(trainer.fit_loop.state_dict())
         try:
             self.save(trainer)
@@ -96,7 +96,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
                 stacklevel=1,
             )
         path = run / "checkpoints" / f"step{step:08d}.ckpt"
-        look(trainer)  # no file of a poisoned state
+        look(trainer)  # never write a non-finite state
         trainer.save_checkpoint(path)
         self._made = True
         if trainer.is_global_zero:
@@ -105,7 +105,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
                 old.unlink(missing_ok=True)
 
     def _removed(self, run: Path) -> bool:
-        """The run's folder was removed, though a grid or a log may have made it anew."""
+        """Whether the run's folder was removed; a grid or a log may have recreated it."""
         return not run.exists() or self._made and not (run / "checkpoints").exists()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
@@ -113,21 +113,21 @@ class Checkpoint(pl.callbacks.Checkpoint):
             return
         checkpoint["loops"]["fit_loop"] = self._loops
         for logger in trainer.loggers:
-            with suppress(OSError):  # of a folder that is gone; training will stop at the next log
+            with suppress(OSError):  # the folder is gone; training will stop at the next log
                 logger.save()
         if trainer.log_dir is not None:
             checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
 
 
 def in_validation(loops: dict) -> dict:
-    """Lightning's counters as if validation had just begun: it is then done again, from its first batch."""
+    """Lightning's counters as if validation had just begun, so that it restarts from its first batch."""
     progress = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     begun = {"total": dict(progress), "current": dict(progress), "is_last_batch": False}
     return loops | {"epoch_loop.val_loop.batch_progress": begun}
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` a second name of the file `source` in one step; a copy where there are no hard links."""
+    """Atomically make `target` a hard link to `source`, or a copy where hard links are unsupported."""
     with atomic(target) as temporary:
         temporary.unlink()
         try:
@@ -137,9 +137,9 @@ def link(source: Path, target: Path) -> None:
 
 
 class DurableIO(TorchCheckpointIO):
-    """Write beside the target, seal, sync, rename: a kill or a full disk leaves the old file or the new.
+    """Write beside the target, seal, sync, rename: a kill or a full disk leaves the old file or the new one.
 
-    A file is read only after its checksum has been compared, and only tensors and plain values are read from it.
+    Loading verifies the checksum first and reads only tensors and plain values.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Diagnostics: what a run does at each noise level, and a word when something is wrong."""
+"""Training diagnostics: the error at each noise level, and advice when something is wrong."""
 
 import warnings
 from collections import deque
@@ -13,7 +13,7 @@ from diffusion.training.callbacks.ema import EMA, whole
 from diffusion.training.callbacks.levels import BINS, NAMES, Probe, Ratio, Spectrum, bins, ideal, law, ratio
 from diffusion.training.callbacks.pictures import averaged, sharded
 
-SHARE = 200  # a probe of n images waits for n * SHARE trained ones: n images of work against 0.5 % of theirs
+SHARE = 200  # a probe of n images runs after n * SHARE trained ones, so it costs about 0.5 %
 MOMENTS = 4096  # images for the second moments, and no more than MEMORY / 2 pixels of them
 MEMORY = 2**25  # pixels of training images that the ideal denoiser holds: 128 MiB
 
@@ -23,12 +23,12 @@ class Diagnostics(pl.Callback):
 
     Errors are in units of the best linear denoiser of the training images (`Spectrum`), so that they mean the same
     for every target, weight and schedule: 1 is no better than linear. In training they are those of the steps since
-    the last log. In validation, now and then, a fixed set of training and of test images is asked at fixed levels
-    with fixed noise, and once more with shuffled labels. No training randomness is used. What was said, the lowest
-    val/loss and the steps since the last log are in the checkpoint.
+    the last log. Some validations also probe a fixed set of training and test images at fixed levels with fixed
+    noise, and again with shuffled labels. No training randomness is used. The advice given, the lowest val/loss and
+    the steps since the last log are in the checkpoint.
 
     Args:
-        images: of each split in a probe, >= 0; 0 leaves probes and their advice out.
+        images: images of each split in a probe, >= 0; 0 disables probes and their advice.
     Raises:
         ValueError: images < 0.
     """
@@ -67,12 +67,12 @@ class Diagnostics(pl.Callback):
     # --- once -------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the data and the levels, and choose the images of the probes."""
+        """Check the data and the levels, and choose the probe images."""
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
         arrays = getattr(trainer.datamodule, "arrays", None)
         if arrays is None or not trainer.is_global_zero or sharded(pl_module):
-            return  # loaders of someone else: no fixed images to ask about; or a network that no process has whole
+            return  # foreign loaders have no fixed images; a sharded network is whole on no process
         (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
         fits = MEMORY // images[0].numel()
         some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))
@@ -95,7 +95,7 @@ class Diagnostics(pl.Callback):
             self._known = len(known)
             train = self._probes[0]
             same = None
-            if pl_module.pipeline.condition(y).y is not None:  # then the ideal denoiser has the label too
+            if pl_module.pipeline.condition(y).y is not None:  # then the ideal denoiser is conditional too
                 label = y.unique(dim=0, return_inverse=True)[1]
                 same = label[mine, None] == label[known]
             self._floor = train.score(train.of(ideal(train.x, train.t, _plain(images[known]), same)))
@@ -103,7 +103,7 @@ class Diagnostics(pl.Callback):
     # --- each step --------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        """Keep references to what the step has computed; look at them, and so wait for the device, when due."""
+        """Keep references to the step's results; read them, which synchronises the device, only when due."""
         self._batch_size = len(batch[0])
         self.trained += len(batch[0]) * trainer.world_size
         if self._spectrum is not None and isinstance(outputs, dict) and "error" in outputs:
@@ -119,7 +119,7 @@ class Diagnostics(pl.Callback):
         _log(trainer, figures | self._recent())
 
     def _recent(self) -> dict[str, float]:
-        """The mean error of each level since the last look, in units of the linear denoiser's."""
+        """The mean error of each level since the last log, in units of the linear denoiser's."""
         if not self._window:
             return {}
         error = torch.cat([e.cpu() for e, _ in self._window]).double()
@@ -155,7 +155,7 @@ class Diagnostics(pl.Callback):
             self._say(trainer, advice.ema_not_warm(lag, ema.updates, ema.decay))
 
     def probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask about the fixed images of both splits with the module's present weights; log, tabulate, advise."""
+        """Evaluate the fixed images of both splits with the module's current weights; log, tabulate, advise."""
         step = self._probed = trainer.global_step
         self.trained = 0
         train, val = self._probes
@@ -187,7 +187,7 @@ class Diagnostics(pl.Callback):
             pl_module.train(training)
 
     def table(self, seen: Ratio, unseen: Ratio, gap: Ratio) -> str:
-        """The levels, the noisiest first, in Markdown."""
+        """A Markdown table of the levels, the noisiest first."""
         rows = [
             "error in units of the best linear denoiser's; 1 is no better, the floor is ideal on training images",
             "",
@@ -203,11 +203,11 @@ class Diagnostics(pl.Callback):
         return "\n".join(rows)
 
     def _say(self, trainer: pl.Trainer, text: str | None) -> None:
-        """Give a piece of advice, each kind once a run: on the screen and in TensorBoard."""
+        """Give advice on the console and in TensorBoard, each kind once per run."""
         if text is None or (kind := text.partition(":")[0]) in self.said:
             return
         self.said.append(kind)
-        # Named by the step instead of a line of this file, which would tell nobody anything.
+        # Located by the step, since a line of this file would be meaningless to the reader.
         warnings.warn_explicit(text, advice.Advice, "step", trainer.global_step, registry={})
         _text(trainer, "advice", text)
 
@@ -229,7 +229,7 @@ def _plain(images: Tensor) -> Tensor:
 
 
 def _evenly(total: int, n: int) -> Tensor:
-    """n of `total` indices, evenly spread; some come again if there are not as many."""
+    """n of `total` indices, evenly spread; repeated if there are fewer than n."""
     return torch.linspace(0, total - 1, n).round().long()
 
 

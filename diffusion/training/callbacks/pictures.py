@@ -1,4 +1,4 @@
-"""Pictures of a run as it goes: sample grids on fixed seeds, and the denoising GIF at the end."""
+"""Pictures during training: sample grids from fixed seeds, and the denoising GIF at the end."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,19 +19,19 @@ def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule):
 
 
 def sharded(pl_module: pl.LightningModule) -> bool:
-    """Are its weights spread over processes? One alone cannot draw or ask anything then."""
+    """Whether the weights are sharded over processes, so that no single process can evaluate the network."""
     return any(isinstance(p, DTensor) for p in pl_module.parameters())
 
 
 class Samples(pl.Callback):
     """Draw the same pictures (seed, labels) every few epochs and at the end: to samples/*.png and TensorBoard.
 
-    Not of weights that are sharded over processes.
+    Skipped if the weights are sharded over processes.
 
     Args:
         every_n_epochs: epochs between two grids, >= 1; 0 draws at the end only.
         n: pictures in the grid, >= 1. Classes come in turn.
-        columns: pictures a row; 0 puts one class in a column where there are 20 classes or fewer.
+        columns: images per row; 0 puts one class in each column if there are 20 classes or fewer.
     """
 
     def __init__(self, every_n_epochs: int = 1, n: int = 64, columns: int = 0) -> None:
@@ -78,7 +78,7 @@ class Gif(pl.Callback):
     Args:
         n: pictures in each frame, >= 1.
         frames: frames from noise to image, >= 2.
-        fps: frames a second.
+        fps: frames per second.
         hold: seconds that the last frame stays.
     """
 

@@ -1,4 +1,4 @@
-"""Signals end a run within seconds: after the step under way, with a checkpoint, before any validation."""
+"""Signals end a run within seconds: after the current step, with a checkpoint, before any validation."""
 
 import signal
 
@@ -10,24 +10,24 @@ from diffusion.training.callbacks.ranks import Agreement
 
 
 class Signals(pl.Callback):
-    """Ctrl-C, SIGTERM and SIGUSR1 raise `Stopped` where a run can go on from exactly; `Checkpoint` then saves.
+    """Ctrl-C, SIGTERM and SIGUSR1 raise `Stopped` at a point that can be resumed exactly; `Checkpoint` then saves.
 
     In a training step that is after the optimizer's step, its log and the validation that follows it (with gradient
     accumulation, after its last batch); in validation after the batch; in pictures and evaluations at the end of an
-    epoch before the next call of the denoiser, for they change nothing. Never in the middle of anything: an exception
-    that is raised inside of somebody else's lock, as TensorBoard's writer has one, may leave it locked. With several
-    processes all stop at the same batch, whichever of them was told. A second Ctrl-C raises KeyboardInterrupt at once.
+    epoch before the next call of the denoiser, since they change nothing. It is never raised elsewhere: an
+    exception inside a foreign lock, such as that of TensorBoard's writer, may leave it locked. With several processes
+    all stop at the same batch, whichever of them received the signal. A second Ctrl-C raises KeyboardInterrupt at once.
     Lightning's own handlers, which end with exit code 0 or a run's validation, are replaced while training lasts.
 
     Args:
-        listener: what hears them; one that listens during training only by default.
+        listener: receives the signals; by default one that listens during training only.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:
         self.listener = listener or Listener()
         self._step = -1  # optimizer steps when the last batch began
         self._agreement, self._common = Agreement(), 0
-        self._hook: RemovableHandle | None = None  # looks for a signal at each call of the denoiser
+        self._hook: RemovableHandle | None = None  # checks for a signal at each call of the denoiser
 
     # --- before the first step: what comes now has nothing to save ---------------------------------------
 
@@ -41,7 +41,7 @@ class Signals(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = -1
-        self.listener.install()  # over Lightning's, which puts back what it found
+        self.listener.install()  # replaces Lightning's, which restores the previous ones
         self.listener.wait()
         if trainer.received_sigterm:
             self.listener.note(signal.SIGTERM)
@@ -86,7 +86,7 @@ class Signals(pl.Callback):
         self._unwatch()
 
     def _watch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at each call of the denoiser from here on; not in several processes, where the others would wait."""
+        """Check at each call of the denoiser from now on; not with several processes, where the others would wait."""
         denoiser = getattr(pl_module, "denoiser", None)
         if self._hook is None and denoiser is not None and trainer.world_size == 1:
             self._hook = denoiser.register_forward_pre_hook(lambda *args: self.listener.check())
@@ -97,6 +97,6 @@ class Signals(pl.Callback):
             self._hook = None
 
     def _poll(self, validating: bool = False) -> None:
-        """Raise `Stopped` if any process got a signal: all of them at the same call."""
+        """Raise `Stopped` if any process received a signal, on all of them at the same call."""
         if self._agreement.any(self.listener.signum is not None):
             raise Stopped(self.listener.signum or signal.SIGTERM, validating)
