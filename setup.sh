@@ -28,7 +28,7 @@ say() { printf '==> %s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit "${code:-1}"; }
 
-# ---------------------------------------------------------------- the questions put to a Python
+# ---------------------------------------------------------------- queries to a Python
 # One helper, run by the Python in question: `ask PYTHON QUESTION ...`. It writes no file but the marker.
 helper=$(cat <<'PY'
 import hashlib, importlib.metadata as meta, importlib.util, json, os, re, sys, warnings
@@ -261,7 +261,7 @@ choose_own() {
     "python3-venv, or ask whoever may); or activate a conda environment and run this again"
 }
 
-# ---------------------------------------------------------------- doing it
+# ---------------------------------------------------------------- installation
 room() {                                     # a fresh torch takes 5.6 GB
   local dir=$1 free
   free=$(df -Pk "$dir" | awk 'NR == 2 { print $4 }')

@@ -1,4 +1,4 @@
-"""What the notebooks share: training in a cell, a run to work with, TensorBoard's address."""
+"""Notebook helpers: training in a cell, opening a run, TensorBoard's address."""
 
 import os
 import shlex
@@ -31,7 +31,7 @@ CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
     "FashionMNIST": ("fashion", "fashion"),
     "CIFAR10": ("cifar10", "cifar10"),
 }
-SMOKE: dict[str, dict] = {  # so little training that all of it takes seconds: for tests of the notebooks
+SMOKE: dict[str, dict] = {  # settings for training in seconds, for tests of the notebooks
     "": {"trainer.max_epochs": 2, "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 5,
          "data.limit": 320},
     "Diffusion": {"samples.n": 10, "samples.every_n_epochs": 1, "gif.frames": 10, "model.sampler.steps": 5,
@@ -56,7 +56,7 @@ def config(name: str) -> Path:
 
 
 def parts(name: str, settings: Mapping[str, Any] | None = None) -> DiffusionCLI:
-    """The model, data and trainer that `train` would make of a configuration, for a look.
+    """The model, data and trainer that `train` would build from a configuration, for inspection.
 
     Args:
         name, settings: see `train`.
@@ -66,10 +66,10 @@ def parts(name: str, settings: Mapping[str, Any] | None = None) -> DiffusionCLI:
 
 
 def opened(name: str, **options) -> ImageData:
-    """A data set, its files downloaded where that is needed and possible.
+    """A data set, downloaded if needed and possible.
 
     Raises:
-        DataNotFound: the files are neither here nor to be had; the message says what to do.
+        DataNotFound: the files are neither present nor downloadable; the message says what to do.
         ValueError: there is no such data set.
     """
     config(name)
@@ -101,7 +101,7 @@ def train(
     preset: str = "full",
     resume: str = "auto",
 ) -> Path:
-    """`diffusion.fit` in a cell: shows itself, goes on where it was, and stops without a traceback.
+    """`diffusion.fit` in a cell: displays progress, resumes, and stops without a traceback.
 
     Args:
         name: of a data set or a configuration, see `config`.
@@ -130,7 +130,7 @@ def train(
 
 
 def stopped(place: Path, resume: str) -> Path:
-    """Say how to go on with the newest run of an experiment; its folder."""
+    """Print how to resume the newest run of an experiment, and return its folder."""
     made = [run for run in runs.versions(place) if runs.checkpoints(run)]
     if not made:
         print("stopped before there was a checkpoint; run this cell again to begin")
@@ -167,7 +167,7 @@ def open_or_train(
 
 
 class Unlabelled(nn.Module):
-    """A network that is told no condition, and says that it takes none."""
+    """A network wrapper that drops the condition and declares none."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A SageMaker training job: its hyperparameters become a `diffusion fit` that goes on where the last one stopped.
+"""A SageMaker training job: its hyperparameters become a `diffusion fit` that resumes where the last one stopped.
 
     python -m diffusion.sagemaker --config mnist.yaml --epochs 10 --model.lr 1e-4
 
-A job's entry point is docs/sagemaker/train.py, which calls this; docs/sagemaker.md tells the whole.
+A job's entry point is docs/sagemaker/train.py, which calls this module; see docs/sagemaker.md.
 """
 
 import json
@@ -48,7 +48,7 @@ def job(argv: list[str]) -> int:
             )
         with signals.listening() as listener:
             run = train(arguments(argv), final=False)
-            listener.wait()  # what is copied now has to be whole
+            listener.wait()  # only complete files are copied
             if run.trainer.is_global_zero:
                 keep(run.folder)
     except signals.Stopped as stop:
@@ -57,7 +57,7 @@ def job(argv: list[str]) -> int:
         return stop.code
     except Exception as error:
         said, code = explain(error, "fit")
-        if code == 1:  # nothing that the user wrote: the log is all there will be
+        if code == 1:  # not a user error: the log is the only record
             traceback.print_exc()
         fail(said.removesuffix(" (--debug shows where)"))
         return 1
@@ -122,7 +122,7 @@ def keep(run: Path) -> None:
 
 
 def fail(reason: str) -> None:
-    """Say why, in the log and in the file from which SageMaker takes the job's FailureReason, at most 1024 characters.
+    """Report the reason in the log and in SageMaker's failure file (the job's FailureReason, at most 1024 characters).
 
     With several processes the first reason stays: the others only notice that one has ended.
     """

@@ -1,4 +1,4 @@
-"""Training from Python: `diffusion.fit` and `diffusion.validate`, with the words of the command line."""
+"""Training from Python: `diffusion.fit` and `diffusion.validate`, with the options of the command line."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,26 +34,26 @@ def fit(
 
         run = diffusion.fit("configs/digits.yaml", max_epochs=20, settings={"model.lr": 1e-3})
 
-    Signal handlers are as before when it returns; in a thread it installs none.
+    Signal handlers are restored on return; none are installed in a thread.
 
     Args:
-        config: configuration files, the later ones changing the earlier; one that is not there is looked for in the
+        config: configuration files, later ones overriding earlier ones; a file not found here is looked up in the
             repository.
         data: the name of a data set, or its `class_path` and `init_args`.
         max_epochs: passes over the training images; -1 for no limit.
-        max_steps: optimizer steps; training ends at whichever of the two comes first.
-        budget: "90s", "20m" or "1h30m": when all has to be done; chooses batch size and steps.
+        max_steps: optimizer steps; training ends at whichever limit comes first.
+        budget: total time, "90s", "20m" or "1h30m"; chooses batch size and steps.
         precision: "32-true", "bf16-mixed", any other name that Lightning knows, or "fastest", which measures. By
-            default it depends on what the device says about itself.
+            default it depends on the capabilities of the device.
         seed: of weights, data order, noise and previews.
         resume: "auto" for the newest run of the experiment, or a new one; a run; or a checkpoint file.
         experiment: the folder of the run (default: the data's name).
         out: the folder of the runs (default: lightning_logs).
         settings: any other options of `diffusion fit` by their dotted names, e.g. {"model.net.width": 32}.
     Raises:
-        ValueError: a wrong configuration, in one line.
+        ValueError: an invalid configuration, explained in one line.
         FileNotFoundError: no such configuration, run or checkpoint.
-        OSError: a place that cannot be written.
+        OSError: the run's folder is not writable.
         FloatingPointError: training has diverged.
         KeyboardInterrupt: Ctrl-C; the newest checkpoint is saved.
     """
@@ -85,16 +85,16 @@ def validate(
     Args:
         run: run directory, experiment folder, or checkpoint file.
         weights: averaged or raw.
-        settings: options of `diffusion fit` that change its configuration, by their dotted names.
+        settings: options of `diffusion fit` that override its configuration, by their dotted names.
     Raises:
         FileNotFoundError: no such run, or its configuration is missing.
-        ValueError: not a run of a diffusion model, or a wrong option.
+        ValueError: not a run of a diffusion model, or an invalid option.
     """
     return validated(runs.find_checkpoint(run), weights, settings or {})[0]
 
 
 def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str, Any]) -> tuple[float, int]:
-    """val/loss of a checkpoint file, and of how many images; see `validate`."""
+    """val/loss of a checkpoint file and the number of images; see `validate`."""
     quiet()
     model = Diffusion.load(path, weights)
     cli = recorded(path, words(settings))
@@ -105,7 +105,7 @@ def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str,
 
 
 def words(settings: Mapping[str, Any]) -> list[str]:
-    """Options of `diffusion fit` as its command line has them."""
+    """Settings as command-line options of `diffusion fit`."""
     return [f"--{name}={value if isinstance(value, (str, Path)) else json.dumps(value)}" for name, value in
             settings.items()]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""From a command line to the parts of a training: configuration, data, model and trainer. Runs nothing."""
+"""From a command line to the parts of a training: configuration, data, model and trainer."""
 
 import logging
 import warnings
@@ -26,12 +26,12 @@ from diffusion.training.refusal import explained
 from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
-SYSTEMS = {  # what is trained: the class, its defaults, the callbacks that are configured by their names
+SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
     "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
     "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
     "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
 }
-LINKS = {  # facts of the data that the model is built from; a network that has no such argument is left alone
+LINKS = {  # properties of the data passed to the model, where the network has such an argument
     "shape": "model.shape",
     "class_names": "model.class_names",
     "channels": "model.net.init_args.channels",
@@ -41,7 +41,7 @@ LINKS = {  # facts of the data that the model is built from; a network that has 
 
 
 class DiffusionCLI(LightningCLI):
-    """A configuration, and the parts that it describes: each is built when it is first asked for.
+    """A configuration and the parts that it describes, each built on first access.
 
     Args:
         argv: words of `diffusion fit`.
@@ -112,7 +112,7 @@ class DiffusionCLI(LightningCLI):
         launch.count(self.config.trainer)
 
     def instantiate_classes(self) -> None:
-        """Nothing yet."""
+        """No-op: parts are built on first access."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         with explained(parser, SYSTEMS[self.system][0]):
@@ -136,12 +136,12 @@ class DiffusionCLI(LightningCLI):
 
     @cached_property
     def trainer(self) -> pl.Trainer:
-        """A trainer that writes nothing: for validation, and for a look."""
+        """A trainer that writes nothing, for validation and inspection."""
         named = wanted(self.config)
         return self.make_trainer(**({"precision": named} if named not in ("", FASTEST) else {}))
 
     def make_trainer(self, **options: Any) -> pl.Trainer:
-        """A trainer as it is configured, but for some options of `pl.Trainer`."""
+        """The configured trainer, with some options of `pl.Trainer` overridden."""
         return super().instantiate_trainer(plugins=[DurableIO(), *launch.plugins()], logger=False, **options)
 
     def save(self, path: Path) -> None:
@@ -151,7 +151,7 @@ class DiffusionCLI(LightningCLI):
 
 
 def system_of(argv: list[str]) -> str:
-    """The system that a command line or its last configuration file names: it decides what the options are.
+    """The system named on a command line or in its last configuration file, which determines the options.
 
     Raises:
         ValueError: there is no such system.
@@ -163,7 +163,7 @@ def system_of(argv: list[str]) -> str:
             try:
                 read = yaml.safe_load(Path(value).read_text())
             except (yaml.YAMLError, UnicodeDecodeError):
-                continue  # the parser says what is wrong with it
+                continue  # the parser reports the error
             name = read.get("system", name) if isinstance(read, dict) else name
     name = next((v for o, v in zip(words[:-1], words[1:], strict=True) if o == "--system"), name)
     if name not in SYSTEMS:
@@ -173,7 +173,7 @@ def system_of(argv: list[str]) -> str:
 
 
 def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
-    """The parts of the run that a checkpoint lies in, by its own configuration and further options.
+    """The parts of a checkpoint's run, from its own configuration and further options.
 
     Raises:
         FileNotFoundError: the run's configuration is missing.
@@ -185,7 +185,7 @@ def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
 
 
 def quiet() -> None:
-    """Keep Lightning's announcements and the warnings that do not apply to our loaders off the screen."""
+    """Silence Lightning's announcements and warnings that do not apply to our loaders."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):

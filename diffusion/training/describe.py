@@ -14,7 +14,7 @@ CONFIGS = (".yaml", ".yml")
 def describe(
     what: str | Path | Pipeline | Sequence[str | Path], settings: Mapping[str, Any] | None = None
 ) -> Description:
-    """The network of a run or a configuration in figures: what `diffusion describe` prints.
+    """Parameters, FLOPs and memory of a run's or configuration's network, as `diffusion describe` prints them.
 
     Args:
         what: run directory, experiment folder, checkpoint file or open pipeline; or configuration files (.yaml), of
@@ -22,7 +22,7 @@ def describe(
         settings: options of `diffusion fit` that change a configuration, e.g. {"model.net.depth": 2}.
     Raises:
         FileNotFoundError: there is no such file or run.
-        ValueError: settings for a run, which is described as it is.
+        ValueError: settings given for a run, or several runs.
     """
     several = [what] if isinstance(what, (str, Path, Pipeline)) else list(what)
     if several and not isinstance(several[0], Pipeline) and Path(several[0]).suffix in CONFIGS:
@@ -37,7 +37,7 @@ def describe(
 
 
 def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Description:
-    """The network that configuration files and settings make."""
+    """The description of the network that configuration files and settings define."""
     from diffusion.training.build import DiffusionCLI, quiet  # Lightning takes seconds to import
 
     quiet()
@@ -47,6 +47,6 @@ def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Descr
 
 
 def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
-    """A pipeline's network in figures."""
+    """The description of a pipeline's network."""
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
     return describe_net(pipeline.denoiser.net, pipeline.shape, hint, batch_size)

@@ -1,4 +1,4 @@
-"""What the parser of `diffusion fit` refuses, in one line, with the names that would have been right."""
+"""One-line parser errors of `diffusion fit`, with suggestions of valid names."""
 
 import inspect
 import re
@@ -25,10 +25,10 @@ class Refused(ValueError):
 
 @contextmanager
 def explained(parser: ArgumentParser, system: type) -> Iterator[None]:
-    """Inside, an error of the parser becomes `Refused`, with suggestions from this very parser.
+    """Context in which a parser error becomes `Refused`, with suggestions from that parser.
 
     Args:
-        system: what is trained, which knows the types of its parts.
+        system: the system to train, whose annotations give the types of its parts.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def keys(parser: ArgumentParser) -> list[str]:
 
 
 def shorten(text: str, known: list[str], system: type) -> str:
-    """The heart of one of jsonargparse's nested messages, with the names that would have been right."""
+    """The core of a nested jsonargparse message, with suggestions of valid names."""
     text = re.sub(r"^Call to compute_fn of link .*? failed: ", "", text)  # its words around ours
     key = found.group(1) if (found := re.search(r'Parser key "([^"]*)"', text)) else ""
     if found := re.search(r"class_path '([\w.]+)'[^']*(?:Option|Key) '([^']+)' is not accepted", text):
@@ -67,7 +67,7 @@ def shorten(text: str, known: list[str], system: type) -> str:
 
 
 def unknown(option: str, known: list[str]) -> str:
-    """The message for an option that does not exist, by the names on the deepest level that does."""
+    """The message for an unknown option, with the names at the deepest level that exists."""
     head, name = "", option.lstrip("-")
     while "." in name and (inside := f"{head}{name.partition('.')[0]}.") and any(k.startswith(inside) for k in known):
         head, name = inside, name.partition(".")[2]
@@ -77,7 +77,7 @@ def unknown(option: str, known: list[str]) -> str:
 
 
 def among(word: str, words: list[str]) -> str:
-    """The nearest of the right words, or all of them."""
+    """The closest valid names, or all of them."""
     near = suggest(word, words)
     return near if near or not words else f"; there are: {', '.join(words)}"
 

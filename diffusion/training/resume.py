@@ -1,4 +1,4 @@
-"""Going on with a run: in which folder, from which file, and what of it is restored."""
+"""Resuming a run: the folder, the checkpoint file, and what is restored from it."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ say = rank_zero_only(print)  # once, however many processes there are
 
 
 class Resume(NamedTuple):
-    """A checkpoint to go on from."""
+    """A checkpoint to resume from."""
 
     path: Path
     checkpoint: dict  # without the tensors
@@ -37,10 +37,10 @@ class Start(NamedTuple):
 
     Attributes:
         folder: an existing one, or None for the next new one of the experiment.
-        resume: the checkpoint to go on from, if there is one.
+        resume: the checkpoint to resume from, if any.
         lock: on the folder, if it exists.
-        recorded: the configuration that lies beside the checkpoint, or in the folder that is used again; what it
-            chose by itself is kept. Empty for a new run.
+        recorded: the configuration beside the checkpoint or in the reused folder, whose automatic choices are kept;
+            empty for a new run.
     """
 
     folder: Path | None = None
@@ -50,11 +50,11 @@ class Start(NamedTuple):
 
 
 def place(experiment: Path, resume: str, first: bool = True) -> Start:
-    """The folder to write to, and what to go on from.
+    """The folder to write to, and the checkpoint to resume from.
 
-    A run goes on in its own folder from its newest sound file; a run that died before its first checkpoint starts
-    again in its own folder. A file from elsewhere, or an older one of a run, starts a new run, so that nothing newer
-    is overwritten, and so does "auto" where the run belongs to a process that is alive.
+    A run resumes in its own folder from its newest valid file; a run that died before its first checkpoint restarts in
+    its own folder. A file from elsewhere, or an older one of a run, starts a new run, so that nothing newer is
+    overwritten; so does "auto" if a live process is training the run.
 
     Args:
         experiment: the folder of the runs.
@@ -62,7 +62,7 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         first: whether this process is the one that writes.
     Raises:
         FileNotFoundError: there is no such file or run.
-        ValueError: none of its checkpoints is sound, or another process trains it.
+        ValueError: none of its checkpoints is valid, or another process is training it.
     """
     if not resume:
         return Start()
@@ -96,16 +96,16 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
 
 
 def begun(run: Path) -> bool:
-    """Whether a folder is that of a run that has no checkpoint yet, however short it has lived."""
+    """Whether a folder belongs to a run without a checkpoint, even one that has only just started."""
     ours = any((run / name).is_file() for name in (CONFIG, LOCK)) or not any(run.iterdir())
     return ours and not runs.checkpoints(run)
 
 
 def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -> Start:
-    """A start in a folder, locked if this is the process that writes.
+    """A start in a folder, locked if this process writes the files.
 
     Raises:
-        ValueError: another process trains it, and it was asked for by name.
+        ValueError: another process is training the run, which was requested by name.
     """
     recorded = read_config(folder or runs.directory(resume.path))
     if folder is None or not first:
@@ -120,10 +120,10 @@ def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -
 
 
 def claim(experiment: Path, start: Start) -> Start:
-    """The start in its folder, which is made and locked if it is yet to be: the next free number, and nobody else's.
+    """The start with its folder; a new run's is created with the next free number and locked.
 
     Raises:
-        OSError: it cannot be written; the message says what to do.
+        OSError: the folder is not writable; the message says what to do.
     """
     folder, lock = start.folder, start.lock
     try:
@@ -147,12 +147,12 @@ def _new(experiment: Path) -> tuple[Path, Lock]:
         try:
             folder.mkdir()
             return folder, Lock(folder)
-        except (FileExistsError, BlockingIOError):  # another process was quicker
+        except (FileExistsError, BlockingIOError):  # another process took this number
             number += 1
 
 
 def read_config(run: Path) -> dict:
-    """The configuration in a run's folder; empty where there is none that can be read."""
+    """The configuration in a run's folder; empty if missing or unreadable."""
     try:
         found = today(yaml.safe_load((run / CONFIG).read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -161,7 +161,7 @@ def read_config(run: Path) -> dict:
 
 
 def _without_tensors(checkpoint: dict) -> dict:
-    """What is told and compared; the weights are read once more when training starts."""
+    """The parts that are reported and compared; the weights are read again when training starts."""
     kept = {k: checkpoint.get(k) for k in (*runs.KEYS, "logs", "times", "lr_schedulers") if k != "state_dict"}
     kept["updates"] = (checkpoint.get("callbacks") or {}).get("EMA", {}).get("updates")
     loaders = ((checkpoint.get("loops") or {}).get("fit_loop") or {}).get("state_dict", {}).get("combined_loader")
@@ -169,7 +169,7 @@ def _without_tensors(checkpoint: dict) -> dict:
 
 
 def restored(resume: Resume) -> str:
-    """The file, step and epoch, and what comes back with them."""
+    """The message on resuming: file, step, epoch, and what is restored."""
     read, parts = resume.checkpoint, ["raw weights"]
     if read["updates"] is not None:
         parts.append(f"averaged weights ({read['updates']:,} updates)")
@@ -189,9 +189,9 @@ def restored(resume: Resume) -> str:
 
 
 def clear(run: Path, resume: Resume | None) -> None:
-    """Before training in a folder: half-written files away, damaged ones aside, logs back to the checkpoint's step.
+    """Prepare a folder: delete half-written files, set damaged ones aside, rewind logs to the checkpoint's step.
 
-    Without a checkpoint all that a start left that died is removed, so that the run is as one that was never broken.
+    Without a checkpoint, everything left by an earlier start is removed, as if the run had never been interrupted.
     """
     if stale := sweep(run):
         print(f"removed {len(stale)} half-written file{'s' if stale[1:] else ''} of a process that was killed")

@@ -1,4 +1,4 @@
-"""The life of a run: from the words of a command or the arguments of a call to a trained model in a run directory."""
+"""The lifecycle of a run, from command-line words to a trained model in a run directory."""
 
 import shutil
 import signal
@@ -33,14 +33,14 @@ from diffusion.training.resume import CONFIG, Start, claim, clear, place, restor
 
 @dataclass(frozen=True)
 class Run:
-    """A training, ready to begin or done.
+    """A training run, ready to start or finished.
 
     Attributes:
         cli: its configuration.
         model, data, trainer: its parts.
-        experiment: the folder of this run and others.
-        start: its own folder, and the checkpoint that it goes on from.
-        why: the reason of the precision, or "".
+        experiment: the folder that holds this run and others.
+        start: its own folder, and the checkpoint that it resumes from.
+        why: the reason for the precision, or "".
     """
 
     cli: DiffusionCLI
@@ -63,11 +63,11 @@ class Run:
 
 
 def assemble(argv: list[str], listener: Listener | None = None, started: float | None = None) -> Run:
-    """The parts of a training, and where it is to write; nothing is written yet.
+    """The parts of a training run and its destination; writes nothing.
 
     Args:
         argv: words of `diffusion fit`.
-        listener: hears the signals; see `Signals`.
+        listener: receives the signals; see `Signals`.
         started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     """
     started = time.perf_counter() if started is None else started
@@ -85,7 +85,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
         speed.recomputed(net)
 
     def measure(choices: list[precision.Choice]) -> precision.Choice:
-        if not alone or not diffusion:  # several processes would not measure the same
+        if not alone or not diffusion:  # several processes would measure different times
             return choices[0]._replace(reason="not measured: that takes one process and a diffusion model")
         return precision.measured(net, partial(pace.loss_of, model), data.batch_size, device, choices)
 
@@ -94,7 +94,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     config.trainer.precision, config.layout, config.precision = chosen.precision, chosen.layout, ""
     net.to(memory_format=speed.LAYOUTS[chosen.layout])
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, where it is float32 at all
+        torch.set_float32_matmul_precision("high")  # TF32 for float32 products
     callbacks: list[pl.Callback] = [Ranks(), Signals(listener)]
     if config.budget:
         free = alone and not cli.given("data.batch_size")
@@ -115,7 +115,7 @@ def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
     bar = cli.config.trainer.enable_progress_bar
     bar = sys.stdout.isatty() if bar is None else bar
     trainer = cli.make_trainer(precision=cli.config.trainer.precision, enable_progress_bar=bar)
-    # Those that show what the others made are the very last, after Lightning's checkpoints.
+    # Callbacks that display the others' results come last, after Lightning's checkpoints.
     last = [Rate(), *([] if bar else [Live() if in_notebook() else Lines()])]
     trainer.callbacks[:] = [*first, *trainer.callbacks, *last]
     return trainer
@@ -125,12 +125,12 @@ def train(argv: list[str], final: bool = True, started: float | None = None) -> 
     """Train as the words of `diffusion fit` say.
 
     Args:
-        final: end with what was written and the next commands.
+        final: whether to print the files written and the next commands at the end.
         started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     Raises:
         Interrupted: Ctrl-C.
         Stopped: another signal.
-        ValueError, OSError: a wrong configuration, a place that cannot be written, data that are not there.
+        ValueError, OSError: an invalid configuration, an unwritable folder, or missing data.
         FloatingPointError: training has diverged.
     """
     quiet()
@@ -151,13 +151,13 @@ def train(argv: list[str], final: bool = True, started: float | None = None) -> 
             if launch.launched():  # Lightning kills the first process when another ends with any code but 0
                 raise SystemExit(0) from None
             if stop.signum == signal.SIGINT:
-                raise Interrupted(folder) from None  # what a notebook and a caller expect
+                raise Interrupted(folder) from None  # expected by notebooks and callers
             raise Stopped(stop.signum, stop.validating, folder) from None
     return run
 
 
 def begin(run: Run) -> Run:
-    """The run in its folder, on which all processes agree, with its curves; its configuration is written there."""
+    """The run in its folder, the same on all processes, with its logger; writes its configuration there."""
     start, trainer = run.start, run.trainer
     made = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
     if run.writes:
@@ -184,7 +184,7 @@ def begin(run: Run) -> Run:
         judge(run)
         if run.writes:
             clear(run.folder, resume)
-            run.cli.save(run.folder / CONFIG)  # now, so that what was chosen is there at the next start
+            run.cli.save(run.folder / CONFIG)  # now, so that the next start finds the automatic choices
     except BaseException:
         remove(made)
         raise
@@ -192,29 +192,29 @@ def begin(run: Run) -> Run:
 
 
 def curves(run: Run) -> TensorBoardLogger:
-    """The run's curves."""
+    """The run's TensorBoard logger."""
     resume = run.start.resume
     return TensorBoardLogger(
         run.folder.parent.parent,
         name=run.folder.parent.name,
         version=run.folder.name,
         default_hp_metric=False,
-        # Steps after the checkpoint are done again: files from before `runs.rewind` hide their curves at least.
+        # Steps after the checkpoint are repeated; checkpoints older than `runs.rewind` only hide their curves.
         purge_step=resume.step if resume and resume.checkpoint["logs"] is None else None,
     )
 
 
 def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> None:
-    """Train, and say how it ended.
+    """Train, and report how training ended.
 
     Raises:
-        Stopped: a signal came; what there was to save is saved.
-        KeyboardInterrupt: Ctrl-C came twice.
+        Stopped: a signal arrived; the state has been saved.
+        KeyboardInterrupt: Ctrl-C was pressed twice.
     """
     trainer, folder, resume = run.trainer, run.folder, run.start.resume
     try:
         if trainer.world_size == 1:
-            with listener.acting():  # a download is cut short at once
+            with listener.acting():  # a signal interrupts a download at once
                 run.data.prepare_data()
         trainer.fit(run.model, run.data, ckpt_path=resume and resume.path, weights_only=True)
     except Stopped:
@@ -229,13 +229,13 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
         raise Interrupted(folder) from None
     except Exception as error:
         gone = not folder.exists() or trainer.global_step and not (folder / CONFIG).exists()
-        if run.writes and gone:  # whatever was the first to notice
+        if run.writes and gone:  # whichever call noticed first
             said = f"{folder}: the run's folder was removed while it trained"
             if runs.checkpoints(folder):
                 said += f"; its last state was saved there once more, go on with --resume {shown(folder)}"
             raise FileNotFoundError(said) from error
         told = runs.checkpoints(folder) or list(folder.glob("nonfinite-*.json"))
-        if run.writes and not told:  # it never got anywhere
+        if run.writes and not told:  # it failed before the first checkpoint
             remove([folder, run.experiment, run.experiment.parent])
         raise
     if run.writes and resume and trainer.global_step == resume.step:
@@ -246,7 +246,7 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
 
 
 def remove(made: list[Path]) -> None:
-    """Leave nothing of a run that never got anywhere: its folder goes, and those above it if they are empty."""
+    """Remove the folder of a run that failed early, and its parents if they are empty."""
     for k, folder in enumerate(made):
         if not k:
             shutil.rmtree(folder, ignore_errors=True)
@@ -258,7 +258,7 @@ def remove(made: list[Path]) -> None:
 
 
 def judge(run: Run) -> None:
-    """Open what the evaluation callback judges with, if it is on.
+    """Open the evaluation callback's judge, if evaluation is enabled.
 
     Raises:
         ValueError: several processes, and no classifier of the data yet.
@@ -279,5 +279,5 @@ def judge(run: Run) -> None:
 
 
 def open_judge(data: ImageData, features: str, device: torch.device) -> Evaluator:
-    """The judge of samples of a data set; its classifier is trained first where there is none."""
+    """The judge of samples of a data set; its classifier is trained first if missing."""
     return open_evaluator(data, open_extractor(data, features, device, train=partial(train_classifier, fit=train)))
