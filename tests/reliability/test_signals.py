@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffusion.support import runs
+from diffusion.support.signals import Interrupted
 
 REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -99,7 +100,8 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
         time.sleep(5)
         manager.interrupt_kernel()
         ended = client.get_shell_msg(timeout=60)["content"]
-        assert ended["status"] == "error" and ended["ename"] == "KeyboardInterrupt", ended
+        assert ended["status"] == "error" and ended["ename"] == "Interrupted", ended
+        assert issubclass(Interrupted, KeyboardInterrupt)
         step = runs.newest_step(tmp_path / "digits" / "version_0")
         assert step and run("import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")[
             "status"] == "ok"  # fmt: skip

@@ -68,8 +68,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # discards an interrupted pass
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Any kind of error: Lightning turns those of TensorBoard's writer into ValueError.
-        removed = isinstance(exception, Exception) and trainer.log_dir and self._removed(Path(trainer.log_dir))
+        # `log_dir` is a collective call, which other processes do not join after an error of this one alone.
+        removed = of_a_file(exception) and trainer.log_dir and self._removed(Path(trainer.log_dir))
         if not isinstance(exception, Stopped) and not (removed and trainer.global_step == self._step):
             return  # the state after an error in mid-step is undefined; keep the last good file
         if getattr(exception, "validating", False):
@@ -117,6 +117,11 @@ class Checkpoint(pl.callbacks.Checkpoint):
                 logger.save()
         if trainer.log_dir is not None:
             checkpoint["logs"] = runs.logs(Path(trainer.log_dir))
+
+
+def of_a_file(error: BaseException) -> bool:
+    """Whether a file caused an error. Lightning raises a ValueError from the error of TensorBoard's thread."""
+    return isinstance(error, OSError) or isinstance(error.__cause__, OSError)
 
 
 def in_validation(loops: dict) -> dict:
