@@ -29,6 +29,7 @@ from diffusion.training.callbacks.progress import Live
 from diffusion.training.classifier_of import train_classifier
 from diffusion.training.compare import differences, hparams_of
 from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
+from diffusion.training.suited import suited
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
         started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     """
     started = time.perf_counter() if started is None else started
-    cli = DiffusionCLI(argv, open_judge)
+    cli = DiffusionCLI(suited(argv), open_judge)
     config, diffusion = cli.config, cli.system == "Diffusion"
     root = run_root(config.out) if config.out or cli.system != "Classifier" else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
