@@ -1,7 +1,8 @@
 """Data sets, independent of models. A batch is (x0 in [-1, 1], y)."""
 
 from diffusion.data.arrays import Arrays
-from diffusion.data.base import Batches, ImageData
+from diffusion.data.base import ImageData
+from diffusion.data.batches import Batches
 from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.files import DataNotFound
