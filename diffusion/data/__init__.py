@@ -7,9 +7,10 @@ from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.files import DataNotFound
 from diffusion.data.mnist import MNIST, FashionMNIST
+from diffusion.data.prepared import Prepared
 from diffusion.data.sprites import Sprites
 
 __all__ = [
     "CIFAR10", "CIFAR100", "MNIST", "Arrays", "Batches", "DataNotFound", "Digits", "FashionMNIST", "ImageData",
-    "Sprites",
+    "Prepared", "Sprites",
 ]  # fmt: skip

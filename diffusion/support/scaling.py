@@ -54,7 +54,7 @@ class Scaling:
 
     @classmethod
     def of(cls, value: Scaling | Mapping[str, Any] | None) -> Scaling:
-        """A scaling from its plain form; None is that of 8-bit images, as in files of versions before 0.3."""
+        """A scaling from its plain form; None is that of 8-bit images, which files without a scaling are of."""
         return value if isinstance(value, Scaling) else cls(**(value or {}))
 
     @classmethod
