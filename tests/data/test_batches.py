@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusion.data import Batches
-from diffusion.data.base import fits
+from diffusion.data.batches import fits
 from diffusion.data.loader import Loader
 
 

@@ -1,0 +1,160 @@
+"""A folder written by `diffusion prepare`: images of any number and type, read as they are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data.base import ImageData, Split
+from diffusion.data.files import DataNotFound
+from diffusion.data.store import WORDS, Shards, Store, everything
+from diffusion.support.paths import data_root
+from diffusion.support.scaling import Scaling
+
+FORMAT = 1  # of dataset.json
+NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy
+
+
+class Prepared(ImageData):
+    """The images of a prepared folder, with its split, its classes or targets, and its statistics.
+
+    Images are read from the folder's shards batch by batch, or once into a GPU's memory if they take less than half of
+    what is free there; main memory holds none of them. 16-bit images are scaled by their range, float images to mean 0
+    and standard deviation 0.5 per channel, both as measured on the training split.
+
+    Args:
+        folder: written by `diffusion prepare`; a path, or relative to the root.
+        flip: mirror training images left to right.
+        no_flip: names of classes whose images are never mirrored.
+        y: what the images are conditioned on: classes, targets (vectors), or auto, classes if there are any.
+        batch_size: images per batch and process, >= 1.
+        seed: seed of the order and the flips, >= 0.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        labels: False declares no classes and no targets (an unconditional model).
+        limit: use the first n training images only; 0 uses all.
+
+    Raises:
+        DataNotFound: there is no complete prepared folder at the path.
+        ValueError: files that do not match, an unknown class in `no_flip`, or a `y` that the folder does not have.
+    """
+
+    folder: str = ""  # as given; `path` is where it is
+
+    def __init__(
+        self,
+        folder: str,
+        flip: bool = False,
+        no_flip: Sequence[str] = (),
+        y: Literal["auto", "classes", "targets"] = "auto",
+        batch_size: int = 128,
+        seed: int = 0,
+        root: str | None = None,
+        labels: bool = True,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed, root, labels, limit)
+        self.folder, self.path = folder, found(Path(folder).expanduser(), data_root(root))
+        self.facts = read_facts(self.path)
+        has = {"classes": bool(self.facts["classes"]), "targets": (self.path / "targets.npy").is_file()}
+        if y not in ("auto", *has) or y != "auto" and not has[y]:
+            there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
+            raise ValueError(f"Prepared: y {y!r}, but {folder} has {there}; prepare it with them, or leave y out")
+        self.flip, self.no_flip, self.y = flip, tuple(no_flip), y
+        self.channels = self.facts["shape"][0]
+        self.context = y == "targets" or y == "auto" and not has["classes"] and has["targets"]
+        self.class_names = tuple(self.facts["targets" if self.context else "classes"])
+        if unknown := [name for name in self.no_flip if self.context or name not in self.class_names]:
+            raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; there are: {', '.join(self.class_names)}")
+        self.no_flip_classes = tuple(map(self.class_names.index, self.no_flip))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.facts["shape"])
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling.measured(self.facts["dtype"], **self.facts["statistics"])
+
+    @property
+    def name(self) -> str:
+        """The name that the folder was given."""
+        return self.facts["name"]
+
+    def open(self, split: Split) -> tuple[Store, Tensor]:
+        mine = np.flatnonzero(self._read("split.npy") == NUMBERS[split])
+        if len(mine) != self.facts["images"][split]:
+            raise ValueError(
+                f"{self.path}: split.npy has {len(mine):,} images in {split!r} and dataset.json "
+                f"{self.facts['images'][split]:,}; prepare the folder again"
+            )
+        mine = mine[: self.limit or None] if split == "train" else mine
+        return Shards(self.path, self._read("rows.npy")[mine]), self._targets(mine)
+
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        images, y = self.open(split)
+        return everything(images), y
+
+    def _targets(self, mine: np.ndarray) -> Tensor:
+        """Labels (N,) int64 or targets (N, D) float32 of images; zeros without either."""
+        if self.context:
+            return torch.from_numpy(self._read("targets.npy")[mine].astype(np.float32))
+        if not self.class_names:
+            return torch.zeros(len(mine), dtype=torch.int64)
+        return torch.from_numpy(self._read("labels.npy")[mine].astype(np.int64))
+
+    def _read(self, name: str) -> np.ndarray:
+        """A file with a row for each image of the folder.
+
+        Raises:
+            ValueError: it is damaged, or of another length than the folder's splits together.
+        """
+        total = sum(self.facts["images"].values())
+        try:
+            read = np.load(self.path / name, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{self.path / name}: {error}; prepare the folder again") from error
+        if len(read) != total:
+            raise ValueError(f"{self.path / name}: {len(read):,} rows for {total:,} images; prepare the folder again")
+        return read
+
+
+def found(folder: Path, root: Path) -> Path:
+    """The complete prepared folder of a path, or of a path relative to the root.
+
+    Raises:
+        DataNotFound: there is none.
+    """
+    for path in (folder, root / folder):
+        if (path / "dataset.json").is_file():
+            return path
+    if (folder / ".work").is_dir():
+        raise DataNotFound(f"{folder}: it is not prepared completely; run the same `diffusion prepare` again")
+    what = "a folder without dataset.json" if folder.is_dir() else "no such folder"
+    raise DataNotFound(f"{folder}: {what}; write it with: diffusion prepare SOURCE --out {folder}")
+
+
+def read_facts(folder: Path) -> dict:
+    """The facts of a prepared folder, its dataset.json.
+
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
+    file = folder / "dataset.json"
+    try:
+        facts = json.loads(file.read_text())
+        known = facts["format"] == FORMAT
+        sound = known and len(facts["shape"]) == 3 and facts["dtype"] in WORDS
+        sound = sound and {"classes", "targets", "images", "shards", "statistics", "name"} <= facts.keys()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: damaged ({error!r}); prepare the folder again") from error
+    if not known:
+        raise ValueError(f"{file}: format {facts['format']!r}, wanted {FORMAT}; prepare the folder with this version")
+    if not sound:
+        raise ValueError(f"{file}: damaged; prepare the folder again")
+    return facts
