@@ -59,8 +59,9 @@ def prepared(value: str) -> Path | None:
 def settings(facts: dict[str, Any]) -> dict[str, Any]:
     """Options of `diffusion fit` for a prepared folder, by its size, number of images, and labels.
 
-    Up to 16 pixels the network is the one of configs/digits.yaml, above it a `UNet` with attention at 16x16 and below.
-    It has as many levels as the sides can be halved, down to 4. They depend on the data alone, not on the machine.
+    Up to 16 pixels the network is the one of configs/digits.yaml, above it a `UNet` with attention where no side is
+    longer than 16 pixels, or 32 at its lowest level. It has as many levels as the sides can be halved, down to 4. The
+    options depend on the data alone, not on the machine.
     """
     channels, height, width = facts["shape"]
     levels = halvings(height, width)
@@ -82,9 +83,10 @@ def settings(facts: dict[str, Any]) -> dict[str, Any]:
         chosen |= {"model.net.ones": True, "model.lr": 1e-3}
     else:
         mults = [1, 2, 2, 2, 3, 3, 4][: max(levels, 1)]
-        attention = [level for level in range(len(mults)) if max(height, width) / 2**level <= 16]
+        sides = [max(height, width) / 2**level for level in range(len(mults))]
+        attention = [level for level, side in enumerate(sides) if side <= 16 or side == sides[-1] <= 32]
         chosen |= {"model.net": "UNet", "model.net.width": 64, "model.net.mults": mults}
-        chosen |= {"model.net.attention": attention or [len(mults) - 1]}
+        chosen |= {"model.net.attention": attention}
     if facts["classes"]:
         chosen |= {"model.guidance": "ClassifierFree", "model.guidance.scale": 1.5}
     return chosen
