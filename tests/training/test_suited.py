@@ -60,7 +60,7 @@ def test_levels_of_a_unet(sides, levels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (28, 28), (32, 32), (50, 50), (33, 47), (48, 80), (64, 64), (201, 333)])
+@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (28, 28), (32, 32), (50, 50), (33, 47), (48, 80), (201, 333)])
 @pytest.mark.parametrize("classes", [(), ("a", "b", "c")])
 def test_chosen_networks_take_images_of_the_size(channels, sides, classes):
     facts = {"shape": [channels, *sides], "images": {"train": 1000, "test": 10}, "classes": list(classes)}
