@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation, balanced
 from diffusion.data.place import Place
 from diffusion.data.store import InMemory, Store
 from diffusion.support.scaling import DTYPES, Scaling
@@ -23,7 +24,7 @@ def fits(images: Tensor | Store, device: torch.device) -> bool:
 class Batches:
     """An iterable of (x0, y) over the images of a store, in an order that can be resumed at any batch.
 
-        order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
+        order, flips, draws = f(seed, epoch)   for all N images at once, the same on every process
         mine = order[rank::world]              this process's share: no two processes see the same image
         x0 = scaling.encode(images)            (B,C,H,W) float32 on `device`; 8-bit images / 127.5 - 1
 
@@ -46,6 +47,9 @@ class Batches:
         device: of the batches and of the images, which are moved there once; images that take too much of a GPU's
             memory remain where they are, and each batch is copied asynchronously from pinned memory.
         scaling: of raw values to x_0; by default that of 8-bit images.
+        augment: further changes of the images, in this order, after the flips.
+        weights: (N,) int64, how often images are drawn in relation to each other, see `balanced`; needs `shuffle`.
+            None draws every image once per epoch.
 
     Raises:
         ValueError: tensors of a wrong type or shape, or fewer images than processes.
@@ -66,6 +70,8 @@ class Batches:
         world: int = 1,
         device: torch.device | str = "cpu",
         scaling: Scaling = Scaling(),
+        augment: Sequence[Augmentation] = (),
+        weights: Tensor | None = None,
     ) -> None:
         images = InMemory(images) if isinstance(images, Tensor) else images
         scaling.check(images.shape[0])
@@ -78,6 +84,8 @@ class Batches:
                 "Batches: wanted batch_size >= 1, seed >= 0 and 0 <= rank < world, "
                 f"got batch_size {batch_size}, seed {seed}, rank {rank}, world {world}"
             )
+        if weights is not None and (not shuffle or len(weights) != len(images)):
+            raise ValueError(f"Batches: weights need shuffle and one for each of {len(images)} images")
         if len(images) < (world if drop_last else 1):
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
@@ -88,6 +96,7 @@ class Batches:
         self.home = self.device if fits(images, self.device) else torch.device("cpu")
         self.store = images.to(self.home)
         self.y, self.flip, self.scaling = y.to(self.device), flip, scaling
+        self.augment, self.weights = tuple(augment), weights
         self.epoch = 0
         self._done = 0  # batches yielded in the current epoch
         self._resumed = Place()  # the place in an epoch at which this run resumed
@@ -119,17 +128,33 @@ class Batches:
         In a resumed epoch, only the remaining images.
         """
         n = len(self.store)
-        seen = self._resumed.begin(epoch).images
         state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-        mine = order[seen + self.rank :: self.world][: self._share(n - seen)]
+        if self.weights is not None:
+            offset = float(torch.rand((), generator=generator, dtype=torch.float64))
+            order = torch.arange(n).repeat_interleave(balanced(self.weights, offset))[order]
+        mine = order[self._mine(epoch)]
         if self.flip is False:
             return mine, None
         mirrored = torch.rand(n, generator=generator) < 0.5  # by image, so it does not depend on world
         if isinstance(self.flip, Tensor):
             mirrored &= self.flip.cpu()
         return mine, mirrored[mine]
+
+    def _mine(self, epoch: int) -> Tensor:
+        """This process's remaining places in the order of an epoch, (M,) int64."""
+        n, seen = len(self.store), self._resumed.begin(epoch).images
+        return torch.arange(seen + self.rank, n, self.world)[: self._share(n - seen)]
+
+    def draws(self, epoch: int) -> list[Tensor]:
+        """The uniform numbers (M, numbers) of each augmentation for this process's images in an epoch."""
+        drawn = []
+        for k, augmentation in enumerate(self.augment):
+            state = np.random.SeedSequence((self.seed, epoch, 1 + k)).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+            drawn.append(torch.rand(len(self.store), augmentation.numbers, generator=generator)[self._mine(epoch)])
+        return drawn
 
     def indices(self, epoch: int, batch: int) -> Tensor:
         """The indices of the images in one of this process's batches of an epoch, (B,) int64."""
@@ -144,6 +169,7 @@ class Batches:
         order, mirrored = self.plan(epoch)
         home, order, store = order.to(self.home), order.to(self.device), self.store
         mirrored = None if mirrored is None else mirrored.to(self.device)
+        draws = [u.to(self.device) for u in self.draws(epoch)]
         store.ahead(home[: AHEAD * self.batch_size])
         for i in range(self._resumed.begin(epoch).batches, len(self)):
             part = self._part(epoch, i)
@@ -152,6 +178,8 @@ class Batches:
             x = self.scaling.encode(x.to(self.device, non_blocking=True))
             if mirrored is not None:
                 x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
+            for augmentation, u in zip(self.augment, draws, strict=True):
+                x = augmentation(x, u[part])
             self._done = i + 1
             yield x, self.y[order[part]]
 

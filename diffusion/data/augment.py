@@ -1,0 +1,138 @@
+"""Augmentations of training images, each a function of the image and of uniform numbers drawn for it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Augmentation(ABC):
+    """A random change of images; training draws its numbers from (seed, epoch, place in the epoch's order)."""
+
+    numbers: ClassVar[int]  # uniform numbers per image
+
+    @abstractmethod
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """The changed images.
+
+        Args:
+            x: (B, C, H, W) float32, x_0.
+            u: (B, numbers) float32 in [0, 1).
+        """
+
+
+class PadCrop(Augmentation):
+    """Pad by reflection and crop at a random place: a shift by up to `pixels` in each direction.
+
+    Source: He et al. 2016, arXiv:1512.03385, sec. 4.2 (there with zeros).
+
+    Args:
+        pixels: >= 1 and below the images' sides.
+    """
+
+    numbers = 2
+
+    def __init__(self, pixels: int = 4) -> None:
+        if pixels < 1:
+            raise ValueError(f"PadCrop: wanted pixels >= 1, got {pixels}")
+        self.pixels = pixels
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        B, _, H, W = x.shape
+        if self.pixels >= min(H, W):
+            raise ValueError(f"PadCrop: pixels {self.pixels} for images of {H}x{W}; wanted fewer than a side has")
+        padded = F.pad(x, [self.pixels] * 4, mode="reflect")
+        top, left = (u * (2 * self.pixels + 1)).long().unbind(1)  # (B,) in 0 .. 2 pixels
+        rows = top[:, None] + torch.arange(H, device=x.device)
+        columns = left[:, None] + torch.arange(W, device=x.device)
+        images = torch.arange(B, device=x.device)[:, None, None]
+        cropped = padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+        return cropped.permute(0, 3, 1, 2).contiguous()
+
+
+class Rotate(Augmentation):
+    """Rotate about the centre by an angle that is uniform in [-degrees, degrees]; bilinear, with reflected borders.
+
+    Args:
+        degrees: in (0, 180].
+    """
+
+    numbers = 1
+
+    def __init__(self, degrees: float = 10.0) -> None:
+        if not 0 < degrees <= 180:
+            raise ValueError(f"Rotate: wanted degrees in (0, 180], got {degrees}")
+        self.degrees = degrees
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        angle = (2 * u[:, 0] - 1) * math.radians(self.degrees)
+        cos, sin, aspect = angle.cos(), angle.sin(), x.shape[-1] / x.shape[-2]
+        zero = torch.zeros_like(cos)  # affine_grid's axes are (width, height), each from -1 to 1
+        turn = torch.stack([cos, -sin / aspect, zero, sin * aspect, cos, zero], 1).view(-1, 2, 3)
+        grid = F.affine_grid(turn, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+class Colour(Augmentation):
+    """Change brightness, contrast and, of three channels, saturation, each by up to `strength`.
+
+        x <- mean + c (x - mean) + b,  then  grey + s (x - grey);  b, c - 1, s - 1 uniform in [-strength, strength]
+
+    `mean` is the image's, `grey` a pixel's mean over the channels. Values beyond [-1, 1] are clamped.
+
+    Args:
+        strength: in (0, 1).
+    """
+
+    numbers = 3
+
+    def __init__(self, strength: float = 0.1) -> None:
+        if not 0 < strength < 1:
+            raise ValueError(f"Colour: wanted strength in (0, 1), got {strength}")
+        self.strength = strength
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        b, c, s = (((2 * u - 1) * self.strength).T[..., None, None, None]).unbind(0)  # (B, 1, 1, 1)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = mean + (1 + c) * (x - mean) + b
+        if x.shape[1] == 3:
+            grey = x.mean(1, keepdim=True)
+            x = grey + (1 + s) * (x - grey)
+        return x.clamp(-1, 1)
+
+
+def balanced(weights: Tensor, u: float) -> Tensor:
+    """How often each image is drawn in an epoch of N draws: N w_i / sum(w), rounded up or down; systematic sampling.
+
+        n_i = floor(c_i + u) - floor(c_(i-1) + u),   c_i = N (w_1 + ... + w_i) / (w_1 + ... + w_N)
+
+    The mean over u uniform in [0, 1) is exact. Source: Madow 1949, Annals of Mathematical Statistics 20(3).
+
+    Args:
+        weights: (N,) int64, >= 0; integers, so that their sums are the same on every processor.
+        u: in [0, 1).
+    Returns:
+        (N,) int64 with the sum N.
+    """
+    n, sums = len(weights), weights.cumsum(0)
+    reached = (sums.double() * (n / float(sums[-1])) + u).floor().long()
+    reached[-1] = n
+    return reached.clamp(max=n).diff(prepend=torch.zeros(1, dtype=torch.long))
+
+
+def class_weights(y: Tensor, power: float) -> Tensor:
+    """Integer weights (N,) proportional to frequency^-power of each image's class, the rarest class 2^16.
+
+    Args:
+        y: (N,) labels, or (N, D) context vectors, of which the largest entry is the class.
+        power: 0 draws every image once, 1 every class equally often.
+    """
+    labels = y.argmax(1) if y.ndim == 2 else y
+    counts = torch.bincount(labels).double()
+    rarest = counts[counts > 0].min()
+    return ((rarest / counts.clamp(min=1)) ** power * 2**16).round().clamp(min=1).long()[labels]
