@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diffusion.data.base import ImageData, Split
 from diffusion.data.files import DataNotFound
-from diffusion.data.store import WORDS, Shards, Store, everything
+from diffusion.data.store import Shards, Store, everything
 from diffusion.support.paths import data_root
-from diffusion.support.scaling import Scaling
+from diffusion.support.scaling import WORDS, Scaling
 
 FORMAT = 1  # of dataset.json
 NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy

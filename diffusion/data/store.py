@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.support.scaling import DTYPES
+from diffusion.support.scaling import DTYPES, WORDS
 
 FILES = 128  # shards that a process keeps open
 BLOCK = 1024  # images that are read at a time when a whole store is
-WORDS = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 
 
 class Store(Protocol):

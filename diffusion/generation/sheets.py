@@ -9,6 +9,7 @@ from torch import Tensor, arange
 from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
 from diffusion.support.files import atomic
+from diffusion.support.scaling import arranged
 
 
 class Given(NamedTuple):
@@ -40,29 +41,28 @@ def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
     Args:
         data: an `ImageData`, or None.
     Raises:
-        ValueError: the model needs a hint, and the data have no `arrays`.
+        ValueError: the model needs a hint, and the data have no `some`.
     """
     named = not pipeline.context_dim or pipeline.class_names
-    arrays = getattr(data, "arrays", None)
-    if pipeline.hint is None and (named or arrays is None):
+    if pipeline.hint is None and (named or not hasattr(data, "some")):
         return Given(pipeline.in_turn(n))
-    if arrays is None:
-        raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `arrays`")
-    images, y = (v.cpu() for v in arrays("test"))
-    first = arange(n) % len(images)
-    truth = images[first].float() / 127.5 - 1
+    if not hasattr(data, "some"):
+        raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `some`")
+    images, y = data.some("test", arange(n) % len(data.store("test")[0]))
+    truth = pipeline.scaling.encode(images)
     shown = pipeline.shown(truth, range(n), seed)
-    return Given(pipeline.condition(y[first]).y, shown, None if shown is None else truth)
+    return Given(pipeline.condition(y).y, shown, None if shown is None else truth)
 
 
 def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.ndarray, int]:
     """Each result (n, H, W, C) uint8 between its hint and its truth, if any; and the number of pictures per result."""
     kinds = [results]
     if given.image is not None:
-        kinds.insert(0, pictures.to_uint8(pipeline.hint.show(given.image, pipeline.shape)))
+        kinds.insert(0, pipeline.picture(pipeline.hint.show(given.image, pipeline.shape)))
     if given.truth is not None:
-        kinds.append(pictures.to_uint8(given.truth))
-    return np.stack(kinds, axis=1).reshape(-1, *results.shape[1:]), len(kinds)
+        kinds.append(pipeline.picture(given.truth))
+    kinds = pictures.alike(kinds)
+    return np.stack(kinds, axis=1).reshape(-1, *kinds[0].shape[1:]), len(kinds)
 
 
 def columns_of(pipeline: Pipeline, each: int = 1) -> int | None:
@@ -95,10 +95,10 @@ def denoising(
         options: sampler and guidance of `Pipeline.frames`.
     """
     given = given or Given(y)
-    states = [pictures.to_uint8(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
+    states = [pipeline.picture(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
     for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
         # Scaled to unit variance: otherwise states of a VE process would saturate.
-        states.append(pictures.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
+        states.append(pipeline.picture(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
     chosen = [beside(pipeline, states[k], given) for k in pictures.spread(len(states), frames)]
     each = chosen[0][1]
     columns = columns or (columns_of(pipeline, each) if each > 1 else None)
@@ -106,12 +106,16 @@ def denoising(
     return [pictures.grid(state, columns, scale=scale, width=320) for state, _ in chosen]
 
 
-def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
-    """Write a grid (.png) or an array file (.npz) of the pictures of a request."""
+def save_sheet(opened: Opened, raw: Tensor, out: Path, columns: int) -> None:
+    """Write the raw images (n, C, H, W) of a request: a grid (.png), an array (.npy), or it with conditions (.npz)."""
     pipeline, n, given, across = opened
+    images = arranged(raw)
     if out.suffix == ".png":
-        shown, each = beside(pipeline, images, given)
+        shown, each = beside(pipeline, pipeline.picture(pipeline.scaling.encode(raw)), given)
         pictures.save_png(pictures.grid(shown, columns * each or across), out)
+    elif out.suffix == ".npy":
+        with atomic(out) as temporary:
+            np.save(temporary, images)
     elif out.suffix == ".npz":
         labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
         kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}

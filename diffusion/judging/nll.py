@@ -184,7 +184,15 @@ def with_variance(request: Request, pipeline: Pipeline) -> Request:
 
 
 def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) -> BitsPerDim:
-    """The bits of uint8 images (N, C, H, W) with labels (N,) or contexts (N, D)."""
+    """The bits of uint8 images (N, C, H, W) with labels (N,) or contexts (N, D).
+
+    Raises:
+        ValueError: the model is of images of another type, whose values have no bits of this kind.
+    """
+    if pipeline.scaling.dtype != "uint8":
+        raise ValueError(
+            f"nll: bits per dimension are of 8-bit images; those of this model are {pipeline.scaling.dtype}"
+        )
     request = with_variance(request, pipeline)
     steps = request.steps or pipeline.denoiser.schedule.T or 1000
     batches = math.ceil(len(images) / request.batch_size)
@@ -212,7 +220,7 @@ def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) 
     """The images, batch by batch."""
     for first in range(0, len(images), request.batch_size):
         mine = slice(first, first + request.batch_size)
-        x0 = images[mine].to(pipeline.device).float() / 127.5 - 1
+        x0 = pipeline.scaling.encode(images[mine].to(pipeline.device))
         numbers = range(first, first + len(x0))
         labels = None if request.unconditional else y[mine].to(pipeline.device)
         cond = pipeline.condition(labels, pipeline.shown(x0, numbers))

@@ -11,6 +11,7 @@ from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
 from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
+from diffusion.support.scaling import Scaling
 
 FEW = 10  # images per feature, below which a covariance is poorly estimated
 
@@ -24,10 +25,11 @@ class Evaluator:
     Args:
         extractor: computes the features.
         data: name of the data set.
-        train, test: its images uint8 (N, C, H, W) and labels (N,) or contexts (N, K).
+        train, test: its raw images (N, C, H, W) and labels (N,) or contexts (N, K).
         cache: folder of the feature files; None keeps none.
         tell: called with the number of images done, after each batch.
         processes: share the images to be described; every process must make the same calls.
+        scaling: from raw values to those that the extractor receives.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Evaluator:
         cache: Path | None = None,
         tell=lambda n: None,
         processes: Processes = Processes(),
+        scaling: Scaling = Scaling(),
     ) -> None:
         self.extractor, self.data, self.cache, self.processes = extractor, data, cache, processes
+        self.scaling = scaling
         (images, y), (unseen, its) = train, test
         one, other = mixed(to_labels(y)), mixed(to_labels(its))
         self.y = y[one]
@@ -55,8 +59,8 @@ class Evaluator:
         return repeated(self.y, n)
 
     def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
-        """The features of samples, uint8 (N, C, H, W), for metrics."""
-        return self.extractor.describe(images, y, tell=tell, processes=self.processes)
+        """The features of samples, raw (N, C, H, W), for metrics."""
+        return self.extractor.describe(images, y, tell=tell, processes=self.processes, scaling=self.scaling)
 
     def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
         """Every metric's figures of the samples."""
@@ -92,7 +96,7 @@ class Evaluator:
         read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
         if read.get("provenance") == said:
             tell(len(images))
-            return Features(images.float() / 127.5 - 1, read["features"], read["logits"], to_labels(y))
+            return Features(self.scaling.encode(images), read["features"], read["logits"], to_labels(y))
         found = self.describe(images, y, tell)
         if path and self.processes.first:
             with atomic(path) as temporary:
@@ -103,11 +107,6 @@ class Evaluator:
 def repeated(y: Tensor, n: int) -> Tensor:
     """The first n of y (N, ...), repeated cyclically if there are fewer."""
     return y.repeat(-(-n // len(y)), *[1] * (y.ndim - 1))[:n]
-
-
-def eight_bits(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8 of the same shape, as they would be saved."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def _cached(path: Path) -> dict:

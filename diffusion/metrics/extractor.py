@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from diffusion.metrics.base import Features
 from diffusion.support.processes import Processes
 from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build
 
 
 class Extractor(NamedTuple):
-    """A frozen network with `features(x)` and `head(features)`, for x in [-1, 1].
+    """A frozen network with `features(x)` and `head(features)`, for scaled images x, in [-1, 1] if 8-bit.
 
     The hash is computed from the weights, so that figures of two trainings are never mistaken for one another.
     """
@@ -50,15 +51,17 @@ class Extractor(NamedTuple):
         batch: int = 256,
         tell=lambda n: None,
         processes: Processes = Processes(),
+        scaling: Scaling = Scaling(),
     ) -> Features:
-        """The features of uint8 images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
+        """The features of raw images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
 
         Args:
             tell: called with the number of images done, after each batch.
             processes: share the images; each receives all features.
+            scaling: from raw values to x.
         """
         device = next(self.net.parameters()).device
-        pixels, found = images.float() / 127.5 - 1, []
+        pixels, found = scaling.encode(images), []
         for part in pixels[processes.part(len(pixels))].split(batch):
             features = self.net.features(part.to(device))
             found.append((features.float().cpu(), self.net.head(features).float().cpu()))

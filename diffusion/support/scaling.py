@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}  # that images can have
+WORDS = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}  # the same in numpy
 LAST = 4  # most channels of images whose channels come last, (N, H, W, C), unless a layout is given
 
 
@@ -117,9 +118,11 @@ def arranged(raw: Tensor) -> np.ndarray:
 def channels_first(images: np.ndarray, layout: str = "auto") -> np.ndarray:
     """Images of a file as (N, C, H, W): from (N, H, W), from `layout` HWC or CHW, or by "auto".
 
-    "auto" takes the last axis for the channels if it is at most 4 long, else the first axis after N.
+    "auto" takes the last axis for the channels if it is at most 4 long or shorter than the first axis after N, and that
+    one otherwise.
     """
     if images.ndim == 3:
         return images[:, None]
-    last = images.shape[-1] <= LAST if layout == "auto" else layout == "HWC"
+    auto = images.shape[-1] <= LAST or images.shape[-1] < images.shape[1]
+    last = auto if layout == "auto" else layout == "HWC"
     return images.transpose(0, 3, 1, 2) if last else images

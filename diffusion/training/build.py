@@ -18,6 +18,7 @@ from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.support.paths import REPO
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import PACKAGES, build, gather, suggest, today
 from diffusion.training import launch
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
@@ -88,6 +89,8 @@ class DiffusionCLI(LightningCLI):
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        if self.system == "Diffusion":
+            parser.link_arguments("data.scaling", "model.scaling", compute_fn=plain, apply_on="instantiate")
         image_channels = "model.net.init_args.image_channels"
         parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
         if Evaluation in self.configured:
@@ -148,6 +151,11 @@ class DiffusionCLI(LightningCLI):
         """Write the whole configuration, defaults included."""
         with atomic(path) as temporary:
             temporary.write_text(self.parser.dump(self.config, skip_unset=False))
+
+
+def plain(scaling: Scaling) -> dict[str, Any]:
+    """A scaling in plain types."""
+    return scaling.plain
 
 
 def system_of(argv: list[str]) -> str:

@@ -1,7 +1,7 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
-from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.guidance import Bound, Guidance, Plain
+from diffusion.guidance.bounds import usual
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import System, scheduled
 
@@ -33,7 +35,8 @@ class Diffusion(System):
         objective: what training minimises.
         sampler: default sampler of previews, GIFs and `sample`.
         guidance: how a condition steers sampling.
-        clamp: limit on the predicted x_0 while sampling.
+        clamp: limit on the predicted x_0 while sampling; by default the range of the data if they are bounded, as 8-
+            and 16-bit images are, else none.
         hint: the image that the network receives beside x, e.g. a smaller one or one with holes; none by default.
             The network's image_channels is linked to it.
         lr: learning rate of AdamW, > 0.
@@ -44,6 +47,7 @@ class Diffusion(System):
         seed: of training noise, validation noise and previews.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
+        scaling: from the data's raw values to x_0, a `Scaling` or its plain form; linked from the data.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Diffusion(System):
         objective: Objective = Objective(),
         sampler: Sampler = DDIM(),
         guidance: Guidance = Plain(),
-        clamp: Bound = Clamp(),
+        clamp: Bound | None = None,
         hint: Hint | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -64,10 +68,15 @@ class Diffusion(System):
         seed: int = 0,
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
+        scaling: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling")}
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
+        scaling = Scaling.of(scaling)
+        scaling.check(shape[0])
+        parts["clamp"] = parts["clamp"] or usual(scaling.bounded)
+        parts["scaling"] = None if scaling == Scaling() else scaling.plain  # None as in older files
         if lr <= 0 or weight_decay < 0 or warmup < 0:
             raise ValueError(
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
@@ -87,7 +96,7 @@ class Diffusion(System):
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
         how = (parts[name] for name in ("sampler", "guidance", "clamp", "hint"))
-        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed)
+        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed, scaling)
         self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
