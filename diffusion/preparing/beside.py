@@ -2,12 +2,11 @@
 
 import json
 
-from diffusion.preparing.items import Item, Refused
+from diffusion.preparing.items import LABELS, TEXTS, Item, Refused
+from diffusion.preparing.named import sample
 from diffusion.preparing.reading import read
 
 BESIDE = (".txt", ".caption", ".cls", ".json")
-TEXTS = ("caption", "text")
-LABELS = ("label", "class", "cls", "category")
 LONGEST = 100_000  # characters of a caption
 
 
@@ -15,6 +14,9 @@ def facts(item: Item, notes: list[str]) -> dict:
     """Label, caption, targets and split of an item, of the listing and of the files beside it."""
     found = {"label": item.label, "caption": item.caption, "targets": item.targets, "split": item.split}
     for kind, place in item.beside:
+        if kind == "torchvision":
+            found["label"] = sample(*place[1:])[1]
+            continue
         try:
             text = read(place).decode("utf-8-sig").strip()
         except (Refused, UnicodeDecodeError):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from diffusion.preparing.beside import facts
 from diffusion.preparing.decode import Picture, decode, of_array
@@ -74,7 +75,7 @@ def one(item: Item, form: Form, settings: Settings, lost: str | None = None) -> 
         if lost or item.problem:
             raise Refused(lost or item.problem)
         data = read(item.place)
-        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+        content = data if isinstance(data, bytes) else data.tobytes()
         digest = hashlib.sha256(content).digest()
         found |= {"sha256": digest.hex(), "bytes": len(content)}
         picture = opened(data, form, settings)
@@ -91,10 +92,12 @@ def one(item: Item, form: Form, settings: Settings, lost: str | None = None) -> 
     return found, image
 
 
-def opened(data: bytes | np.ndarray, form: Form, settings: Settings) -> Picture:
+def opened(data: bytes | np.ndarray | Image.Image, form: Form, settings: Settings) -> Picture:
     """The picture of what was read; a JPEG at a lower resolution where that is high enough."""
     if isinstance(data, np.ndarray):
         return of_array(data)
+    if isinstance(data, Image.Image):
+        return Picture(data, *data.size, data.mode, [])
     lower = None if settings.linear else lambda w, h: reduced((w, h), form, settings.crop)
     return decode(data, lower)
 

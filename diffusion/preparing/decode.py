@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from diffusion.preparing.items import Refused
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
+Image.preinit()  # registers the usual formats; TIFF and WebP register themselves on import
+LATER = (TiffImagePlugin, WebPImagePlugin)
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -19,7 +21,7 @@ TURNS = {
 }  # fmt: skip
 ORIENTATION = 0x0112
 SIGNS = (  # of files that are often taken for images
-    (b"<svg", "SVG"), (b"%PDF", "PDF"), (b"<!doctype html", "a web page"), (b"<html", "a web page"),
+    (b"<svg", "SVG"), (b"%pdf", "PDF"), (b"<!doctype html", "a web page"), (b"<html", "a web page"),
     (b"version https://git-lfs", "a Git LFS pointer; run git lfs pull"), (b"pk\x03\x04", "a zip archive"),
     (b"\x00\x00\x00\x0cjxl ", "JPEG XL"), (b"\xff\x0a", "JPEG XL"), (b"8bps", "Photoshop"), (b"\x1f\x8b", "gzip"),
     (b"\x00\x00\x00\x0cjp  ", "JPEG 2000"), (b"<?xml", "XML"), (b"{", "JSON"), (b"\x93numpy", "a .npy array"),

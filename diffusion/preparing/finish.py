@@ -47,10 +47,10 @@ def choose(found: Gathered, stored: Stored, settings: Settings) -> Chosen:
     """
     n = len(found)
     why = np.zeros(n, np.uint8)
+    if found.targets.shape[1]:
+        why[~np.isfinite(found.targets).all(1)] = 2
     if found.classes:
         why[found.label < 0] = 1
-    if settings.targets:
-        why[~np.isfinite(found.targets).all(1)] = 2
     twins = copies(found.marks.digest, found.marks.look, stored, spread(found))
     other = twins.first != np.arange(n)
     if settings.duplicates != "keep":
@@ -109,7 +109,7 @@ def write(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[in
     _array(out / "split.npy", chosen.split[used])
     if found.classes:
         _array(out / "labels.npy", found.label[used])
-    if settings.targets:
+    if listing.targets:
         _array(out / "targets.npy", found.targets[used])
     _manifest(found, chosen, listing, blocks, out)
     n_test = int(chosen.split[used].sum())
@@ -119,7 +119,7 @@ def write(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[in
         "shape": list(found.form.shape),
         "dtype": found.form.dtype,
         "classes": list(found.classes),
-        "targets": list(settings.targets),
+        "targets": list(listing.targets),
         "captions": found.captions > 0,
         "images": {"train": int(used.sum()) - n_test, "test": n_test},
         "shards": found.shards,

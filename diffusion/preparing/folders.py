@@ -1,6 +1,7 @@
 """Folders as sources: every file at any depth, each listed once, loops of links included."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,9 @@ IMAGES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm",
     ".pgm", ".pnm", ".mpo",
 }  # fmt: skip
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".he5")
+BATCH = r"(train_data_batch_\d+|val_data|data_batch_\d+|test_batch|train|test)"  # pickles of ImageNet-64 and CIFAR
 
 
 class Entry(NamedTuple):
@@ -32,6 +36,12 @@ def suffix(name: str) -> str:
 def stem(name: str) -> str:
     """A name without its suffix."""
     return name[: len(name) - len(suffix(name))]
+
+
+def container(name: str) -> bool:
+    """Whether a file may hold several images, by its name."""
+    lower = name.lower()
+    return lower.endswith((".zip", ".parquet", *TARS, *ARRAYS)) or bool(re.fullmatch(BATCH, name.rpartition("/")[2]))
 
 
 def walk(root: Path) -> tuple[list[Entry], list[tuple[str, str]]]:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+TEXTS = ("caption", "text")  # usual names of columns
+LABELS = ("label", "class", "cls", "category")
+
 
 class Refused(ValueError):
     """An image that cannot be used; the message says why."""

@@ -6,9 +6,8 @@ import json
 import math
 from typing import NamedTuple
 
-from diffusion.preparing.beside import LABELS, TEXTS
 from diffusion.preparing.folders import Entry
-from diffusion.preparing.items import Refused
+from diffusion.preparing.items import LABELS, TEXTS, Refused
 from diffusion.preparing.reading import read
 from diffusion.preparing.settings import Settings
 

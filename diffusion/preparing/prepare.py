@@ -37,7 +37,7 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
         return out
     lock = claim(asked)
     try:
-        found = listing(asked)
+        found = listing(asked, out / block.WORK)
         form = survey(found, asked)
         begin(asked, found, form)
         numbers = range(-(-len(found) // BLOCK))
@@ -45,7 +45,7 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
         if asked.part:
             tell(f"part {asked.part[0]} of {asked.part[1]} is done; once all are: the same command with --merge")
             return out
-        whole = gather(out, numbers, form, found.classes, len(asked.targets))
+        whole = gather(out, numbers, form, found.classes, len(found.targets))
         check_bad(asked, whole.items, whole.refused)
         chosen = choose(whole, Stored(out, whole.shards), asked)
         facts = write(whole, chosen, found, numbers, asked)
@@ -160,7 +160,7 @@ def make_all(asked: Settings, found: Listing, form: Form, numbers: Sequence[int]
             refused += bad
             if refused > asked.max_bad * len(found):
                 done = [n for n in mine if block.finished(out, n)]
-                whole = gather(out, done, form, found.classes, len(asked.targets))
+                whole = gather(out, done, form, found.classes, len(found.targets))
                 check_bad(asked, len(found), whole.refused)
 
 

@@ -1,18 +1,23 @@
 """The bytes or the array at a place, with open files kept per process."""
 
+import math
 import os
 import zipfile
+import zlib
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 
+from diffusion.preparing.extras import h5_row, parquet_image
 from diffusion.preparing.items import Refused
+from diffusion.preparing.named import sample
 
 LARGEST = 2**30  # bytes of one encoded image
 
 
-def read(place: tuple) -> bytes | np.ndarray:
-    """What lies at a place: an encoded image, or an array (H, W) or (H, W, C).
+def read(place: tuple) -> bytes | np.ndarray | Image.Image:
+    """What lies at a place: an encoded image, an array (H, W) or (H, W, C), or a decoded image.
 
     Raises:
         Refused: it cannot be read.
@@ -64,7 +69,7 @@ def _zipped(path: str, index: int) -> bytes:
         return archive.read(member)
     except (RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError, ValueError) as error:
         raise Refused(f"cannot be unpacked: {error}") from None
-    except zipfile.zlib.error as error:
+    except zlib.error as error:
         raise Refused(f"cannot be unpacked: {error}") from None
 
 
@@ -86,4 +91,29 @@ def _zip(path: str) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     return archive, archive.infolist()
 
 
-READERS = {"file": _file, "part": _part, "zip": _zipped}
+def _row(path: str, row: int, layout: str) -> np.ndarray:
+    """One image of a .npy, (H, W) or (H, W, C)."""
+    return _laid(_mapped(path)[row], layout)
+
+
+def _h5(path: str, key: str, row: int, layout: str) -> np.ndarray:
+    """One image of an HDF5 file, (H, W) or (H, W, C)."""
+    return _laid(h5_row(path, key, row), layout)
+
+
+def _laid(row: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "planes":
+        side = math.isqrt(len(row) // 3)
+        row, layout = row.reshape(3, side, side), "CHW"
+    return np.array(row.transpose(1, 2, 0) if layout == "CHW" else row)
+
+
+@lru_cache(maxsize=16)
+def _mapped(path: str) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+READERS = {
+    "file": _file, "part": _part, "zip": _zipped, "row": _row, "h5": _h5, "parquet": parquet_image,
+    "torchvision": lambda *where: sample(*where)[0],
+}  # fmt: skip

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.preparing.convert import DEEP
-from diffusion.preparing.decode import header, of_array, size_of
+from diffusion.preparing.decode import decode, header, of_array, size_of
 from diffusion.preparing.items import Item, Listing, Refused, plain
 from diffusion.preparing.reading import read
 from diffusion.preparing.settings import Form, Settings
@@ -55,17 +55,15 @@ def look(item: Item) -> Seen:
     if item.problem:
         raise Refused(item.problem)
     data = read(item.place)
-    if isinstance(data, bytes) and data[:6] != b"\x93NUMPY":
-        image = header(data)
+    if isinstance(data, bytes) and data[:6] == b"\x93NUMPY":
+        data = decode(data).image
+    if not isinstance(data, np.ndarray):
+        image = header(data) if isinstance(data, bytes) else data
         if image.mode == "F":
             raise Refused("float TIFF")
         width, height = size_of(image)
         channels = 1 if image.mode in ("1", "L", "LA", *DEEP) else 3
         return Seen(width, height, channels, "uint16" if image.mode in DEEP else "uint8", image.has_transparency_data)
-    if isinstance(data, bytes):
-        from diffusion.preparing.decode import decode
-
-        data = decode(data).image
     array = of_array(data).image
     kind = {"b": "uint8", "f": "float32"}.get(array.dtype.kind, array.dtype.newbyteorder("=").name)
     if kind not in ("uint8", "uint16", "float32"):

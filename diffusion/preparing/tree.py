@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from diffusion.preparing.beside import BESIDE
-from diffusion.preparing.folders import IMAGES, Entry, stem, suffix
+from diffusion.preparing.folders import IMAGES, Entry, container, stem, suffix
 from diffusion.preparing.items import Item, Listed, Listing, natural
 from diffusion.preparing.metadata import NAMES, Table, read_tables
 from diffusion.preparing.reading import head
@@ -73,6 +73,8 @@ def unwanted(entry: Entry) -> str | None:
         return "about other files"
     if entry.problem:
         return entry.problem
+    if container(entry.name):
+        return "may hold several images: prepare it by itself"
     first = head(entry.place)
     if first.startswith(SIGNS) or first[:4] == b"RIFF" and first[8:12] == b"WEBP":
         return None
