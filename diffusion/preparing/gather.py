@@ -10,7 +10,7 @@ import numpy as np
 from diffusion.preparing.blocks import lines, marks_of, shard
 from diffusion.preparing.items import natural
 from diffusion.preparing.marks import Marks
-from diffusion.preparing.settings import Form
+from diffusion.preparing.settings import BLOCK, Form
 
 REASONS = 1000  # refused files that are listed in the report
 
@@ -22,6 +22,7 @@ class Gathered:
     form: Form
     shards: list[dict]  # as in dataset.json
     marks: Marks
+    item: np.ndarray  # (N,) int64: number of the item in the listing
     label: np.ndarray  # (N,) int64; -1 for none
     split: np.ndarray  # (N,) int8; -1 for none
     targets: np.ndarray  # (N, D) float32
@@ -46,15 +47,15 @@ def gather(out: Path, blocks: Sequence[int], form: Form, declared: Sequence[str]
         targets: numbers per image.
     """
     names: dict[str, int] = {}
-    parts, labels, splits, values, captions, items = [], [], [], [], 0, 0
-    shards, found = [], Gathered(form, [], None, *([None] * 3), 0, (), 0)
+    parts, numbers, labels, splits, values, captions, items = [], [], [], [], [], 0, 0
+    shards, found = [], Gathered(form, [], None, *([None] * 4), 0, (), 0)
     for number in blocks:
         about, *records = lines(out, number)
         items += len(records)
         parts.append(marks_of(out, number))
         if about["images"]:
             shards.append({"file": f"shards/{shard(out, number).name}", **about})
-        for line in records:
+        for k, line in enumerate(records):
             name = line.get("label")
             label = -1 if name is None else names.setdefault(name, len(names))
             found.notes.update(_kind(n) for n in line.get("notes", ()))
@@ -63,6 +64,7 @@ def gather(out: Path, blocks: Sequence[int], form: Form, declared: Sequence[str]
                 if len(found.refused) < REASONS:
                     found.refused.append((line["file"], line["reason"]))
                 continue
+            numbers.append(number * BLOCK + k)
             labels.append(label)
             splits.append(line.get("split", -1))
             values.append(line.get("targets") or [np.nan] * targets)
@@ -73,6 +75,7 @@ def gather(out: Path, blocks: Sequence[int], form: Form, declared: Sequence[str]
     number_of = np.array([classes.index(name) for name in names] + [-1], np.int64)  # -1 stays -1
     found.shards, found.items, found.captions, found.classes = shards, items, captions, tuple(classes)
     found.label = number_of[np.array(labels, np.int64)] if labels else np.zeros(0, np.int64)
+    found.item = np.array(numbers, np.int64)
     found.split = np.array(splits, np.int8)
     found.targets = np.array(values, np.float32).reshape(len(labels), targets)
     found.marks = Marks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

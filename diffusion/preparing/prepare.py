@@ -5,18 +5,22 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 from diffusion.preparing import blocks as block
+from diffusion.preparing.contact import handedness, sheet, write_sheet
 from diffusion.preparing.crew import work
 from diffusion.preparing.finish import choose, write
 from diffusion.preparing.gather import Stored, gather
 from diffusion.preparing.items import Listing, plain
+from diffusion.preparing.report import page, report, write_page
 from diffusion.preparing.settings import BLOCK, FORMAT, Form, Settings, settings
 from diffusion.preparing.sources import listing
 from diffusion.preparing.survey import survey
-from diffusion.support.console import progress, shown
+from diffusion.support.console import progress, shown, tool
 from diffusion.support.files import atomic, check_writable, sweep
 from diffusion.support.lock import Lock
+from diffusion.support.paths import run_root
 
 DATASET = "dataset.json"
 SPARE = 64 * 2**20  # bytes that must stay free
@@ -49,6 +53,11 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
         check_bad(asked, whole.items, whole.refused)
         chosen = choose(whole, Stored(out, whole.shards), asked)
         facts = write(whole, chosen, found, numbers, asked)
+        stored = Stored(out, whole.shards)
+        said = report(whole, chosen, facts, found, asked, handedness(whole, chosen, stored))
+        picture = sheet(whole, chosen, found, stored, asked)
+        write_sheet(picture, out / "contact.png")
+        write_page(page(said, picture), out / "report.html")
         with atomic(out / DATASET) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
     except KeyboardInterrupt:
@@ -57,7 +66,20 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
     finally:
         lock.release()
     shutil.rmtree(out / block.WORK)
+    tell(str(said))
+    tell(onward(out))
     return out
+
+
+def onward(out: Path) -> str:
+    """Where the result is, and the commands that come next."""
+    diffusion, folder = tool("diffusion"), quote(str(shown(out)))
+    return "\n".join([
+        f"written: {folder}, with report.html, contact.png and manifest.jsonl",
+        "next:",
+        f"  {diffusion} fit --data {folder}",
+        f"  {diffusion} evaluate {quote(str(shown(run_root() / out.resolve().name)))}",
+    ])  # fmt: skip
 
 
 def check_place(asked: Settings) -> None:
