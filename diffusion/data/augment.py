@@ -104,35 +104,3 @@ class Colour(Augmentation):
             grey = x.mean(1, keepdim=True)
             x = grey + (1 + s) * (x - grey)
         return x.clamp(-1, 1)
-
-
-def balanced(weights: Tensor, u: float) -> Tensor:
-    """How often each image is drawn in an epoch of N draws: N w_i / sum(w), rounded up or down; systematic sampling.
-
-        n_i = floor(c_i + u) - floor(c_(i-1) + u),   c_i = N (w_1 + ... + w_i) / (w_1 + ... + w_N)
-
-    The mean over u uniform in [0, 1) is exact. Source: Madow 1949, Annals of Mathematical Statistics 20(3).
-
-    Args:
-        weights: (N,) int64, >= 0; integers, so that their sums are the same on every processor.
-        u: in [0, 1).
-    Returns:
-        (N,) int64 with the sum N.
-    """
-    n, sums = len(weights), weights.cumsum(0)
-    reached = (sums.double() * (n / float(sums[-1])) + u).floor().long()
-    reached[-1] = n
-    return reached.clamp(max=n).diff(prepend=torch.zeros(1, dtype=torch.long))
-
-
-def class_weights(y: Tensor, power: float) -> Tensor:
-    """Integer weights (N,) proportional to frequency^-power of each image's class, the rarest class 2^16.
-
-    Args:
-        y: (N,) labels, or (N, D) context vectors, of which the largest entry is the class.
-        power: 0 draws every image once, 1 every class equally often.
-    """
-    labels = y.argmax(1) if y.ndim == 2 else y
-    counts = torch.bincount(labels).double()
-    rarest = counts[counts > 0].min()
-    return ((rarest / counts.clamp(min=1)) ** power * 2**16).round().clamp(min=1).long()[labels]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.augment import Augmentation, balanced
-from diffusion.data.place import Place
+from diffusion.data.augment import Augmentation
+from diffusion.data.order import Order, seeded
 from diffusion.data.store import InMemory, Store
 from diffusion.support.scaling import DTYPES, Scaling
 
@@ -21,17 +20,14 @@ def fits(images: Tensor | Store, device: torch.device) -> bool:
     return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
 
 
-class Batches:
-    """An iterable of (x0, y) over the images of a store, in an order that can be resumed at any batch.
+class Batches(Order):
+    """An iterable of (x0, y) over the images of a store, in an `Order` that can be resumed at any batch.
 
-        order, flips, draws = f(seed, epoch)   for all N images at once, the same on every process
-        mine = order[rank::world]              this process's share: no two processes see the same image
         x0 = scaling.encode(images)            (B,C,H,W) float32 on `device`; 8-bit images / 127.5 - 1
+        flips, draws = f(seed, epoch)          for all N images at once, the same on every process
 
     Lightning stores `state_dict()` in its checkpoints and sets the epoch through `sampler.set_epoch`, both before the
-    first batch is requested, since `__iter__` is a generator. After i batches, all processes together have seen the
-    first i * batch_size * world images of the order. A run that is resumed with another number of processes or another
-    batch size therefore divides the rest among them, and no image is repeated or skipped.
+    first batch is requested, since `__iter__` is a generator.
 
     Args:
         images: (N,C,H,W) uint8, uint16 or float32, or a store of N images.
@@ -79,90 +75,39 @@ class Batches:
             raise ValueError(f"Batches: images must be {scaling.dtype}, got {images.dtype}; give their scaling")
         if len(y) != len(images):
             raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; wanted one target per image")
-        if batch_size < 1 or seed < 0 or not 0 <= rank < world:
-            raise ValueError(
-                "Batches: wanted batch_size >= 1, seed >= 0 and 0 <= rank < world, "
-                f"got batch_size {batch_size}, seed {seed}, rank {rank}, world {world}"
-            )
-        if weights is not None and (not shuffle or len(weights) != len(images)):
-            raise ValueError(f"Batches: weights need shuffle and one for each of {len(images)} images")
+        super().__init__(len(images), batch_size, shuffle, drop_last, seed, rank, world, weights)
         if len(images) < (world if drop_last else 1):
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
             )
-        self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
-        self.rank, self.world, self.device = rank, world, torch.device(device)
-        self.batch_size = min(batch_size, self._share(len(images))) if drop_last else batch_size
+        if drop_last:
+            self.batch_size = min(batch_size, self._share(len(images)))
+        self.device = torch.device(device)
         self.home = self.device if fits(images, self.device) else torch.device("cpu")
         self.store = images.to(self.home)
-        self.y, self.flip, self.scaling = y.to(self.device), flip, scaling
-        self.augment, self.weights = tuple(augment), weights
-        self.epoch = 0
-        self._done = 0  # batches yielded in the current epoch
-        self._resumed = Place()  # the place in an epoch at which this run resumed
-
-    def __len__(self) -> int:
-        return self._batches(len(self.store))
-
-    def _share(self, n: int) -> int:
-        """The number of this process's images out of n."""
-        return n // self.world if self.drop_last else len(range(self.rank, n, self.world))
-
-    def _batches(self, n: int) -> int:
-        """The number of batches in this process's share of n images."""
-        full, rest = divmod(self._share(n), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
-
-    @property
-    def sampler(self) -> Batches:
-        """Itself: Lightning calls `loader.sampler.set_epoch(epoch)` before each epoch."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the order and flips of the next pass; a pass in progress keeps its own."""
-        self.epoch = epoch
+        self.y, self.flip, self.scaling, self.augment = y.to(self.device), flip, scaling, tuple(augment)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
         """Indices of this process's images in an epoch, (M,) int64, and which of them are mirrored, (M,) bool.
 
         In a resumed epoch, only the remaining images.
         """
-        n = len(self.store)
-        state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-        if self.weights is not None:
-            offset = float(torch.rand((), generator=generator, dtype=torch.float64))
-            order = torch.arange(n).repeat_interleave(balanced(self.weights, offset))[order]
-        mine = order[self._mine(epoch)]
+        mine, generator = self.draw(epoch)
         if self.flip is False:
             return mine, None
-        mirrored = torch.rand(n, generator=generator) < 0.5  # by image, so it does not depend on world
+        mirrored = torch.rand(self.n, generator=generator) < 0.5  # by image, so it does not depend on world
         if isinstance(self.flip, Tensor):
             mirrored &= self.flip.cpu()
         return mine, mirrored[mine]
 
-    def _mine(self, epoch: int) -> Tensor:
-        """This process's remaining places in the order of an epoch, (M,) int64."""
-        n, seen = len(self.store), self._resumed.begin(epoch).images
-        return torch.arange(seen + self.rank, n, self.world)[: self._share(n - seen)]
-
     def draws(self, epoch: int) -> list[Tensor]:
         """The uniform numbers (M, numbers) of each augmentation for this process's images in an epoch."""
-        drawn = []
-        for k, augmentation in enumerate(self.augment):
-            state = np.random.SeedSequence((self.seed, epoch, 1 + k)).generate_state(1, np.uint64)[0]
-            generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-            drawn.append(torch.rand(len(self.store), augmentation.numbers, generator=generator)[self._mine(epoch)])
-        return drawn
-
-    def indices(self, epoch: int, batch: int) -> Tensor:
-        """The indices of the images in one of this process's batches of an epoch, (B,) int64."""
-        return self.plan(epoch)[0][self._part(epoch, batch)]
-
-    def _part(self, epoch: int, batch: int) -> slice:
-        batch -= self._resumed.begin(epoch).batches
-        return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+        mine = self.places(epoch)
+        generators = (seeded(self.seed, epoch, 1 + k) for k in range(len(self.augment)))
+        return [
+            torch.rand(self.n, change.numbers, generator=generator)[mine]
+            for change, generator in zip(self.augment, generators, strict=True)
+        ]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
@@ -171,26 +116,13 @@ class Batches:
         mirrored = None if mirrored is None else mirrored.to(self.device)
         draws = [u.to(self.device) for u in self.draws(epoch)]
         store.ahead(home[: AHEAD * self.batch_size])
-        for i in range(self._resumed.begin(epoch).batches, len(self)):
-            part = self._part(epoch, i)
+        for i, part in self.parts(epoch):
             store.ahead(home[self._part(epoch, i + AHEAD)])
             x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
             x = self.scaling.encode(x.to(self.device, non_blocking=True))
             if mirrored is not None:
                 x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
-            for augmentation, u in zip(self.augment, draws, strict=True):
-                x = augmentation(x, u[part])
-            self._done = i + 1
+            for change, u in zip(self.augment, draws, strict=True):
+                x = change(x, u[part])
+            self.done = i + 1
             yield x, self.y[order[part]]
-
-    def state_dict(self) -> dict[str, int]:
-        """The place of the next batch, see `Place`."""
-        begin = self._resumed.begin(self.epoch)
-        images = begin.images + (self._done - begin.batches) * self.batch_size * self.world
-        return Place(self.epoch, self._done, images).rolled(len(self))._asdict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue `state["epoch"]` after the images of it that were already seen."""
-        images = state.get("images", state["batches"] * self.batch_size * self.world)
-        self.epoch, self._done = state["epoch"], len(self) - self._batches(len(self.store) - images)
-        self._resumed = Place(self.epoch, self._done, images)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from diffusion.data.augment import Augmentation, Colour, PadCrop, Rotate, balanced, class_weights
+from diffusion.data.augment import Augmentation, Colour, PadCrop, Rotate
 from diffusion.data.batches import Batches
+from diffusion.data.order import balanced, class_weights
 from diffusion.support.specs import build, concrete, spec
 
 X = torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
