@@ -1,6 +1,6 @@
 """Contiguous against channels_last weights, in float32 and bfloat16: forward and backward passes of some networks.
 
-    python -m benchmarks.layouts [--rounds 6]
+python -m benchmarks.layouts [--rounds 6]
 """
 
 import argparse

@@ -47,9 +47,7 @@ class Trace:
         if name == "<module>" or name.endswith(INSIDE):
             return
         self.calls += 1
-        self.order.setdefault(
-            (code.co_filename, code.co_firstlineno), (code.co_filename.removeprefix(PACKAGE), name)
-        )
+        self.order.setdefault((code.co_filename, code.co_firstlineno), (code.co_filename.removeprefix(PACKAGE), name))
 
     @property
     def files(self) -> set[str]:

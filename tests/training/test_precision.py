@@ -14,9 +14,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def config(short="", long=None, layout="", nodes=1):
-    return SimpleNamespace(
-        precision=short, layout=layout, trainer=SimpleNamespace(precision=long, num_nodes=nodes)
-    )
+    return SimpleNamespace(precision=short, layout=layout, trainer=SimpleNamespace(precision=long, num_nodes=nodes))
 
 
 def never(choices):
