@@ -120,7 +120,7 @@ sys.exit(7)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("state", ["ends", "wait", "over"])
 def test_process_handles_signals_through_its_whole_life(state, number):
-    """Before anything is created a signal ends the process with its own code; later it leaves the exit code as it is."""
+    """Before anything is created a signal ends the process with its code; later the exit code is unaffected."""
     done = subprocess.run([sys.executable, "-c", COMMAND, str(int(number)), state], capture_output=True, text=True)
     ended = state == "ends"
     assert done.returncode == (signals.code_of(number) if ended else 7), done.stderr
