@@ -115,8 +115,9 @@ def measured(
     spread = max(spent[best]) / min(spent[best]) - 1
     if best == 0:
         return choices[0]._replace(reason="nothing was clearly faster here")
-    gain = mean[0] / mean[best]
-    return choices[best]._replace(reason=f"{gain:.1f} times as fast as {choices[0].precision} here, +- {spread:.0%}")
+    gain, differs = mean[0] / mean[best], choices[best].precision != choices[0].precision
+    than = choices[0].precision if differs else choices[0].layout
+    return choices[best]._replace(reason=f"{gain:.1f} times as fast as {than} here, +- {spread:.0%}")
 
 
 def device_of(trainer: Any) -> torch.device:

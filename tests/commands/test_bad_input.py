@@ -1,5 +1,6 @@
 """Bad input gives one line that says what to do, exit code 2, no traceback, and leaves no files."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -256,3 +257,22 @@ def test_doctor_reports_a_sound_machine(capsys, monkeypatch, tmp_path):
     said = capsys.readouterr().out
     for word in ("torch ", "GPU ", "MNIST; Digits and built-in", "GiB free, writing works", "everything is in order"):
         assert word in said, said
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("argv", [["--help"], ["describe", "configs/digits.yaml"]])
+def test_output_that_nobody_reads_is_not_an_error(argv, unbuffered):
+    """As in `diffusion describe ... | head -1`: the shell's code for a closed pipe, and nothing on stderr."""
+    there, here = os.pipe()
+    os.close(there)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "diffusion", *argv]
+    done = subprocess.run(command, stdout=here, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(here)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_that_is_not_the_output_breaks_as_an_error(capsys, monkeypatch):
+    monkeypatch.setattr("diffusion.commands.doctor.main", lambda argv: (_ for _ in ()).throw(BrokenPipeError(32, "x")))
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith("diffusion doctor: error:")

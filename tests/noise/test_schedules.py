@@ -152,6 +152,18 @@ def test_zero_snr_removes_all_signal_and_keeps_alpha_0(kind):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 
 
+def test_an_alpha_that_is_a_rounding_error_is_no_signal():
+    """cos(pi / 2) is 6e-17 in float64; x_0 from eps would be noise times 1.6e16."""
+
+    class Quarter(Schedule):
+        def scales(self, t):
+            return (t * torch.pi / 2).cos(), (t * torch.pi / 2).sin()
+
+    assert 0 < Quarter().scales(f64(1.0))[0] < 1e-16
+    with pytest.raises(ValueError, match="Eps divides by alpha, which is 0 to rounding at t = 1 for Quarter"):
+        Denoiser(torch.nn.Identity(), Quarter(), Eps())
+
+
 def test_scaled_linear_and_constant_beta_tables():
     schedule = ScaledLinear()
     with pytest.warns(UserWarning, match="alpha-bar at T = 1000 is 0.0047, above 1e-3.*pure noise"):

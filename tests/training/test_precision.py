@@ -94,6 +94,15 @@ def test_the_precision_with_shorter_steps_is_chosen(half, wanted):
     assert ("times as fast as 32-true here" in found.reason) is (wanted == "bf16-mixed")
 
 
+def test_the_reason_names_what_differs(monkeypatch):
+    """For two layouts of one precision it names the layout."""
+    monkeypatch.setattr(speed, "interleaved", lambda steps: [[2.0, 2.0], [1.0, 1.0]])
+    monkeypatch.setattr(speed, "affordable", lambda step, batch: 1)
+    choices = [Choice("32-true", "channels_last"), Choice("32-true", "contiguous")]
+    found = precision.measured(torch.nn.Conv2d(2, 2, 3), None, 8, CPU, choices)
+    assert found == ("32-true", "contiguous", "2.0 times as fast as channels_last here, +- 0%")
+
+
 def test_a_difference_within_the_spread_keeps_the_default():
     assert speed.clearly_fastest([[1.0, 1.2, 1.1], [0.9, 1.05, 0.8]]) == 0  # 1.05 is more than 1.0
     assert speed.clearly_fastest([[1.0, 1.2, 1.1], [0.9, 0.95, 0.8]]) == 1
