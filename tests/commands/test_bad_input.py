@@ -261,7 +261,7 @@ def test_doctor_reports_a_sound_machine(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("argv", [["--help"], ["describe", "configs/digits.yaml"]])
-def test_output_that_nobody_reads_is_not_an_error(argv, unbuffered):
+def test_a_closed_output_pipe_is_not_an_error(argv, unbuffered):
     """As in `diffusion describe ... | head -1`: the shell's code for a closed pipe, and nothing on stderr."""
     there, here = os.pipe()
     os.close(there)
@@ -272,7 +272,7 @@ def test_output_that_nobody_reads_is_not_an_error(argv, unbuffered):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_pipe_that_is_not_the_output_breaks_as_an_error(capsys, monkeypatch):
+def test_a_broken_pipe_other_than_the_output_is_an_error(capsys, monkeypatch):
     monkeypatch.setattr("diffusion.commands.doctor.main", lambda argv: (_ for _ in ()).throw(BrokenPipeError(32, "x")))
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err.startswith("diffusion doctor: error:")

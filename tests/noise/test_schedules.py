@@ -152,7 +152,7 @@ def test_zero_snr_removes_all_signal_and_keeps_alpha_0(kind):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 
 
-def test_an_alpha_that_is_a_rounding_error_is_no_signal():
+def test_an_alpha_within_rounding_of_0_is_no_signal():
     """cos(pi / 2) is 6e-17 in float64; x_0 from eps would be noise times 1.6e16."""
 
     class Quarter(Schedule):

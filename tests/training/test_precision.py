@@ -94,7 +94,7 @@ def test_the_precision_with_shorter_steps_is_chosen(half, wanted):
     assert ("times as fast as 32-true here" in found.reason) is (wanted == "bf16-mixed")
 
 
-def test_the_reason_names_what_differs(monkeypatch):
+def test_the_reason_of_a_measured_choice_names_what_differs(monkeypatch):
     """For two layouts of one precision it names the layout."""
     monkeypatch.setattr(speed, "interleaved", lambda steps: [[2.0, 2.0], [1.0, 1.0]])
     monkeypatch.setattr(speed, "affordable", lambda step, batch: 1)
