@@ -195,6 +195,17 @@ class FakeGPU:
         found |= self.since(first)
 
 
+def supported() -> bool:
+    """Whether this torch copies a real tensor to a fake device; torch 2.6 asks the driver to do it, 2.15 does not."""
+    try:
+        with FakeGPU().on(FREE):
+            return fake(torch.zeros(2).to(DEVICE))
+    except RuntimeError as error:
+        if "driver" not in str(error):
+            raise
+        return False
+
+
 def fake(value: Any) -> bool:
     """Whether a value is a tensor on the device."""
     return isinstance(value, FakeTensor)
