@@ -127,6 +127,6 @@ def test_the_command(tmp_path, capsys):
     assert again["data"]["init_args"]["batch_size"] == batch and again["model"]["lr"] == lr
     capsys.readouterr()
     assert main([*argv, "--budget", "4s", "--resume", "auto"]) == 0
-    assert "nothing left to train; raise --budget to go on" in capsys.readouterr().out
+    assert "nothing left to train; raise --budget to continue" in capsys.readouterr().out
     assert main(["fit", "-c", "configs/features_digits.yaml", "--budget", "1m", "--out", str(tmp_path)]) == 2
-    assert "budget: Classifier plans its learning rate ahead" in capsys.readouterr().err
+    assert "budget: Classifier requires a fixed number of epochs" in capsys.readouterr().err
