@@ -124,7 +124,7 @@ FIXED = """
 Order: the rate at which the error against the exact probability flow decreases from 48 to 144 levels, on a mixture of
 two Gaussians over a section of the schedule (log-SNR -4 to 4, uneven steps, exact past predictions); smallest and
 largest over the schedules. Error: mean distance of the complete walk, on Gaussian data with the sampler's own grid,
-from the exact map, in per cent of the data's standard deviation; median over the schedules. Most samplers end with
+from the exact map, in per cent of the data's mean absolute deviation; median over the schedules. Most samplers end with
 E[x_0 | x_t] at the grid's last level, which has a smaller spread than x_0; the last column is the error beyond that of
 this last step, on the worst schedule.
 """

@@ -79,7 +79,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         try:
             self.save(trainer)
         except OSError as error:
-            warnings.warn(f"the checkpoint could not be written: {error}; the last good one is kept", stacklevel=1)
+            warnings.warn(f"no new checkpoint: {error}; the last good one is kept", stacklevel=1)
 
     # --- what -------------------------------------------------------------------------------------------
 

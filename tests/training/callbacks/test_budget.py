@@ -91,7 +91,7 @@ def test_the_pictures_at_the_end_are_in_it(tmp_path, monkeypatch, capsys):
     train(tmp_path, Budget(100, 1.0, 0.0), clock, diffusion, Samples(0, 4), Gif(4))
     assert 98 <= clock.now <= 102  # 40 seconds of it are theirs
     assert len(list(tmp_path.rglob("*.gif"))) == 1
-    assert "budget: the grid and the GIF at its end take 0:40 of it" in capsys.readouterr().out
+    assert "budget: the final grid and GIF take 0:40 of it" in capsys.readouterr().out
 
 
 def test_time_before_a_resumption_counts(monkeypatch):

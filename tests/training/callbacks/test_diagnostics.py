@@ -232,7 +232,7 @@ def test_prior_mismatch_by_hand():
     class Loud(Cosine):
         prior_std = 2.0
 
-    assert "2.00 times what training images have" in advice.prior_mismatch(spectrum, Loud())
+    assert "2.00 times that of training images" in advice.prior_mismatch(spectrum, Loud())
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Linear(500), Cosine(), Flow(), Karras(), VE()],

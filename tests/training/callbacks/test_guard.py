@@ -200,7 +200,7 @@ def test_an_exploding_learning_rate(tmp_path):
 def test_a_step_that_is_not_taken_leaves_weights_and_averages_as_they_were(tmp_path):
     """Without a checkpoint: only the step is left out, fused on the device as elsewhere."""
     data, guard, spy = Broken(batch_size=64, limit=320), Guard(), Weights()
-    with pytest.warns(Advice, match="the step was not taken, and there is no checkpoint yet"):
+    with pytest.warns(Advice, match="the step was skipped; there is no checkpoint yet"):
         fit(tmp_path, model(), data, [guard, spy])
     step = guard.used[0]
     (before, averages), (after, averages_after) = spy.seen[step - 1], spy.seen[step]
