@@ -9,8 +9,8 @@ spends most of the time in imports. Signals thus arrive while Python starts, in 
 training, while checkpoints and images are written, and at interpreter shutdown. A try is lost when its process
 
 - does not end within --bound seconds of the signal, or not at all;
-- ends with a code other than 130 (SIGINT) or 143 (SIGTERM): 0 only where the run is complete, and -2 or -15 only where
-  Python had not yet begun to run the project's code;
+- ends with a code other than 130 (SIGINT) or 143 (SIGTERM): 0 only where the run is complete, and -2, -15 or 1 only
+  where Python had not yet begun to run the project's code (1: SIGINT while Python itself initializes);
 - prints a traceback (Python's own before it runs the project's code is not counted);
 - leaves a half-written file, or a checkpoint that cannot be read.
 """
@@ -109,6 +109,8 @@ def problem(number: int, code: int | None, out: Path, said: str, error: str) -> 
     ours = str(REPO / "diffusion") in error
     if code is None:
         return f"it did not end: {(said + error)[-4000:]!r}"
+    if code == 1 and "Fatal Python error: init_" in error and not ours:  # before any code but Python's
+        return f"files of a process that had not begun: {left}" if (left := list(out.iterdir())) else ""
     if "Traceback" in error + said and (ours or code != -number):
         return f"code {code}, a traceback: {error[-2500:]!r}"
     if stale := list(out.rglob(".*.tmp-*")):
