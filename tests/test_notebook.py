@@ -42,9 +42,9 @@ def test_a_different_model_starts_a_new_run(root, capsys):
     first = notebook.train("Digits", preset="smoke")
     other = notebook.train("Digits", {"model.schedule.T": 100}, preset="smoke")
     said = capsys.readouterr().out
-    assert other.name == "version_1" and "T: 1000 -> 100): a new one is started" in said
+    assert other.name == "version_1" and "T: 1000 -> 100): starting a new run" in said
     assert Pipeline.load(other).denoiser.schedule.T == 100 and step(first) == 10
-    with pytest.raises(ValueError, match="its model is not the one that is configured"):
+    with pytest.raises(ValueError, match="its model differs from the configured one"):
         notebook.train("Digits", preset="smoke", resume="version_1")
 
 
@@ -54,13 +54,13 @@ def test_an_interrupted_cell_prints_how_to_resume(root, capsys, monkeypatch):
 
     monkeypatch.setattr(notebook, "fit", fit)
     assert notebook.train("Digits") == root / "digits"
-    assert capsys.readouterr().out == "stopped before there was a checkpoint; run this cell again to begin\n"
+    assert capsys.readouterr().out == "stopped before the first checkpoint; run this cell again to start over\n"
     made = root / "digits" / "version_3"
     (made / "checkpoints").mkdir(parents=True)
     (made / "checkpoints" / "last.ckpt").touch()
     (root / "digits" / "version_4").mkdir()
     assert notebook.train("Digits") == made
-    assert capsys.readouterr().out.startswith("run this cell again to go on from there; the next cells work with what")
+    assert capsys.readouterr().out.startswith("run this cell again to resume; the next cells use ")
     notebook.train("Digits", resume="")
     assert 'set resume = "auto" and run this cell again' in capsys.readouterr().out
 

@@ -111,8 +111,8 @@ def test_interrupted_training_resumes(tmp_path, monkeypatch):
         watch.join()
         step = runs.read_checkpoint(runs.find_checkpoint(run))["global_step"]
         assert 0 < step < 300  # 60 epochs of 5 steps
-        assert f"stopped at step {step}; the newest checkpoint is of step {step}" in said
-        assert "run this cell again to go on from there" in said
+        assert f"stopped at step {step}; newest checkpoint: step {step}" in said
+        assert "run this cell again to resume" in said
         for cell in cells[training + 1 :]:
             execute(cell)
         assert np.load(run / "samples" / "samples.npz")["images"].std() > 10

@@ -77,7 +77,7 @@ def test_a_job_leaves_a_model_that_can_be_used(ml, tmp_path, capsys, monkeypatch
     assert any("tfevents" in p for p in output) and not (ml / "output/failure").exists()
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["lr"] == 1e-05 and config["data"]["init_args"]["batch_size"] == 64
-    assert f"kept for SageMaker: {ml}/model, {ml}/output/data" in capsys.readouterr().out
+    assert f"written for SageMaker: {ml}/model, {ml}/output/data" in capsys.readouterr().out
 
     monkeypatch.delenv("SM_MODEL_DIR")  # on the user's machine, from model.tar.gz
     model = ml / "model"

@@ -90,7 +90,7 @@ def test_interrupted_measurement_resumes(tmp_path, monkeypatch):
     assert sorted(made) == sorted(type(s).__name__ for s in cells([2], 4))  # each once, in the two runs together
     page = (tmp_path / "a.md").read_text()
     assert page.count("\n| ") == len(made) + 1 and (tmp_path / "a.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match="another n;"):
+    with pytest.raises(ValueError, match="a different n;"):
         main([*argv, "--n=30"])
 
 

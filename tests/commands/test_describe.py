@@ -97,7 +97,7 @@ def test_later_configurations_override_earlier_ones(capsys):
     (["nowhere"], "nowhere: no such checkpoint file or run directory"),
     (["nowhere.yaml"], "nowhere.yaml"),
     ([], "a configuration file or a run is required"),
-    (["nowhere", "--model.net.depth", "2"], "model.net.depth: a run is described as it is"),
+    (["nowhere", "--model.net.depth", "2"], "model.net.depth: describe one run at a time, without options"),
     (["configs/digits.yaml", "--model.net.depth"], "--model.net.depth needs a value"),
     (["configs/digits.yaml", "--model.net.widthz", "3"], "did you mean 'widths'"),
 ])  # fmt: skip

@@ -106,7 +106,7 @@ def test_a_run_resumes_with_another_number_of_processes(before, after, two, one,
 def test_a_nan_on_one_rank_makes_all_ranks_skip_the_step(tmp_path):
     said = run(2, work.poisoned, tmp_path, str(tmp_path))
     a, b = (torch.load(tmp_path / f"seen{rank}.pt") for rank in range(2))
-    assert a["used"] == b["used"] == [3] and said.count("go back to those of step 2") == 1, said
+    assert a["used"] == b["used"] == [3] and said.count("rolled back to step 2") == 1, said
     assert all(torch.equal(v, b["end"][k]) and v.isfinite().all() for k, v in a["end"].items())
     found = json.loads((tmp_path / "x" / "version_0" / "nonfinite-step3.json").read_text())
     assert [(x["rank"], len(x["bad"])) for x in found["batches"]] == [(0, 0), (1, 1)]

@@ -223,7 +223,7 @@ def test_a_signal_whose_checkpoint_cannot_be_written_ends_the_run(tmp_path, monk
 
     with (
         pytest.raises(Stopped) as stop,
-        pytest.warns(UserWarning, match="no checkpoint could be written now.*No space"),
+        pytest.warns(UserWarning, match="no new checkpoint.*No space"),
     ):
         train(tmp_path, Terminate(), every=4, signals=True, limit_val_batches=0)
     run = tmp_path / "x" / "version_0"

@@ -55,8 +55,8 @@ def test_resumed_run_reports_what_is_restored_and_what_differs(run, capsys):
     said = capsys.readouterr().out
     for words in (
         f"resuming from {run}/checkpoints/last.ckpt: step 10, epoch 2",
-        "restored: raw weights, averaged weights (10 updates), optimizer, learning rate, place in the data (batch 0 of "
-        "pass 3)",
+        "restored: raw weights, averaged weights (10 updates), optimizer, learning rate, position in the data (batch 0 "
+        "of epoch 3)",
         "changed: model.lr: 0.003 -> 0.5; no effect",
         "changed: model.objective.drop: 0.1 -> 0.3\n",
         "changed: data.batch_size: 64 -> 32",
@@ -126,9 +126,9 @@ def test_resume_auto_starts_a_new_run_if_all_checkpoints_are_damaged(run, capsys
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"")
     resume(run, what=run, code=2)
-    assert "none of its 3 checkpoints is sound; start a new run" in capsys.readouterr().err
+    assert "none of its 3 checkpoints is valid; start a new run" in capsys.readouterr().err
     resume(run, "--trainer.max_epochs", "1")
-    assert "no sound checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
+    assert "no valid checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
 
 
 # --- a run that died before its first checkpoint ---------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts_in_its_folder(done, t
     (run / "note.txt").write_text("a user's own")
     resume(run)
     said = capsys.readouterr().out
-    assert f"--resume auto: {run} has no checkpoint yet, starting it again" in said and "removed 1 half-written" in said
+    assert f"--resume auto: {run} has no checkpoint yet, restarting it" in said and "removed 1 half-written" in said
     assert [p.name for p in run.parent.iterdir()] == ["version_0"] and len(list(run.glob("events*"))) == 1
     assert {p.name for p in (run / "samples").iterdir()} == {p.name for p in (done / "samples").iterdir()}
     assert (run / "note.txt").read_text() == "a user's own"
@@ -184,7 +184,7 @@ def test_a_run_killed_before_its_configuration_was_written_restarts(left, tmp_pa
     for name in left:
         (run / name).touch()
     resume(run, "--trainer.max_epochs", "1")
-    assert "has no checkpoint yet, starting it again" in capsys.readouterr().out
+    assert "has no checkpoint yet, restarting it" in capsys.readouterr().out
     assert [p.name for p in run.parent.iterdir()] == ["version_0"] and runs.newest_step(run) == 5
     assert {p.name for p in run.iterdir() if p.name.startswith(".")} == {".lock"}
 
@@ -216,7 +216,7 @@ def test_a_running_run_is_not_resumed(run, tmp_path, monkeypatch, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.name != ".lock"} | {
         p: t for p, t in before.items() if p.name == ".lock"}  # fmt: skip
     resume(run, what=run, code=2)
-    assert "another process is training it; wait for that, or stop it" in capsys.readouterr().err
+    assert "another process is training it; wait for it or stop it" in capsys.readouterr().err
     theirs.release()
     resume(run, what=run)
     assert "this run is complete" in capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_a_run_whose_folder_is_removed_saves_its_state_and_stops(tmp_path, capsy
         assert main(["fit", *TINY, "--out", str(tmp_path)]) == 2
     monkeypatch.undo()
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the run's folder was removed while it trained; its last state was saved" in said, said
+    assert "the run's folder was removed during training; its last state was saved" in said, said
     run = tmp_path / "digits" / "version_0"
     assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
     resume(run)

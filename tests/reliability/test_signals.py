@@ -47,7 +47,7 @@ def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
     assert "Traceback" not in said + error and "val/loss" not in said
     (run,) = (tmp_path / "digits").iterdir()
     step = runs.newest_step(run)
-    assert f"stopped at step {step:,}; the newest checkpoint is of step {step:,}" in said
+    assert f"stopped at step {step:,}; newest checkpoint: step {step:,}" in said
     assert f"--resume {run}" in said and seconds < 30, (seconds, said)
     assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == step
     epochs = step // 44 + 1  # 1437 training digits are 44 batches

@@ -91,7 +91,7 @@ def test_budget_includes_the_final_pictures(tmp_path, monkeypatch, capsys):
     train(tmp_path, Budget(100, 1.0, 0.0), clock, diffusion, Samples(0, 4), Gif(4))
     assert 98 <= clock.now <= 102  # 40 seconds of it are for the pictures
     assert len(list(tmp_path.rglob("*.gif"))) == 1
-    assert "budget: the grid and the GIF at its end take 0:40 of it" in capsys.readouterr().out
+    assert "budget: the final grid and GIF take 0:40 of it" in capsys.readouterr().out
 
 
 def test_budget_counts_the_time_before_a_resumption(monkeypatch):
@@ -127,6 +127,6 @@ def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys):
     assert again["data"]["init_args"]["batch_size"] == batch and again["model"]["lr"] == lr
     capsys.readouterr()
     assert main([*argv, "--budget", "4s", "--resume", "auto"]) == 0
-    assert "nothing left to train; raise --budget to go on" in capsys.readouterr().out
+    assert "nothing left to train; raise --budget to continue" in capsys.readouterr().out
     assert main(["fit", "-c", "configs/features_digits.yaml", "--budget", "1m", "--out", str(tmp_path)]) == 2
-    assert "budget: Classifier plans its learning rate ahead" in capsys.readouterr().err
+    assert "budget: Classifier requires a fixed number of epochs" in capsys.readouterr().err

@@ -214,7 +214,7 @@ class Starved(Cosine):
 @pytest.mark.parametrize("schedule", [VE(sigma_max=2.0), Starved()], ids=lambda s: type(s).__name__)
 def test_prior_mismatch_is_reported(schedule):
     text = advice.prior_mismatch(Spectrum(digits()), schedule)
-    assert text.startswith("prior mismatch: at t = 1 the training images still show")
+    assert text.startswith("prior mismatch: at t = 1 the training images are still visible")
 
 
 def test_prior_mismatch_by_hand():
@@ -232,7 +232,7 @@ def test_prior_mismatch_by_hand():
     class Loud(Cosine):
         prior_std = 2.0
 
-    assert "2.00 times what training images have" in advice.prior_mismatch(spectrum, Loud())
+    assert "2.00 times that of training images" in advice.prior_mismatch(spectrum, Loud())
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Linear(500), Cosine(), Flow(), Karras(), VE()],
@@ -351,7 +351,7 @@ def test_labels_that_are_never_used_are_reported(kinds, takes, drop, word):
 
 
 def test_a_network_without_labels_on_data_with_labels_is_reported(tmp_path):
-    with pytest.warns(Advice, match="labels never used: the data give 10 classes"):
+    with pytest.warns(Advice, match="labels never used: the data have 10 classes"):
         trainer(tmp_path, [Diagnostics(0)], max_epochs=1).fit(model(num_classes=0), Digits(batch_size=64, limit=64))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Advice)

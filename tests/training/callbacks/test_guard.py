@@ -92,7 +92,7 @@ def where(data, epoch):
 
 def test_a_nan_in_the_data_is_named_and_not_learned(tmp_path):
     data, ema, guard, spy = Broken(batch_size=64, limit=320), EMA(0.5), Guard(), Weights()
-    with pytest.warns(Advice, match="training image 17 at t = .* go back to those of step 4"):
+    with pytest.warns(Advice, match="training image 17 at t = .* rolled back to step 4"):
         fit(tmp_path, m := model(), data, [ema, guard, spy, Checkpoint(every_n_steps=4, keep=9)])
     batch = where(data, 1)
     step = 5 + batch
@@ -140,7 +140,7 @@ def test_the_second_failure_stops_the_run(tmp_path):
         epochs = (0, 1, 2)
 
     data, guard = Always(batch_size=64, limit=320), Guard()
-    with pytest.warns(Advice), pytest.raises(NonFinite, match="training image 17 .*had gone back at step .*model.lr"):
+    with pytest.warns(Advice), pytest.raises(NonFinite, match="training image 17 .*had rolled back at step .*model.lr"):
         fit(tmp_path, model(), data, [EMA(), guard, Checkpoint(every_n_steps=1)], max_epochs=3)
     assert len(list((tmp_path / "x" / "version_0").glob("nonfinite-*.json"))) == 2
     assert check_files(tmp_path)
@@ -184,7 +184,7 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path):
 
 
 def test_a_nan_in_the_weights_without_a_checkpoint_ends_the_run(tmp_path):
-    with pytest.raises(NonFinite, match="no checkpoint to go back to"):
+    with pytest.raises(NonFinite, match="no checkpoint to roll back to"):
         fit(tmp_path, model(), None, [EMA(), Plant(3), Guard()])
 
 
@@ -200,7 +200,7 @@ def test_an_exploding_learning_rate_stops_with_suggestions(tmp_path):
 def test_a_skipped_step_leaves_weights_and_averages_unchanged(tmp_path):
     """Without a checkpoint only the step is skipped."""
     data, guard, spy = Broken(batch_size=64, limit=320), Guard(), Weights()
-    with pytest.warns(Advice, match="the step was not taken, and there is no checkpoint yet"):
+    with pytest.warns(Advice, match="the step was skipped; there is no checkpoint yet"):
         fit(tmp_path, model(), data, [guard, spy])
     step = guard.used[0]
     (before, averages), (after, averages_after) = spy.seen[step - 1], spy.seen[step]
@@ -225,7 +225,7 @@ def test_the_guard_covers_classifiers(tmp_path):
     guard, spy = Guard(), Weights()
     net = FeatureNet(widths=(8, 8, 8), width=8)
     data = Broken(batch_size=64, limit=320)
-    with pytest.warns(Advice, match="weights.net.*running_mean.* go back to those of step"):
+    with pytest.warns(Advice, match="weights.net.*running_mean.* rolled back to step"):
         fit(tmp_path, m := Classifier(net, shape=(1, 8, 8)), data, [guard, spy, Checkpoint(every_n_steps=1)])
     assert len(guard.used) == 1 and all(finite(w) and finite(a) for w, a in spy.seen) and finite(m.buffers())
 
