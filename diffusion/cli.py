@@ -1,6 +1,7 @@
 """The command `diffusion`: finds the subcommand, runs it, and reports errors in one line. Imports no torch itself."""
 
 import os
+import select
 import sys
 from importlib import import_module
 
@@ -33,11 +34,13 @@ RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newe
 """
 
 
+UNREAD = 141  # 128 + SIGPIPE, as the shell reports a program whose output nobody reads
 LISTENING = ("fit", "demo")  # commands that can be resumed after a signal
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM, 1 anything else.
+    """Run a command line; returns the exit code: 0 done, 2 bad input, 130 Ctrl-C, 141 if the reader
+    of the output went away, 143 SIGTERM, 1 anything else.
 
     Args:
         argv: the arguments after `diffusion`; by default those of this process.
@@ -49,7 +52,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str]) -> int:
-    """Find the command, run it, and report an error in one line."""
+    """Find the command, run it, and report an error in one line; silent if the reader of the output has gone."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at exit
+        return UNREAD
+    return code
+
+
+def _unread() -> bool:
+    """Whether the reader of the output has gone, as in `diffusion describe RUN | head -1`."""
+    poll = select.poll()
+    poll.register(1, select.POLLERR)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _run(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -73,7 +95,7 @@ def run(argv: list[str]) -> int:
     except signals.Stopped as stop:
         return stop.code
     except Exception as error:
-        if debug:
+        if debug or isinstance(error, BrokenPipeError) and _unread():
             raise
         from diffusion.options.errors import explain
 

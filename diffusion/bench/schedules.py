@@ -9,13 +9,12 @@ from torch import Tensor
 from diffusion.denoiser.targets import Target
 from diffusion.noise.discrete import SNAP
 from diffusion.noise.level import Level
-from diffusion.noise.schedule import Schedule
+from diffusion.noise.schedule import NO_SIGNAL, Schedule
 from diffusion.support.specs import concrete
 
 STEP = 1e-6  # of the central differences
 EXACT = 1e-6  # relative
 SLOPE = 1e-4  # relative, of a derivative
-TINY = 1e-7  # an alpha at t = 1 below this is a rounding error of 0
 PRIOR = 0.05  # relative tolerance of prior_std, for images of mean square 1/4
 
 
@@ -76,7 +75,7 @@ def fault(schedule: Schedule, facts: Facts) -> str:
     """The faults of a schedule with falling SNR, or ""."""
     found = 1.1 * SNAP / schedule.T if schedule.T else EXACT  # discrete times this near to a level snap to it
     alpha = float(schedule.scales(torch.ones(1, dtype=torch.float64))[0])
-    almost = f"; alpha at t = 1 is {alpha:.2g}, make it exactly 0" if 0 < alpha < TINY else ""
+    almost = f"; alpha at t = 1 is {alpha:.2g}, make it exactly 0" if 0 < alpha < NO_SIGNAL else ""
     wrong = {
         f"time(log_snr(t)) misses t by {facts.time:.2g}": facts.time > found,
         f"sde: f differs by {facts.f:.2g} from the slope of log alpha (relative)": not facts.f < SLOPE,

@@ -10,7 +10,7 @@ from diffusion.denoiser.chain import Conditioned, SelfConditioned
 from diffusion.denoiser.prediction import Condition, Prediction
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.noise.level import Level
-from diffusion.noise.schedule import Schedule
+from diffusion.noise.schedule import NO_SIGNAL, Schedule
 
 
 class Denoiser(nn.Module):
@@ -32,11 +32,11 @@ class Denoiser(nn.Module):
 
     def __init__(self, net: nn.Module, schedule: Schedule, target: Target = Eps()) -> None:
         super().__init__()
-        signal = schedule.scales(torch.ones((), dtype=torch.float64))[0] > 0
+        signal = schedule.scales(torch.ones((), dtype=torch.float64))[0] >= NO_SIGNAL
         if target.needs_signal and not signal:
             raise ValueError(
-                f"{type(target).__name__} divides by alpha, which is 0 at t = 1 for {type(schedule).__name__}; "
-                "choose the target V, X0, Velocity or EDM"
+                f"{type(target).__name__} divides by alpha, which is 0 to rounding at t = 1 for "
+                f"{type(schedule).__name__}; choose the target V, X0, Velocity or EDM"
             )
         self.net, self.schedule, self.target = net, schedule, target
         # User-defined networks need not derive from Net; their attributes are read here only.

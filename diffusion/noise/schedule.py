@@ -7,6 +7,8 @@ from torch import Tensor
 
 from diffusion.noise.level import Level
 
+NO_SIGNAL = 1e-7  # an alpha below this is a rounding error of 0
+
 
 class Schedule(ABC):
     """A forward process x_t = alpha_t x_0 + sigma_t eps, t in (0, 1], t = 1 is noise.

@@ -88,16 +88,16 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         mine = [p for p in skipped if runs.directory(p) == runs.directory(path)]
         return taken(runs.directory(path), Resume(path, _without_tensors(checkpoint), mine), first, auto)
     if not auto:
-        runs.find_checkpoint(given)  # says that there is none
-        raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is sound; start a new run without --resume")
+        runs.find_checkpoint(given)  # raises if there is none
+        raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is valid; start a new run without --resume")
     newest = next(reversed(runs.versions(experiment)), None)
     if newest is not None and begun(newest):
         start = taken(newest, None, first, auto)
         if start.folder is not None:
-            say(f"--resume auto: {shown(newest)} has no checkpoint yet, starting it again")
+            say(f"--resume auto: {shown(newest)} has no checkpoint yet, restarting it")
         return start
-    say(f"--resume auto: no {'sound ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
-    return Start(seen=f"no {'sound ' if skipped else ''}checkpoint in {experiment}")
+    say(f"--resume auto: no {'valid ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
+    return Start(seen=f"no {'valid ' if skipped else ''}checkpoint in {experiment}")
 
 
 def begun(run: Path) -> bool:
@@ -119,7 +119,7 @@ def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -
         return Start(folder, resume, Lock(folder), recorded, seen)
     except BlockingIOError:
         if not auto:
-            busy = ValueError(f"{shown(folder)}: another process is training it; wait for that, or stop it")
+            busy = ValueError(f"{shown(folder)}: another process is training it; wait for it or stop it")
             return Start(seen=seen, failed=busy)  # the other processes do not ask for the lock
     say(f"--resume auto: another process is training {shown(folder)}, starting a new run")
     return Start(seen=seen)
@@ -187,7 +187,7 @@ def restored(resume: Resume) -> str:
         parts.append("losses by time")
     for loader in (read["loaders"] or [])[:1]:
         if "batches" in loader:
-            parts.append(f"place in the data (batch {loader['batches']:,} of pass {loader['epoch'] + 1})")
+            parts.append(f"position in the data (batch {loader['batches']:,} of epoch {loader['epoch'] + 1})")
     return (
         f"resuming from {shown(resume.path)}: step {resume.step:,}, epoch {read['epoch'] + 1}\n"
         f"restored: {', '.join(parts)}; noise and order are functions of the seed and the step"
@@ -200,7 +200,7 @@ def clear(run: Path, resume: Resume | None) -> None:
     Without a checkpoint, everything left by an earlier start is removed, as if the run had never been interrupted.
     """
     if stale := sweep(run):
-        print(f"removed {len(stale)} half-written file{'s' if stale[1:] else ''} of a process that was killed")
+        print(f"removed {len(stale)} half-written file{'s' if stale[1:] else ''} left by a killed process")
     if resume is None:
         for pattern in LEFT:
             for path in run.glob(pattern):

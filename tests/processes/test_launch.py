@@ -1,4 +1,4 @@
-"""How many processes there are and who started them: read from the environment, as each launcher sets it."""
+"""The number of processes and their launcher, as read from the environment that each launcher sets."""
 
 import os
 import socket
@@ -55,7 +55,7 @@ def environment(monkeypatch):
     ({}, LightningEnvironment, 0), (TORCHRUN, TorchElasticEnvironment, 5), (SAGEMAKER, TorchElasticEnvironment, 5),
     (SLURM, SLURMEnvironment, 5), (SLURM | TORCHRUN, TorchElasticEnvironment, 5),
 ])  # fmt: skip
-def test_the_environment_that_started_it_is_found(environment, values, kind, rank):
+def test_launcher_is_detected_from_its_environment(environment, values, kind, rank):
     environment(values)
     config = {"devices": "auto", "num_nodes": 1}
     options = launch.everywhere(config)
@@ -68,10 +68,10 @@ def test_the_environment_that_started_it_is_found(environment, values, kind, ran
     assert type(found) is kind and trainer.global_rank == rank and trainer.world_size == (8 if values else 2)
     assert found.creates_processes_externally is bool(values)
     if kind is SLURMEnvironment:
-        assert not found.auto_requeue  # one way to resume: ours
+        assert not found.auto_requeue  # SLURM's automatic requeueing is off: the project resumes runs itself
 
 
-def test_slurm_without_tasks_per_node_and_devices_that_were_asked_for(environment):
+def test_devices_follow_slurm_unless_they_are_given(environment):
     environment({k: v for k, v in SLURM.items() if k != "SLURM_NTASKS_PER_NODE"})
     assert launch.count({"devices": "auto", "num_nodes": 1}) == {"devices": 4, "num_nodes": 2}
     assert launch.count({"devices": 3, "num_nodes": 1}) == {"devices": 3, "num_nodes": 1}
@@ -136,8 +136,8 @@ def test_what_a_configuration_records_of_a_training_does_not_bind_validation(rec
 # --- one run for all processes -----------------------------------------------------------------------------
 
 
-def test_processes_that_lightning_starts_are_told_the_run(environment, monkeypatch, tmp_path):
-    """The first one decides; the others, in which its environment is, do not look for a free number themselves."""
+def test_processes_that_lightning_starts_use_the_folder_of_the_first(environment, monkeypatch, tmp_path):
+    """The first process chooses the folder; the others inherit the choice from its environment."""
     environment({})
     trainer = pl.Trainer(**OPTIONS, devices=2, strategy="ddp")
     assert not launch.joined(trainer, None)

@@ -1,4 +1,4 @@
-"""What the processes of a test do; each is a function that a new process imports."""
+"""The work of the processes in the tests; a new process imports each function."""
 
 import os
 from pathlib import Path
@@ -75,7 +75,7 @@ class Own(pl.LightningDataModule):
 
 
 class Record(pl.Callback):
-    """What this process sees: the images of each batch, their times, and validations; the state it starts from."""
+    """Records the images of each batch, their times, the validations, and the state at the start."""
 
     def __init__(self):
         self.batches, self.times, self.validated, self.start, self.epochs = [], [], [], None, []
@@ -107,7 +107,7 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
 
 
 def train(folder: str, checkpoint: str | None = None, workers: int | None = None) -> int:
-    """Two epochs on 330 digits, a checkpoint after each step; what was seen goes to seenR.pt.
+    """Two epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt.
 
     Args:
         workers: of a `Loader`; None for `Batches`.
@@ -124,7 +124,7 @@ def train(folder: str, checkpoint: str | None = None, workers: int | None = None
 
 
 def validate(folder: str) -> int:
-    """val/loss and val/accuracy of untrained models, to valR.pt."""
+    """Write val/loss and val/accuracy of untrained models to valR.pt."""
     torch.manual_seed(0)
     classifier = Classifier(FeatureNet(widths=(8, 8, 8), width=8), shape=(1, 8, 8))
     said = {}
@@ -156,7 +156,7 @@ def fails(*argv: str) -> int:
 
 
 def poisoned(folder: str) -> int:
-    """The second process alone has a NaN in its third batch: both go back."""
+    """Only the second process has a NaN in its third batch; both roll back."""
     step = Diffusion.training_step
 
     def breaks(self, batch, batch_idx):
@@ -176,7 +176,7 @@ def poisoned(folder: str) -> int:
 
 
 def shard(folder: str, sharded: bool) -> int:
-    """One epoch of 3 steps, with FSDP2 or with DDP; the checkpoint is of whole tensors in both."""
+    """One epoch of 3 steps, with FSDP2 or with DDP; both checkpoints have complete tensors."""
     strategy = {"strategy": ModelParallelStrategy(data_parallel_size=world(), tensor_parallel_size=1,
                                                   save_distributed_checkpoint=False)} if sharded else {}  # fmt: skip
     callbacks = [Ranks(), EMA(), Guard(), Checkpoint(1)]
