@@ -25,7 +25,7 @@ class Order:
 
     After i batches, all processes together have seen the first i * batch_size * world images of the order. A run that
     is resumed with another number of processes or another batch size therefore divides the rest among them, and no
-    image is repeated or skipped. With `drop_last` an incomplete last batch is left out.
+    image is repeated or skipped. With `drop_last`, what makes no full batch at the end of an epoch is left out.
 
     Lightning sets the epoch through `sampler.set_epoch` before it requests the first batch.
 

@@ -111,9 +111,6 @@ class DiffusionCLI(LightningCLI):
         """Whether an option is on the command line."""
         return any(word.split("=")[0] == f"--{option}" for word in self.argv)
 
-    def before_instantiate_classes(self) -> None:
-        launch.count(self.config.trainer)
-
     def instantiate_classes(self) -> None:
         """No-op: parts are built on first access."""
 
@@ -139,13 +136,24 @@ class DiffusionCLI(LightningCLI):
 
     @cached_property
     def trainer(self) -> pl.Trainer:
-        """A trainer that writes nothing, for validation and inspection."""
+        """A trainer that writes nothing, for validation and inspection.
+
+        It runs on this machine alone, in one process unless more are requested on the command line: the processes and
+        machines that are configured, or recorded, are those of a training.
+        """
         named = wanted(self.config)
-        return self.make_trainer(**({"precision": named} if named not in ("", FASTEST) else {}))
+        options = {"precision": named} if named not in ("", FASTEST) else {}
+        if not self.given("trainer.strategy"):  # a sharded one needs as many processes as the training had
+            options["strategy"] = "auto"
+        asked = self.config.trainer.devices if self.given("trainer.devices") else None
+        return self._trainer(**launch.here(asked), **options)
 
     def make_trainer(self, **options: Any) -> pl.Trainer:
-        """The configured trainer, with some options of `pl.Trainer` overridden."""
-        return super().instantiate_trainer(plugins=[DurableIO(), *launch.plugins()], logger=False, **options)
+        """The configured trainer in all processes of the launcher, with some options of `pl.Trainer` overridden."""
+        return self._trainer(**launch.everywhere(self.config.trainer), **options)
+
+    def _trainer(self, plugins: list, **options: Any) -> pl.Trainer:
+        return super().instantiate_trainer(plugins=[DurableIO(), *plugins], logger=False, **options)
 
     def save(self, path: Path) -> None:
         """Write the whole configuration, defaults included."""

@@ -76,7 +76,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     config, diffusion = cli.config, cli.system == "Diffusion"
     root = run_root(config.out) if config.out or cli.system != "Classifier" else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
-    start = place(experiment, config.resume, launch.first())
+    start = launch.looked(partial(place, experiment, config.resume, launch.first()))
     if config.budget:
         pace.unlimited(config, cli.system)
     model, data, device = cli.model, cli.datamodule, precision.device_of(config.trainer)
@@ -90,7 +90,8 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
             return choices[0]._replace(reason="not measured: requires a single process and a diffusion model")
         return precision.measured(net, partial(pace.loss_of, model), data.batch_size, device, choices)
 
-    chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion)
+    nodes = launch.count(config.trainer)["num_nodes"]
+    chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion, nodes=nodes)
     model.zero_grad(set_to_none=True)
     config.trainer.precision, config.layout, config.precision = chosen.precision, chosen.layout, ""
     net.to(memory_format=speed.LAYOUTS[chosen.layout])
@@ -159,14 +160,18 @@ def train(argv: list[str], final: bool = True, started: float | None = None) -> 
 
 def begin(run: Run) -> Run:
     """The run in its folder, the same on all processes, with its logger; writes its configuration there."""
-    start, trainer = run.start, run.trainer
-    made = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
-    if run.writes:
-        start = claim(run.experiment, start)
-        made = [start.folder, *made] if run.start.folder is None else []
-    elif start.folder is None:
-        start = start._replace(folder=run.experiment / f"version_{runs.next_version(run.experiment)}")
+    trainer, start, made = run.trainer, run.start, []
     try:
+        start = launch.compared(trainer, run.model, start)  # before anything is written
+        if run.writes:
+            above = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
+            try:
+                start = claim(run.experiment, start)
+            except OSError as error:
+                start = start._replace(failed=error)
+            made = [start.folder, *above] if start.folder and run.start.folder is None else []
+        elif start.folder is None:
+            start = start._replace(folder=run.experiment / f"version_{runs.next_version(run.experiment)}")
         run = replace(run, start=launch.agreed(trainer, run.model, start))
         trainer.logger = False if trainer.fast_dev_run else curves(run)
         resume, changes = run.start.resume, []
@@ -187,6 +192,8 @@ def begin(run: Run) -> Run:
             clear(run.folder, resume)
             run.cli.save(run.folder / CONFIG)  # now, so that the next start finds the automatic choices
     except BaseException:
+        if start.lock:
+            start.lock.release()
         remove(made)
         raise
     return run
