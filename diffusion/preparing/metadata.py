@@ -31,7 +31,7 @@ class Table:
         ValueError: a column that was asked for is in no table.
     """
 
-    def __init__(self, tables: dict[str, list[dict]], settings: Settings, problems: list[tuple[str, str]]) -> None:
+    def __init__(self, tables: dict[str, list[dict]], settings: Settings, problems: dict[str, str]) -> None:
         self.names, self.problems = set(tables), problems
         self._rows: dict[str, tuple[dict, str]] = {}
         for name, rows in tables.items():
@@ -97,7 +97,7 @@ def _text(value: object) -> str | None:
 
 def read_tables(entries: list[Entry], settings: Settings) -> Table:
     """The tables of metadata; one that cannot be read is a problem, as is a row without a file's name."""
-    tables, problems = {}, []
+    tables, problems = {}, {}
     for entry in entries:
         try:
             text = read(entry.place).decode("utf-8-sig")
@@ -105,10 +105,10 @@ def read_tables(entries: list[Entry], settings: Settings) -> Table:
             if not entry.name.lower().endswith(".csv"):
                 rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         except (Refused, ValueError, csv.Error) as error:
-            problems.append((entry.name, f"cannot be read: {error}"))
+            problems[entry.name] = f"metadata, but cannot be read: {error}"
             continue
         good = [row for row in rows if isinstance(row, dict) and row.get(FILE)]
         if len(good) < len(rows):
-            problems.append((entry.name, f"{len(rows) - len(good)} rows have no {FILE}"))
+            problems[entry.name] = f"metadata; {len(rows) - len(good)} of its rows have no {FILE}"
         tables[entry.name] = good
     return Table(tables, settings, problems)

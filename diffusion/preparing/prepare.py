@@ -170,9 +170,8 @@ def make_all(asked: Settings, found: Listing, form: Form, numbers: Sequence[int]
     mine = [n for n in numbers if not asked.part or n % asked.part[1] == asked.part[0] - 1]
     missing = [n for n in mine if not block.finished(out, n)]
     if asked.merge and missing:
-        raise ValueError(
-            f"--merge: {len(missing)} of {len(numbers)} blocks are not there, e.g. {missing[0]}; run all parts"
-        )
+        said = f"{len(missing)} of {len(numbers)} blocks are missing, e.g. {missing[0]}"
+        raise ValueError(f"--merge: {said}; run all parts first")
     check_space(out, len(missing) * BLOCK * form.bytes)
     total, left = (sum(min(BLOCK, len(found) - n * BLOCK) for n in some) for some in (mine, missing))
     refused = 0

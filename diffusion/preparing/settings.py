@@ -131,9 +131,8 @@ def size(value: str | int | tuple[int, int]) -> tuple[int, int]:
     elif isinstance(value, int):
         value = value, value
     if isinstance(value, str) or len(value) != 2 or not all(1 <= v <= 8192 for v in value):
-        raise ValueError(
-            f"--size: wanted pixels, HEIGHTxWIDTH or one number for a square, e.g. 64 or 64x96; got {value}"
-        )
+        said = "wanted one number for a square or HEIGHTxWIDTH, 1 to 8192, e.g. 64 or 64x96"
+        raise ValueError(f"--size: {said}; got {value}")
     return int(value[0]), int(value[1])
 
 

@@ -90,8 +90,7 @@ def _channels(seen: list[Seen], settings: Settings) -> int:
 
 
 def _dtype(seen: list[Seen]) -> str:
-    """Floats if there are any; 16 bits if every image is grey and one has them; else 8 bits."""
-    kinds = {s.dtype for s in seen}
-    if "float32" in kinds:
-        return "float32"
-    return "uint16" if "uint16" in kinds and all(s.channels != 3 or s.dtype == "uint16" for s in seen) else "uint8"
+    """The type that most have; 16 bits if one of many grey images has them."""
+    kinds = Counter(s.dtype for s in seen)
+    usual = kinds.most_common(1)[0][0]
+    return "uint16" if usual == "uint8" and kinds["uint16"] and all(s.channels == 1 for s in seen) else usual

@@ -51,7 +51,6 @@ def tree(entries: Iterable[Entry], skipped: list[tuple[str, str]], settings: Set
         found.append(Item(name, ("file", name), -1, problem=f"named in {table}, but not there"))
     found.sort(key=lambda item: natural(item.name))
     skipped += [(e.name, _reason(e, used, tables)) for e in others]
-    skipped += tables.problems
     return Listing(
         [Listed(found)],
         sorted(skipped, key=lambda s: natural(s[0])),
@@ -86,6 +85,8 @@ def _reason(entry: Entry, used: set[str], tables: Table) -> str:
     reason = unwanted(entry)
     if reason != "about other files":
         return reason
+    if entry.name in tables.problems:
+        return tables.problems[entry.name]
     if entry.name in tables.names:
         return "metadata"
     if stem(entry.name) in used:
