@@ -15,13 +15,13 @@ from diffusion.support.scaling import DTYPES, Scaling
 AHEAD = 4  # batches that a store is told of in advance
 
 
-def fits(images: Tensor | Store, device: torch.device) -> bool:
+def fits(images: Tensor | Store, device: torch.device, *more: Store) -> bool:
     """Whether images take less than half of a GPU's free memory; on other devices they always fit."""
-    return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
+    return device.type != "cuda" or 2 * sum(v.nbytes for v in (images, *more)) < torch.cuda.mem_get_info(device)[0]
 
 
 class Batches:
-    """An iterable of (x0, y) over the images of a store, in an order that can be resumed at any batch.
+    """An iterable of (x0, y) or (x0, y, pair) over the images of stores, in an order that can be resumed at any batch.
 
         order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
         mine = order[rank::world]              this process's share: no two processes see the same image
@@ -46,6 +46,8 @@ class Batches:
         device: of the batches and of the images, which are moved there once; images that take too much of a GPU's
             memory remain where they are, and each batch is copied asynchronously from pinned memory.
         scaling: of raw values to x_0; by default that of 8-bit images.
+        pairs: a store of N images of another kind, which are mirrored with the images.
+        pair_scaling: of their raw values.
 
     Raises:
         ValueError: tensors of a wrong type or shape, or fewer images than processes.
@@ -66,6 +68,8 @@ class Batches:
         world: int = 1,
         device: torch.device | str = "cpu",
         scaling: Scaling = Scaling(),
+        pairs: Store | None = None,
+        pair_scaling: Scaling = Scaling(),
     ) -> None:
         images = InMemory(images) if isinstance(images, Tensor) else images
         scaling.check(images.shape[0])
@@ -85,9 +89,11 @@ class Batches:
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.batch_size = min(batch_size, self._share(len(images))) if drop_last else batch_size
-        self.home = self.device if fits(images, self.device) else torch.device("cpu")
+        more = () if pairs is None else (pairs,)
+        self.home = self.device if fits(images, self.device, *more) else torch.device("cpu")
         self.store = images.to(self.home)
         self.y, self.flip, self.scaling = y.to(self.device), flip, scaling
+        self.pairs, self.pair_scaling = None if pairs is None else pairs.to(self.home), pair_scaling
         self.epoch = 0
         self._done = 0  # batches yielded in the current epoch
         self._resumed = Place()  # the place in an epoch at which this run resumed
@@ -139,21 +145,24 @@ class Batches:
         batch -= self._resumed.begin(epoch).batches
         return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         epoch = self.epoch
         order, mirrored = self.plan(epoch)
-        home, order, store = order.to(self.home), order.to(self.device), self.store
+        home, order = order.to(self.home), order.to(self.device)
+        stores = [(self.store, self.scaling), *([] if self.pairs is None else [(self.pairs, self.pair_scaling)])]
         mirrored = None if mirrored is None else mirrored.to(self.device)
-        store.ahead(home[: AHEAD * self.batch_size])
+        for store, _ in stores:
+            store.ahead(home[: AHEAD * self.batch_size])
         for i in range(self._resumed.begin(epoch).batches, len(self)):
             part = self._part(epoch, i)
-            store.ahead(home[self._part(epoch, i + AHEAD)])
-            x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
-            x = self.scaling.encode(x.to(self.device, non_blocking=True))
-            if mirrored is not None:
-                x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
+            found = []
+            for store, scaling in stores:
+                store.ahead(home[self._part(epoch, i + AHEAD)])
+                x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
+                x = scaling.encode(x.to(self.device, non_blocking=True))
+                found.append(x if mirrored is None else torch.where(mirrored[part, None, None, None], x.flip(-1), x))
             self._done = i + 1
-            yield x, self.y[order[part]]
+            yield found[0], self.y[order[part]], *found[1:]
 
     def state_dict(self) -> dict[str, int]:
         """The place of the next batch, see `Place`."""
