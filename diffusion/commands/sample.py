@@ -26,5 +26,6 @@ def main(argv: list[str]) -> int:
             f"seed {words.seed}, {pipeline.device}{share}"
         )
         if made.psnr:
-            print("PSNR to the truth: {:.1f} dB; of the hints: {:.1f} dB".format(*made.psnr))
+            hints = f"; of the hints: {made.psnr[1]:.1f} dB" if made.psnr[1:] else ""
+            print(f"PSNR to the truth: {made.psnr[0]:.1f} dB{hints}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,8 @@ Split = Literal["train", "test"]
 
 class ImageData(pl.LightningDataModule, ABC):
     """Images of one shape and type, provided as (x0, y) by `Batches`; x0 of 8-bit images lies in [-1, 1].
+
+    Data with an image for each image, that models are conditioned on, provide (x0, y, pair).
 
     A data set declares its properties as class attributes, known before any file is read (the command line passes them
     to the network), and implements the reading of a split into memory in `load`; `open` for images that remain in
@@ -54,6 +56,7 @@ class ImageData(pl.LightningDataModule, ABC):
             )
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
         self._stores: dict[str, tuple[Store, Tensor]] = {}
+        self._pairs: dict[str, Store | None] = {}
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -65,6 +68,15 @@ class ImageData(pl.LightningDataModule, ABC):
         if split == "train" and self.limit:
             images, y = images[: self.limit], y[: self.limit]
         return InMemory(images.contiguous()), y.contiguous()
+
+    def open_pairs(self, split: Split) -> Store | None:
+        """Open the paired images of a split, one for each image and in the same order; None if there are none."""
+        return None
+
+    @property
+    def paired(self) -> dict[str, Any] | None:
+        """The arguments of the hint `Paired` for models of these data; None without paired images."""
+        return None
 
     @property
     def scaling(self) -> Scaling:
@@ -107,6 +119,12 @@ class ImageData(pl.LightningDataModule, ABC):
             self._stores[split] = images, y
         return self._stores[split]
 
+    def pairs(self, split: Split) -> Store | None:
+        """The raw paired images of a split; opened on the first call and kept."""
+        if split not in self._pairs:
+            self._pairs[split] = self.open_pairs(split)
+        return self._pairs[split]
+
     def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
         """All raw images (N,C,H,W) of a split in memory, and their targets; see `store`."""
         images, y = self.store(split)
@@ -131,15 +149,22 @@ class ImageData(pl.LightningDataModule, ABC):
         if flip and self.no_flip_classes:
             flip = ~torch.isin(y.argmax(1) if self.context else y, torch.tensor(self.no_flip_classes))
         order = {"shuffle": not still, "drop_last": True, "flip": flip, "seed": self.seed}
-        return Batches(images, y, self.batch_size, scaling=self.scaling, **order, **self._process())
+        return Batches(images, y, self.batch_size, **order, **self._values("train"), **self._process())
 
     def val_dataloader(self) -> Batches:
         """The test split in its fixed order, every image once."""
-        return Batches(*self.store("test"), self.batch_size, scaling=self.scaling, **self._process())
+        return Batches(*self.store("test"), self.batch_size, **self._values("test"), **self._process())
 
     def test_dataloader(self) -> Batches:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
+
+    def _values(self, split: Split) -> dict:
+        """How raw values become x0, and the paired images of a split if there are any."""
+        if not self.paired:
+            return {"scaling": self.scaling}
+        scaling = Scaling.of(self.paired["scaling"])
+        return {"scaling": self.scaling, "pairs": self.pairs(split), "pair_scaling": scaling}
 
     def _process(self) -> dict:
         """Device and share of this process; `distributed_sampler_kwargs` knows of tensor-parallel groups."""

@@ -15,13 +15,13 @@ from diffusion.support.scaling import DTYPES, Scaling
 AHEAD = 4  # batches that a store is told of in advance
 
 
-def fits(images: Tensor | Store, device: torch.device) -> bool:
+def fits(images: Tensor | Store, device: torch.device, *more: Store) -> bool:
     """Whether images take less than half of a GPU's free memory; on other devices they always fit."""
-    return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
+    return device.type != "cuda" or 2 * sum(v.nbytes for v in (images, *more)) < torch.cuda.mem_get_info(device)[0]
 
 
 class Batches(Order):
-    """An iterable of (x0, y) over the images of a store, in an `Order` that can be resumed at any batch.
+    """An iterable of (x0, y) or (x0, y, pair) over the images of stores, in an `Order` that can be resumed at any batch.
 
         x0 = scaling.encode(images)            (B,C,H,W) float32 on `device`; 8-bit images / 127.5 - 1
         flips, draws = f(seed, epoch)          for all N images at once, the same on every process
@@ -43,9 +43,11 @@ class Batches(Order):
         device: of the batches and of the images, which are moved there once; images that take too much of a GPU's
             memory remain where they are, and each batch is copied asynchronously from pinned memory.
         scaling: of raw values to x_0; by default that of 8-bit images.
-        augment: further changes of the images, in this order, after the flips.
-        weights: (N,) int64, how often images are drawn in relation to each other, see `balanced`; needs `shuffle`.
+        augment: further changes of the images, in this order, after the flips; not with `pairs`.
+        weights: (N,) int64, how often images are drawn in relation to each other, see `balanced`; requires `shuffle`.
             None draws every image once per epoch.
+        pairs: a store of N images of another kind, which are mirrored with the images.
+        pair_scaling: of their raw values.
 
     Raises:
         ValueError: tensors of a wrong type or shape, or fewer images than processes.
@@ -68,6 +70,8 @@ class Batches(Order):
         scaling: Scaling = Scaling(),
         augment: Sequence[Augmentation] = (),
         weights: Tensor | None = None,
+        pairs: Store | None = None,
+        pair_scaling: Scaling = Scaling(),
     ) -> None:
         images = InMemory(images) if isinstance(images, Tensor) else images
         scaling.check(images.shape[0])
@@ -80,11 +84,15 @@ class Batches(Order):
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
             )
+        if pairs is not None and augment:
+            raise ValueError("Batches: augmentations would move the images and not their pairs; use one of the two")
         if drop_last:
             self.batch_size = min(batch_size, self._share(len(images)))
         self.device = torch.device(device)
-        self.home = self.device if fits(images, self.device) else torch.device("cpu")
+        more = () if pairs is None else (pairs,)
+        self.home = self.device if fits(images, self.device, *more) else torch.device("cpu")
         self.store = images.to(self.home)
+        self.pairs, self.pair_scaling = None if pairs is None else pairs.to(self.home), pair_scaling
         self.y, self.flip, self.scaling, self.augment = y.to(self.device), flip, scaling, tuple(augment)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
@@ -109,20 +117,23 @@ class Batches(Order):
             for change, generator in zip(self.augment, generators, strict=True)
         ]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         epoch = self.epoch
         order, mirrored = self.plan(epoch)
-        home, order, store = order.to(self.home), order.to(self.device), self.store
+        home, order = order.to(self.home), order.to(self.device)
+        stores = [(self.store, self.scaling), *([] if self.pairs is None else [(self.pairs, self.pair_scaling)])]
         mirrored = None if mirrored is None else mirrored.to(self.device)
         draws = [u.to(self.device) for u in self.draws(epoch)]
-        store.ahead(home[: AHEAD * self.batch_size])
+        for store, _ in stores:
+            store.ahead(home[: AHEAD * self.batch_size])
         for i, part in self.parts(epoch):
-            store.ahead(home[self._part(epoch, i + AHEAD)])
-            x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
-            x = self.scaling.encode(x.to(self.device, non_blocking=True))
-            if mirrored is not None:
-                x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
+            found = []
+            for store, scaling in stores:
+                store.ahead(home[self._part(epoch, i + AHEAD)])
+                x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
+                x = scaling.encode(x.to(self.device, non_blocking=True))
+                found.append(x if mirrored is None else torch.where(mirrored[part, None, None, None], x.flip(-1), x))
             for change, u in zip(self.augment, draws, strict=True):
-                x = change(x, u[part])
+                found[0] = change(found[0], u[part])
             self.done = i + 1
-            yield x, self.y[order[part]]
+            yield found[0], self.y[order[part]], *found[1:]

@@ -202,3 +202,20 @@ def everything(store: Store) -> Tensor:
     for part in torch.arange(len(store)).split(BLOCK):
         images[part[0] : part[-1] + 1] = store.take(part)
     return images
+
+
+def statistics(store: Store) -> dict[str, list[float]]:
+    """Mean, standard deviation, smallest and largest value of each channel, in float64."""
+    C, H, W = store.shape
+    n, total, squares = len(store) * H * W, np.zeros(C), np.zeros(C)
+    low, high = np.full(C, np.inf), np.full(C, -np.inf)
+    for part in torch.arange(len(store)).split(BLOCK):
+        x = store.take(part).numpy()
+        low, high = np.minimum(low, x.min((0, 2, 3))), np.maximum(high, x.max((0, 2, 3)))
+        total += x.sum((0, 2, 3), dtype=np.float64)
+    mean = total / n
+    for part in torch.arange(len(store)).split(BLOCK):
+        x = store.take(part).numpy().astype(np.float64)
+        squares += np.square(x - mean[:, None, None]).sum((0, 2, 3))
+    found = {"mean": mean, "std": np.sqrt(squares / n), "low": low, "high": high}
+    return {name: values.tolist() for name, values in found.items()}

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import Given, columns_of, examples
 from diffusion.support.scaling import WORDS, Scaling, channels_first
@@ -179,10 +180,30 @@ def hints(pipeline: Pipeline, image: str | None, n: int, seed: int, data: object
     if image == "test":
         return examples(pipeline, data, n, seed)
     try:
-        hint = pipeline.hint.read(read_pictures(image, C, pipeline.scaling), pipeline.shape)
+        paired = isinstance(pipeline.hint, Paired)
+        read = read_pairs(image, pipeline.hint) if paired else read_pictures(image, C, pipeline.scaling)
+        hint = pipeline.hint.read(read, pipeline.shape)
     except ValueError as error:
         raise ValueError(f"image {image}: {error}") from error
     return Given(image=repeated(hint, n))
+
+
+def read_pairs(file: str, hint: Paired) -> Tensor:
+    """Raw pictures (N, K, h, w) of an array file, for a model of paired images; one picture may lack N, grey K.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is of another kind.
+    """
+    if Path(file).suffix not in (".npy", ".npz"):
+        raise ValueError("wanted a .npy or .npz file, or the word test")
+    images, (K, h, w) = array(file), hint.size
+    if images.shape in ((K, h, w), (h, w, K), (h, w)):
+        images = images[None]
+    if images.ndim not in (3, 4) or not len(images):
+        raise ValueError(f"expected {K}x{h}x{w}, one or more, got {images.dtype} {images.shape}")
+    images = images if images.shape[1:] == hint.size else channels_first(images, "HWC")
+    return torch.from_numpy(np.array(images))
 
 
 def read_pictures(file: str, channels: int, scaling: Scaling = Scaling()) -> Tensor:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
-from diffusion.denoiser.hints import Hint
+from diffusion.denoiser.hints import Hint, Paired
 from diffusion.guidance import Bound, Guidance, Plain
 from diffusion.guidance.bounds import usual
 from diffusion.nets.speed import compiled
@@ -122,11 +122,28 @@ class Pipeline:
         """The condition of a batch; labels are dropped for an unconditional model."""
         return Condition(y if self.num_classes or self.context_dim else None, image=image)
 
-    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
-        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints."""
+    def shown(
+        self, x0: Tensor, numbers: Sequence[int], seed: int | None = None, pair: Tensor | None = None
+    ) -> Tensor | None:
+        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints.
+
+        Args:
+            pair: the scaled paired images of x0, see `pair`.
+        Raises:
+            ValueError: the model takes paired images, and there are none.
+        """
         if self.hint is None:
             return None
+        if isinstance(self.hint, Paired):
+            if pair is None:
+                raise ValueError("Paired: the data have no paired images; give them with --data.condition FILE")
+            return self.hint.fit(pair, self.shape)
         return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
+
+    def pair(self, data: Any, split: str, index: Tensor) -> Tensor | None:
+        """The scaled paired images of some images of a data set; None if the model or the data have none."""
+        store = data.pairs(split) if isinstance(self.hint, Paired) and hasattr(data, "pairs") else None
+        return None if store is None else self.hint.encode(store.take(index))
 
     def number(self, label: int | str) -> int:
         """The index of a class or context feature, given by number or name.

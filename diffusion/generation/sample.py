@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion import pictures
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sheets import Opened, save_sheet
@@ -92,13 +93,14 @@ class Written(NamedTuple):
         opened: the request with its model.
         seconds: time of sampling.
         processes: number of processes that shared the work.
-        psnr: of the pictures and of their hints against the truth, in dB, if the truth is known.
+        psnr: of the pictures, and of their hints if they were derived from it, against the truth, in dB; () if the
+            truth is unknown.
     """
 
     opened: Opened
     seconds: float
     processes: int
-    psnr: tuple[float, float] | None
+    psnr: tuple[float, ...]
 
 
 def write(request: Request, out: Path, columns: int = 0) -> Written | None:
@@ -139,10 +141,10 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
             return None
         if out.suffix:
             save_sheet(opened, raw, out, columns)
-        found = None
-        if truth is not None:
-            shown = pipeline.hint.show(image, pipeline.shape)
-            found = tuple(psnr(v, truth, pipeline.scaling) for v in (pipeline.scaling.encode(raw), shown))
+        compared = [] if truth is None else [pipeline.scaling.encode(raw)]
+        if truth is not None and not isinstance(pipeline.hint, Paired):
+            compared.append(pipeline.hint.show(image, pipeline.shape))
+        found = tuple(psnr(v, truth, pipeline.scaling) for v in compared)
         return Written(opened, seconds, processes.size, found)
 
 

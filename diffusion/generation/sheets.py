@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, arange
 
 from diffusion import pictures
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.support.files import atomic
 from diffusion.support.scaling import arranged
@@ -48,9 +49,10 @@ def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
         return Given(pipeline.in_turn(n))
     if not hasattr(data, "some"):
         raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `some`")
-    images, y = data.some("test", arange(n) % len(data.store("test")[0]))
+    index = arange(n) % len(data.store("test")[0])
+    images, y = data.some("test", index)
     truth = pipeline.scaling.encode(images)
-    shown = pipeline.shown(truth, range(n), seed)
+    shown = pipeline.shown(truth, range(n), seed, pipeline.pair(data, "test", index))
     return Given(pipeline.condition(y).y, shown, None if shown is None else truth)
 
 
@@ -58,7 +60,9 @@ def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.nd
     """Each result (n, H, W, C) uint8 between its hint and its truth, if any; and the number of pictures per result."""
     kinds = [results]
     if given.image is not None:
-        kinds.insert(0, pipeline.picture(pipeline.hint.show(given.image, pipeline.shape)))
+        shown = pipeline.hint.show(given.image, pipeline.shape)
+        same = shown.shape[1] == pipeline.shape[0]  # paired images have bands of their own
+        kinds.insert(0, pipeline.picture(shown) if same else pictures.visible(shown))
     if given.truth is not None:
         kinds.append(pipeline.picture(given.truth))
     kinds = pictures.alike(kinds)
@@ -119,7 +123,10 @@ def save_sheet(opened: Opened, raw: Tensor, out: Path, columns: int) -> None:
     elif out.suffix == ".npz":
         labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
         kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
-        more = (("condition", given.image), ("truth", given.truth))
-        kept |= {name: v.numpy() for name, v in more if v is not None}
+        if given.image is not None:
+            hint = pipeline.hint
+            kept["condition"] = (hint.decode(given.image) if isinstance(hint, Paired) else given.image).numpy()
+        if given.truth is not None:
+            kept["truth"] = pipeline.in_units(given.truth).numpy()
         with atomic(out) as temporary:
             np.savez_compressed(temporary, images=images, **kept)

@@ -208,6 +208,7 @@ def bits(run: Run, request: Request) -> dict[str, Tensor]:
     how = nll.Request(run.path, "vlb", steps=request.bound, seed=request.seed, batch_size=request.batch_size)
     found = {}
     for split in ("test", "train"):
-        images, y = (v[:BITS] for v in run.data.arrays(split))
-        found[split] = nll.measure(how, run.pipeline, images, y).vlb.sum(0)
+        index = torch.arange(min(BITS, len(run.data.store(split)[0])))
+        images, y = run.data.some(split, index)
+        found[split] = nll.measure(how, run.pipeline, images, y, run.pipeline.pair(run.data, split, index)).vlb.sum(0)
     return found

@@ -91,16 +91,20 @@ class DiffusionCLI(LightningCLI):
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
         if self.system == "Diffusion":
             parser.link_arguments("data.scaling", "model.scaling", compute_fn=plain, apply_on="instantiate")
+            parser.link_arguments("data.paired", "model.paired", apply_on="instantiate")
         image_channels = "model.net.init_args.image_channels"
-        parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
+        facts = ("data.shape", "data.paired")
+        parser.link_arguments(facts, image_channels, compute_fn=self.hinted, apply_on="instantiate")
         if Evaluation in self.configured:
             parser.link_arguments("data", "evaluation.judge", compute_fn=self.judged, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    def hinted(self, shape: tuple[int, int, int]) -> int:
-        """Channels of the model's hint for images of a shape; 0 without a hint."""
+    def hinted(self, shape: tuple[int, int, int], paired: dict[str, Any] | None) -> int:
+        """Channels of the paired images, or else of the model's hint for images of a shape; 0 without either."""
         hint = self.config.model.get("hint")
+        if paired:
+            return paired["size"][0]
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:

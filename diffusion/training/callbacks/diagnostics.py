@@ -97,6 +97,10 @@ class Diagnostics(pl.Callback):
                 Probe(*some(split, index), schedule, pl_module.seed, self._spectrum)
                 for split, index in (("train", mine), ("test", theirs))
             )
+            self._pairs = [
+                None if (pair := pl_module.pipeline.pair(data, split, index)) is None else pair.cpu()
+                for split, index in (("train", mine), ("test", theirs))
+            ]
             self._known = len(known)
             train, (x, y) = self._probes[0], some("train", known)
             same = None
@@ -186,7 +190,9 @@ class Diagnostics(pl.Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                y, image = pl_module.pipeline.condition(y).y, pl_module.pipeline.shown(probe.x0, range(len(probe.x0)))
+                pair = self._pairs[self._probes.index(probe)]
+                image = pl_module.pipeline.shown(probe.x0, range(len(probe.x0)), pair=pair)
+                y = pl_module.pipeline.condition(y).y
                 return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32), image)
         finally:
             pl_module.train(training)

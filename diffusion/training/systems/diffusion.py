@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from diffusion.denoiser import Denoiser, load_denoiser
-from diffusion.denoiser.hints import Hint
+from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
 from diffusion.guidance import Bound, Guidance, Plain
@@ -48,6 +48,7 @@ class Diffusion(System):
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
         scaling: from the data's raw values to x_0, a `Scaling` or its plain form; linked from the data.
+        paired: arguments of the hint `Paired`, for data with an image for each image; linked from the data.
     """
 
     def __init__(
@@ -69,9 +70,13 @@ class Diffusion(System):
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
         scaling: Mapping[str, Any] | None = None,
+        paired: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling")}
+        if paired and hint:
+            raise ValueError(f"Diffusion: data with paired images take no hint, got {hint}; leave model.hint out")
+        hint = Paired(**paired) if paired else hint
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling", "paired")}
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         scaling = Scaling.of(scaling)
         scaling.check(shape[0])
@@ -106,12 +111,14 @@ class Diffusion(System):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
-        x0, y = batch
+        x0, y, *pair = batch
         cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
-        if self.pipeline.hint:
+        if isinstance(self.pipeline.hint, Paired):
+            cond = cond._replace(image=self.pipeline.shown(x0, (), pair=pair[0] if pair else None))
+        elif self.pipeline.hint:
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
         terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
@@ -138,13 +145,13 @@ class Diffusion(System):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
-        x0, y = batch
+        x0, y, *pair = batch
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Nothing is dropped: the loss of the conditional model. `uniform` then draws only times.
         objective = Objective(drop=0.0, self_condition=0.0)
-        cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist()))
+        cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist(), pair=pair[0] if pair else None))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         count = len(x0) * self.trainer.world_size
