@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprites import split_by_picture
@@ -46,6 +47,9 @@ class Arrays(ImageData):
         condition: file of an image for each image, of any type, size and channels, that the model is conditioned on
             (image to image); its scaling is its own.
         resize: resize the condition bilinearly to the size of the images; otherwise each of its pixels is repeated.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
         DataNotFound: a file does not exist.
@@ -68,8 +72,10 @@ class Arrays(ImageData):
         layout: Layout = "auto",
         condition: str | None = None,
         resize: bool = False,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
         if not 0 < test < 1:
             raise ValueError(f"Arrays: test must be a fraction in (0, 1), got {test}")
         if layout not in ("auto", "HWC", "CHW"):

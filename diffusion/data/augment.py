@@ -15,6 +15,7 @@ class Augmentation(ABC):
     """A random change of images; training draws its numbers from (seed, epoch, place in the epoch's order)."""
 
     numbers: ClassVar[int]  # uniform numbers per image
+    needs_bounds: ClassVar[bool] = False  # whether it is defined for x_0 in [-1, 1] only
 
     @abstractmethod
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Colour(Augmentation):
         strength: in (0, 1).
     """
 
-    numbers = 3
+    numbers, needs_bounds = 3, True
 
     def __init__(self, strength: float = 0.1) -> None:
         if not 0 < strength < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation
 from diffusion.data.batches import Batches
+from diffusion.data.order import class_weights
 from diffusion.data.store import InMemory, Store, everything
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
@@ -33,9 +36,12 @@ class ImageData(pl.LightningDataModule, ABC):
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no classes and no context (an unconditional model); the batches still carry y.
         limit: use the first n training images only; 0 uses all.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
-        ValueError: batch_size < 1, seed < 0 or limit < 0.
+        ValueError: batch_size < 1, seed < 0, limit < 0 or balance < 0.
     """
 
     channels: ClassVar[int]
@@ -46,14 +52,22 @@ class ImageData(pl.LightningDataModule, ABC):
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
 
     def __init__(
-        self, batch_size: int = 128, seed: int = 0, root: str | None = None, labels: bool = True, limit: int = 0
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        root: str | None = None,
+        labels: bool = True,
+        limit: int = 0,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or seed < 0 or limit < 0:
+        if batch_size < 1 or min(seed, limit, balance) < 0:
             raise ValueError(
-                f"{type(self).__name__}: wanted batch_size >= 1, seed >= 0 and limit >= 0, "
-                f"got batch_size {batch_size}, seed {seed}, limit {limit}"
+                f"{type(self).__name__}: wanted batch_size >= 1, and seed, limit and balance >= 0, "
+                f"got batch_size {batch_size}, seed {seed}, limit {limit}, balance {balance}"
             )
+        self.augment, self.balance = tuple(augment), balance
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
         self._stores: dict[str, tuple[Store, Tensor]] = {}
         self._pairs: dict[str, Store | None] = {}
@@ -142,13 +156,16 @@ class ImageData(pl.LightningDataModule, ABC):
         self.store("test")
 
     def train_dataloader(self) -> Batches:
-        """Shuffled full batches; in the given order and without flips under `overfit_batches`."""
+        """Shuffled full batches; in the given order and unchanged under `overfit_batches`."""
         images, y = self.store("train")
         still = bool(self.trainer and self.trainer.overfit_batches)
         flip: bool | Tensor = self.flip and not still
         if flip and self.no_flip_classes:
             flip = ~torch.isin(y.argmax(1) if self.context else y, torch.tensor(self.no_flip_classes))
         order = {"shuffle": not still, "drop_last": True, "flip": flip, "seed": self.seed}
+        if not still:
+            weights = class_weights(y, self.balance) if self.balance and (self.num_classes or self.context) else None
+            order |= {"augment": self.augment, "weights": weights}
         return Batches(images, y, self.batch_size, **order, **self._values("train"), **self._process())
 
     def val_dataloader(self) -> Batches:

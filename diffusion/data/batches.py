@@ -21,7 +21,7 @@ def fits(images: Tensor | Store, device: torch.device, *more: Store) -> bool:
 
 
 class Batches(Order):
-    """An iterable of (x0, y) or (x0, y, pair) over the images of stores, in an `Order` that can be resumed at any batch.
+    """An iterable of (x0, y) or (x0, y, pair) over the images of stores, in an `Order` that a run can resume.
 
         x0 = scaling.encode(images)            (B,C,H,W) float32 on `device`; 8-bit images / 127.5 - 1
         flips, draws = f(seed, epoch)          for all N images at once, the same on every process
@@ -84,6 +84,8 @@ class Batches(Order):
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
             )
+        if unbounded := [type(a).__name__ for a in augment if a.needs_bounds and not scaling.bounded]:
+            raise ValueError(f"Batches: {unbounded[0]} is for images of a limited range, not for {scaling.dtype}")
         if pairs is not None and augment:
             raise ValueError("Batches: augmentations would move the images and not their pairs; use one of the two")
         if drop_last:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.files import DataNotFound
 from diffusion.data.store import Shards, Store, everything
@@ -38,6 +39,9 @@ class Prepared(ImageData):
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no classes and no targets (an unconditional model).
         limit: use the first n training images only; 0 uses all.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
         DataNotFound: there is no complete prepared folder at the path.
@@ -57,8 +61,10 @@ class Prepared(ImageData):
         root: str | None = None,
         labels: bool = True,
         limit: int = 0,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
         self.folder, self.path = folder, found(Path(folder).expanduser(), data_root(root))
         self.facts = read_facts(self.path)
         has = {"classes": bool(self.facts["classes"]), "targets": (self.path / "targets.npy").is_file()}

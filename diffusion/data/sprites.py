@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprite_art import draw_sprites
@@ -36,6 +38,9 @@ class Sprites(ImageData):
         images: file of the images; requires `labels_file`.
         labels_file: file of the labels.
         drawn: draw the sprites even if there are files under the root.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -58,8 +63,10 @@ class Sprites(ImageData):
         images: str | None = None,
         labels_file: str | None = None,
         drawn: bool = False,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:

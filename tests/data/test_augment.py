@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from diffusion.data import Sprites
 from diffusion.data.augment import Augmentation, Colour, PadCrop, Rotate
 from diffusion.data.batches import Batches
 from diffusion.data.order import balanced, class_weights
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, concrete, spec
+from diffusion.training.build import DiffusionCLI
 
 X = torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 EVERY = concrete(Augmentation)
@@ -130,3 +133,24 @@ def test_images_without_augmentation_are_as_before():
     other = Batches(images, y, 4, True, True, True, augment=[Colour(0.1)])
     for a, b in zip(plain.plan(1), other.plan(1), strict=True):
         assert torch.equal(a, b)
+
+
+def test_augmentations_and_balance_of_a_data_set():
+    """By configuration; not in validation, and colour changes are refused for values without bounds."""
+    data = Sprites(drawn=True, batch_size=50, augment=[PadCrop(2)], balance=1.0)
+    loader = data.train_dataloader()
+    assert spec(data)["init_args"]["augment"] == [spec(PadCrop(2))] and loader.augment[0].pixels == 2
+    y = data.store("train")[1].argmax(1)
+    drawn = torch.bincount(y[loader.plan(0)[0]]) / len(y)
+    torch.testing.assert_close(drawn, torch.full((5,), 0.2), rtol=0, atol=2e-3)
+    assert not data.val_dataloader().augment and data.val_dataloader().weights is None
+    scaling = Scaling("float32", (0.0,), (1.0,), bounded=False)
+    with pytest.raises(ValueError, match="Colour is for images of a limited range, not for float32"):
+        Batches(torch.zeros(4, 1, 8, 8), torch.zeros(4), augment=[Colour()], scaling=scaling)
+
+
+def test_augmentations_on_the_command_line():
+    words = ["--data", "Digits", "--data.balance", "0.5", "--data.augment", "[{class_path: Rotate}, PadCrop]"]
+    data = DiffusionCLI(words).datamodule
+    rotate, crop = data.augment
+    assert (rotate.degrees, crop.pixels, data.balance) == (10.0, 4, 0.5)
