@@ -29,7 +29,7 @@ class Evaluation(pl.Callback):
         n: samples, >= 2.
         budget: share of the training time that evaluations may take, > 0.
         best: the figure that chooses best.ckpt; "" keeps none.
-        features: auto, a Classifier's run, or Inception:FILE.
+        features: auto, an extractor's run, or Inception:FILE.
         judge: opens the judge of the data by `features` on a device; linked from the data.
     Raises:
         ValueError: a number out of range, or an unknown metric.
@@ -98,8 +98,8 @@ class Evaluation(pl.Callback):
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
         """Each process samples its share; the first one judges them all."""
         train = trainer.datamodule.arrays("train")[1]
-        labelled = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
-        y = repeated(train[mixed(to_labels(train))], self.n) if labelled else None
+        conditional = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
+        y = repeated(train[mixed(to_labels(train))], self.n) if conditional else None
         share = -(-self.n // trainer.world_size)
         first = trainer.global_rank * share
         image = None
