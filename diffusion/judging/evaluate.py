@@ -13,7 +13,6 @@ from diffusion.judging.request import Request
 from diffusion.judging.table import Table
 from diffusion.metrics.base import Features, Metric
 from diffusion.metrics.bits import Bits
-from diffusion.metrics.extractor import to_labels
 from diffusion.support.console import progress
 from diffusion.support.processes import Processes
 
@@ -28,7 +27,7 @@ def answer(
 
     Args:
         processes: share the work; every process must call this.
-        train: trains a missing classifier, see `judge.open_extractor`.
+        train: trains a missing extractor, see `judge.open_extractor`.
         tell: called with each of the table's notes before sampling begins.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
@@ -88,7 +87,7 @@ def measurable(jobs: list[Job], request: Request) -> tuple[list[Metric], list[st
     usable, left_out = [], []
     reference = jobs[0].run.evaluator.reference
     likes = [like(job, request.n) for job in jobs]
-    for kind in request.chosen_metrics():
+    for kind in request.chosen_metrics(labelled=jobs[0].run.evaluator.labelled):
         reasons = (kind.missing(samples, reference) for samples in likes)
         reason = "" if isinstance(kind, Bits) else next(filter(None, reasons), "")
         if reason and request.metrics:
@@ -102,17 +101,19 @@ def measurable(jobs: list[Job], request: Request) -> tuple[list[Metric], list[st
 
 def like(job: Job, n: int) -> Features:
     """Placeholder features with the number, widths and labels of a job's n samples, before any is generated."""
-    real = job.run.evaluator.reference.train
+    evaluator = job.run.evaluator
+    real = evaluator.reference.train
     parts = (v[:1].expand(n, *[-1] * (v.ndim - 1)) for v in (real.pixels, real.features, real.logits))
-    return Features(*parts, to_labels(labels_of(job, n)))
+    return Features(*parts, evaluator.classes(labels_of(job, n)))
 
 
 def described(run: Run) -> str:
     """A description of the judge."""
     extractor, reference = run.evaluator.extractor, run.evaluator.reference
-    test = reference.test
-    share = float((test.logits.argmax(1) == test.labels).float().mean())
-    right = f", right on {share:.1%} of the {len(test):,} test images" if extractor.class_names else ""
+    test, right = reference.test, ""
+    if extractor.class_names:
+        share = float((test.logits.argmax(1) == test.labels).float().mean())
+        right = f", right on {share:.1%} of the {len(test):,} test images"
     return (
         f"{extractor.name} {extractor.hash}, {test.features.shape[1]:,} features{right}; compared with the "
         f"{len(reference.train):,} training images of {run.evaluator.data}, reference {reference.hash}"
@@ -126,10 +127,12 @@ def in_words(runs: list[Run], records: list[list[dict]], request: Request, notes
         for run, mine in zip(runs, records, strict=True):
             mine = sweep.in_order(mine)
             text, recommended = sweep.report(run.path, mine)
+            text += table.footnote(run.evaluator.extractor.note)
             written, lack = sweep.write(run.folder, mine, recommended)
             texts.append(f"{text}\n{lack}" if lack else text)
             files, rows = [*files, *written], [*rows, *mine]
         return Table(tuple(rows), "\n".join(texts), tuple(files), tuple(notes))
     rows = [record for row in records for record in row]
     text = table.compared(rows, [run.path for run in runs]) if len(runs) > 1 else table.one(rows[0])
+    text += table.footnote(runs[0].evaluator.extractor.note)
     return Table(tuple(rows), text, tuple(Path(r["file"]) for r in rows), tuple(notes))

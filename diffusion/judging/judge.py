@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from diffusion.data import Arrays, ImageData, Prepared
 from diffusion.metrics.evaluator import Evaluator
-from diffusion.metrics.extractor import Extractor, load_classifier
+from diffusion.metrics.extractor import Extractor, load_extractor
 from diffusion.metrics.inception import Inception
 from diffusion.support import runs
 from diffusion.support.paths import REPO, cache_root
@@ -27,57 +27,59 @@ def open_extractor(
     """The extractor for a data set.
 
     Args:
-        wanted: "auto", a run or checkpoint of a Classifier, or "Inception:FILE".
+        wanted: "auto" (the data set's own: a Classifier, or a VICReg where it has no classes), a run or checkpoint of
+            either, or "Inception:FILE".
         processes: share the work; every process must call this.
-        train: trains the data set's own classifier into `folder(data)` where "auto" finds none; without it, and with
-            several processes, a missing classifier is an error.
+        train: trains the data set's own extractor into `folder(data)` where "auto" finds none; without it, and with
+            several processes, a missing extractor is an error.
     Raises:
         ValueError: the extractor is for other images or classes (the message lists those that fit), or does not exist.
     """
     name = type(data).__name__
     if wanted == "auto":
-        extractor = load_classifier(own_classifier(data, processes, train), device)
+        extractor = load_extractor(own_extractor(data, processes, train), device)
     elif wanted.partition(":")[0] == "Inception":
         if not data.scaling.bounded:
             raise ValueError(f"--features {wanted}: it is of pictures, and images of {name} are {data.scaling.dtype}")
         extractor = Inception.load(wanted.partition(":")[2], device).extractor()
     else:
-        extractor = load_classifier(wanted, device)
+        extractor = load_extractor(wanted, device)
     if reason := extractor.refuse(name, data.shape, data.class_names):
         raise ValueError(f"--features {wanted}: {reason}; valid for {name}: {', '.join(right(data))}")
     return extractor
 
 
-def own_classifier(
+def own_extractor(
     data: ImageData, processes: Processes = Processes(), train: Callable[[ImageData], None] | None = None
 ) -> Path:
-    """The folder with the runs of a data set's own classifier, trained if necessary; see `open_extractor`."""
-    name, run = type(data).__name__, folder(data)
-    if not data.class_names:
-        raise ValueError(f"{name}: no classes to train a judge on; give one with --features, e.g. Inception:FILE")
+    """The folder with the runs of a data set's own extractor, trained if necessary; see `open_extractor`."""
+    run = folder(data)
     if processes.agreed(bool(runs.versions(run))):
         return run
     if processes.size > 1:
-        raise ValueError(f"there is no classifier of {name} yet: run this command once in a single process to train it")
+        raise ValueError(f"{no_extractor(data)}: run this command once in a single process to train it")
     if train is None:
-        raise ValueError(f"{no_classifier(data)}; train it with: diffusion fit -c {configuration(data)}")
+        raise ValueError(f"{no_extractor(data)}; train it with: diffusion fit -c {configuration(data)}")
     train(data)
     return run
 
 
-def no_classifier(data: ImageData) -> str:
-    """A message that a data set has no classifier of its own."""
-    return f"no classifier of {type(data).__name__} in {folder(data)} yet"
+def no_extractor(data: ImageData) -> str:
+    """A message that a data set has no extractor of its own."""
+    what = "classifier" if data.class_names else "self-supervised features"
+    return f"no {what} of {type(data).__name__} in {folder(data)} yet"
 
 
 def configuration(data: ImageData) -> Path:
-    """The configuration file that trains a data set's own classifier."""
+    """The configuration file that trains a data set's own extractor."""
+    if not data.class_names:
+        return REPO / "configs" / "features_unlabelled.yaml"
     config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
 
 
 def folder(data: ImageData) -> Path:
-    """The folder of the runs of a data set's own classifier."""
+    """The folder of the runs of a data set's own extractor."""
     return cache_root() / "features" / called(data)
 
 
@@ -98,7 +100,7 @@ def right(data: ImageData) -> list[str]:
     fitting = []
     for run in sorted((cache_root() / "features").glob("*/version_*")):
         try:
-            extractor = load_classifier(run)
+            extractor = load_extractor(run)
         except (ValueError, OSError):
             continue
         if not extractor.refuse("", data.shape, data.class_names):
@@ -114,4 +116,6 @@ def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes =
     options = {"unit": "img", "mininterval": every, "delay": 2, "disable": not processes.first}
     with tqdm(total=total, desc="real images", **options) as bar:
         cache = cache_root() / "references"
-        return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update, processes, data.scaling)
+        labelled = bool(data.class_names)
+        sets = (train, test, cache, bar.update, processes, data.scaling, labelled)
+        return Evaluator(extractor, type(data).__name__, *sets)

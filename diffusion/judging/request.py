@@ -11,6 +11,8 @@ from diffusion.metrics.base import Metric, metric
 
 METRICS = "frechet,kid,pr,dc,is,consistency,diversity,memory"
 SWEEP_METRICS = "frechet,consistency"
+UNLABELLED = "frechet,kid,pr,dc,swd,spectrum,diversity,memory"  # of data without classes
+SWEEP_UNLABELLED = "frechet,swd"
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,13 @@ class Request:
     Attributes:
         runs: run directories, experiment folders (their newest run), or checkpoint files.
         n: samples per run and setting, >= 2.
-        metrics: names, comma-separated or as a sequence; None is METRICS, in a sweep SWEEP_METRICS.
+        metrics: names, comma-separated or as a sequence; None is METRICS, in a sweep SWEEP_METRICS, and their
+            counterparts for data without classes.
         sweep: settings to compare, see `sweep.parse`; None for a single setting.
         choices: how the samples are generated; overridden by each setting of the sweep.
         seed: sample k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
-        features: "auto" (the data set's own classifier), a Classifier's run or checkpoint, or "Inception:FILE".
+        features: "auto" (the data set's own extractor), a run or checkpoint of one, or "Inception:FILE".
         keep: keep the samples beside the figures, as .npz.
         again: repeat measurements that are already recorded.
         batch_size: samples per batch, >= 1; it does not change them.
@@ -74,9 +77,10 @@ class Request:
         chosen = {f.name: words.pop(f.name) for f in fields(Choices) if f.name in words}
         return cls(runs, choices=Choices(**chosen, arguments=dict(arguments or {})), **words)
 
-    def chosen_metrics(self) -> list[Metric]:
-        """The requested metrics, or the default ones."""
-        names = self.metrics or (SWEEP_METRICS if self.sweep else METRICS)
+    def chosen_metrics(self, labelled: bool = True) -> list[Metric]:
+        """The requested metrics, or the default ones for data with or without classes."""
+        default = (METRICS, SWEEP_METRICS) if labelled else (UNLABELLED, SWEEP_UNLABELLED)
+        names = self.metrics or default[bool(self.sweep)]
         return [metric(name.strip()) for name in (names.split(",") if isinstance(names, str) else names)]
 
     def settings(self) -> list[dict[str, Any]]:

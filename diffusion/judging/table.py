@@ -97,6 +97,11 @@ def head(record: dict) -> str:
     )
 
 
+def footnote(note: str) -> str:
+    """The line below a table that says what its figures are; empty without a note."""
+    return f"\n  {note}" if note else ""
+
+
 def alerts(record: dict) -> str:
     """The alerts of a record's figures, one per line."""
     return "".join(f"\nALERT: {f['alert']}" for f in record["figures"] if f["alert"])

@@ -1,10 +1,14 @@
 """Metrics by a classifier: whether samples belong to the requested class, to one class each, and vary within it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from diffusion.metrics.base import Features, Metric, Reference, Score
 from diffusion.metrics.distances import rows
+
+MOST = 1000  # images of a class whose distances to one another are computed
 
 
 class InceptionScore(Metric):
@@ -16,6 +20,11 @@ class InceptionScore(Metric):
 
     key = "is"
     better = {"inception_score": "high"}
+
+    def missing(self, samples: Features, reference: Reference) -> str:
+        if not samples.logits.shape[1]:
+            return "needs an extractor with classes; this one was trained without labels"
+        return super().missing(samples, reference)
 
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
         log_p = images.logits.double().log_softmax(1)
@@ -43,25 +52,31 @@ class Diversity(Metric):
     """The mean distance between two samples of a class over that between two training images, averaged over classes.
 
     In pixels and in features; 1 is as varied as the data, 0 one image per class. Classes of one image are left out.
+    Data without classes count as one class, of which the first 1,000 images are compared.
     """
 
     key = "diversity"
     better = {"diversity_pixels": "floor", "diversity_features": "floor"}
 
     def missing(self, samples: Features, reference: Reference) -> str:
+        if reference.train.labels is None:
+            return super().missing(samples, reference)
         if samples.labels is None:
             return "needs samples with labels"
         pairs = any((samples.labels == k).sum() > 1 for k in reference.train.labels.unique())
         return "" if pairs else "needs at least two samples of a class"
 
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
+        if real.labels is None:
+            one, other = (v.pick(slice(MOST)) for v in (images, real))
+            images, real = (replace(v, labels=torch.zeros(len(v))) for v in (one, other))
         return {
             f"diversity_{what}": spread(getattr(images, what), images.labels, getattr(real, what), real.labels)
             for what in ("pixels", "features")
         }
 
 
-def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = 1000) -> Score:
+def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = MOST) -> Score:
     """The ratio of mean pairwise distances within x and within y, class by class, with labels kx, ky.
 
     Terms: each image's mean distance to the others of its class, counted twice, as each pair has two images.

@@ -30,6 +30,7 @@ class Evaluator:
         tell: called with the number of images done, after each batch.
         processes: share the images to be described; every process must make the same calls.
         scaling: from raw values to those that the extractor receives.
+        labelled: whether the labels or contexts are classes; otherwise the metrics receive none.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class Evaluator:
         tell=lambda n: None,
         processes: Processes = Processes(),
         scaling: Scaling = Scaling(),
+        labelled: bool = True,
     ) -> None:
         self.extractor, self.data, self.cache, self.processes = extractor, data, cache, processes
-        self.scaling = scaling
+        self.scaling, self.labelled = scaling, labelled
         (images, y), (unseen, its) = train, test
-        one, other = mixed(to_labels(y)), mixed(to_labels(its))
+        one, other = (mixed(to_labels(v) if labelled else torch.zeros(len(v))) for v in (y, its))
         self.y = y[one]
         sets = {"train": (images[one], self.y), "test": (unseen[other], its[other])}
         self.provenance = {split: self._provenance(split, *pair) for split, pair in sets.items()}
@@ -58,9 +60,15 @@ class Evaluator:
         """n labels or contexts to request from a model, in the proportions of the training set in any part."""
         return repeated(self.y, n)
 
+    def classes(self, y: Tensor | None) -> Tensor | None:
+        """The classes (N,) of labels or contexts; None of unlabelled data."""
+        return to_labels(y) if self.labelled else None
+
     def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
         """The features of samples, raw (N, C, H, W), for metrics."""
-        return self.extractor.describe(images, y, tell=tell, processes=self.processes, scaling=self.scaling)
+        return self.extractor.describe(
+            images, self.classes(y), tell=tell, processes=self.processes, scaling=self.scaling
+        )
 
     def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
         """Every metric's figures of the samples."""
@@ -96,7 +104,7 @@ class Evaluator:
         read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
         if read.get("provenance") == said:
             tell(len(images))
-            return Features(self.scaling.encode(images), read["features"], read["logits"], to_labels(y))
+            return Features(self.scaling.encode(images), read["features"], read["logits"], self.classes(y))
         found = self.describe(images, y, tell)
         if path and self.processes.first:
             with atomic(path) as temporary:

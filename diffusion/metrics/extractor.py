@@ -13,6 +13,11 @@ from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build
 
+SELF_SUPERVISED = (
+    "features: self-supervised (VICReg, trained on these images without labels); figures in them compare models of "
+    "this data set and are not comparable with FID or with a classifier's"
+)
+
 
 class Extractor(NamedTuple):
     """A frozen network with `features(x)` and `head(features)`, for scaled images x, in [-1, 1] if 8-bit.
@@ -25,12 +30,13 @@ class Extractor(NamedTuple):
     shape: tuple[int, int, int] | None  # of the images; None accepts any
     class_names: tuple[str, ...]  # of the logits; () if they are not the data's classes
     hash: str
+    note: str = ""  # what distances in these features can be compared with, where a reader of the table must know
 
     @classmethod
-    def of(cls, net: nn.Module, name: str, shape=None, class_names=()) -> "Extractor":
+    def of(cls, net: nn.Module, name: str, shape=None, class_names=(), note: str = "") -> "Extractor":
         """The extractor of a network, frozen and in evaluation mode."""
         net = net.eval().requires_grad_(False)
-        return cls(net, name, None if shape is None else tuple(shape), tuple(class_names), fingerprint(net))
+        return cls(net, name, None if shape is None else tuple(shape), tuple(class_names), fingerprint(net), note)
 
     def refuse(self, data: str, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> str:
         """The reason why this extractor does not fit a data set; empty if it does."""
@@ -70,26 +76,31 @@ class Extractor(NamedTuple):
         return Features(pixels, features, logits, to_labels(labels))
 
 
-def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor of a trained `Classifier`, frozen, for the images and classes that it was trained on.
+def load_extractor(path: str | Path, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor of a trained `Classifier` or `VICReg`, frozen, for the images and classes that it was trained on.
 
     Args:
         path: run directory, experiment folder, or checkpoint file.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: not a sound checkpoint of a classifier.
+        ValueError: not a sound checkpoint of either.
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
     parts = checkpoint["hyper_parameters"]
-    if "degrees" not in parts or "schedule" in parts:  # a denoiser, or a classifier of noisy images
-        raise ValueError(f"{file}: not a classifier; train one with: diffusion fit -c configs/features_mnist.yaml")
+    blind = "covariance" in parts  # trained by VICReg
+    if not blind and "degrees" not in parts or "schedule" in parts:  # a denoiser, or a classifier of noisy images
+        raise ValueError(
+            f"{file}: not a classifier and not a VICReg; train one with: diffusion fit -c configs/features_mnist.yaml"
+        )
     net = build(parts["net"])
     state = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{file}: the weights do not fit the network that the file describes: {error}") from error
+    if blind:
+        return Extractor.of(net.to(device), "VICReg", parts["shape"], note=SELF_SUPERVISED)
     return Extractor.of(net.to(device), type(net).__name__, parts["shape"], parts["class_names"])
 
 

@@ -39,7 +39,7 @@ class FeatureNet(nn.Module):
 
     Args:
         channels: C.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 for features without a classifier.
         widths: channels of the stages.
         width: number of features D.
     """
@@ -57,11 +57,18 @@ class FeatureNet(nn.Module):
             *stages,
             *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(before * 16, width), nn.ReLU()),
         )
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(width, num_classes) if num_classes else NoLogits()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, num_classes)."""
         return self.head(self.features(x))
+
+
+class NoLogits(nn.Module):
+    """Features (B, D) -> (B, 0), the logits of no classes."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, :0]
 
 
 class Stage(nn.Sequential):
@@ -110,3 +117,21 @@ def jitter(x: Tensor, degrees: float = 10.0, shift: float = 0.2, scale: float = 
     theta = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)  # (B, 2, 3)
     theta = theta.to(x.device, non_blocking=True)
     return F.grid_sample(x + 1, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False) - 1
+
+
+def crop(x: Tensor, area: float = 0.5) -> Tensor:
+    """A random part of each image (B, C, H, W), resized bilinearly to H x W.
+
+    Source: Szegedy et al. 2015, arXiv:1409.4842, sec. 6.
+
+    Args:
+        area: smallest share of the image, in (0, 1]; the largest is 1. The aspect ratio changes by up to 4/3.
+    """
+    share, ratio, dx, dy = torch.rand(4, len(x))
+    share, ratio = area + (1 - area) * share, torch.exp((2 * ratio - 1) * math.log(4 / 3))
+    wide, high = (share * ratio).sqrt().clamp(max=1), (share / ratio).sqrt().clamp(max=1)
+    none = torch.zeros(len(x))
+    rows = [wide, none, (2 * dx - 1) * (1 - wide)], [none, high, (2 * dy - 1) * (1 - high)]
+    theta = torch.stack([torch.stack(row, 1) for row in rows], 1).to(x.device, non_blocking=True)  # (B, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)

@@ -24,14 +24,16 @@ from diffusion.training import launch
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
 from diffusion.training.precision import FASTEST, wanted
 from diffusion.training.refusal import explained
-from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier
+from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier, VICReg
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
 SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
     "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
     "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
     "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
+    "VICReg": (VICReg, "features.yaml", (Guard, Checkpoint)),
 }
+EXTRACTORS = ("Classifier", "VICReg")  # the systems whose runs belong to the metrics' cache
 LINKS = {  # properties of the data passed to the model, where the network has such an argument
     "shape": "model.shape",
     "class_names": "model.class_names",
@@ -85,6 +87,8 @@ class DiffusionCLI(LightningCLI):
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
+            if self.system == "VICReg" and fact in ("class_names", "num_classes"):  # it sees no labels
+                continue
             if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:

@@ -1,4 +1,4 @@
-"""`diffusion.evaluate`: sample quality of runs; a missing classifier is trained first."""
+"""`diffusion.evaluate`: sample quality of runs; a missing extractor is trained first."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from diffusion.judging.request import Request
 from diffusion.judging.table import Table
 from diffusion.samplers import Sampler
 from diffusion.support.processes import together
-from diffusion.training.classifier_of import train_classifier
+from diffusion.training.extractor_of import train_extractor
 from diffusion.training.run import train
 
 
@@ -44,19 +44,20 @@ def evaluate(
 ) -> Table:
     """Sample quality, each figure with a 95 % interval and the test images' score, as `diffusion evaluate` prints it.
 
-    Results are cached in RUN/evaluation/ and reused. If the data set's own classifier is required and missing, it is
-    trained first (once, minutes).
+    Results are cached in RUN/evaluation/ and reused. If the data set's own extractor (a classifier, or self-supervised
+    features of data without classes) is required and missing, it is trained first (once, minutes).
 
     Args:
         runs: run directories, experiment folders (their newest run), or checkpoint files; one, or several to compare.
         n: samples per run and setting, >= 2.
-        metrics: names, "frechet,kid" or a sequence; all but nll by default, in a sweep frechet and consistency.
+        metrics: names, "frechet,kid" or a sequence; by default all but nll, swd and spectrum, in a sweep frechet and
+            consistency; of data without classes all but nll, is and consistency, in a sweep frechet and swd.
         sweep: settings to compare, "sampler=DDIM,UniPC steps=5,10; sampler=DDPM", or a sequence of mappings.
         sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: sampling options, see
             `generation.choices.Choices`; the run's own by default.
         seed: sample k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
-        features: "auto" (the data set's own classifier), a Classifier's run or checkpoint, or "Inception:FILE".
+        features: "auto" (the data set's own extractor), a run or checkpoint of one, or "Inception:FILE".
         keep: save the samples beside the figures, as .npz.
         again: repeat measurements instead of reusing cached results.
         batch_size: samples per batch, >= 1; it does not change the samples.
@@ -74,4 +75,4 @@ def evaluate(
         precision=precision, compile=compile, data=data or {},
     )  # fmt: skip
     with together() as processes:
-        return answer(request, processes, partial(train_classifier, fit=train))
+        return answer(request, processes, partial(train_extractor, fit=train))

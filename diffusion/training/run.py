@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion.data import ImageData
+from diffusion.judging.judge import configuration, no_extractor, open_evaluator, open_extractor
 from diffusion.judging.judge import folder as folder_of
-from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.nets import speed
 from diffusion.support import runs
@@ -22,12 +22,12 @@ from diffusion.support.console import clock, in_notebook, shown, tool
 from diffusion.support.paths import cache_root, run_root
 from diffusion.support.signals import Interrupted, Listener, Stopped, listening
 from diffusion.training import launch, pace, precision, report
-from diffusion.training.build import DiffusionCLI, quiet
+from diffusion.training.build import EXTRACTORS, DiffusionCLI, quiet
 from diffusion.training.callbacks import Budget, Evaluation, Lines, Ranks, Rate, Signals
 from diffusion.training.callbacks.budget import seconds
 from diffusion.training.callbacks.progress import Live
-from diffusion.training.classifier_of import train_classifier
 from diffusion.training.compare import differences, hparams_of
+from diffusion.training.extractor_of import train_extractor
 from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
 from diffusion.training.suited import suited
 
@@ -74,7 +74,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     started = time.perf_counter() if started is None else started
     cli = DiffusionCLI(suited(argv), open_judge)
     config, diffusion = cli.config, cli.system == "Diffusion"
-    root = run_root(config.out) if config.out or cli.system != "Classifier" else cache_root() / "features"
+    root = run_root(config.out) if config.out or cli.system not in EXTRACTORS else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
     start = launch.looked(partial(place, experiment, config.resume, launch.first()))
     if config.budget:
@@ -269,17 +269,16 @@ def judge(run: Run) -> None:
     """Open the evaluation callback's judge, if evaluation is enabled.
 
     Raises:
-        ValueError: several processes, and no classifier of the data yet.
+        ValueError: several processes, and no extractor of the data yet.
     """
     trainer, data = run.trainer, run.data
     evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation) and c.every_n_epochs), None)
     if evaluation is None:
         return
     if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
-        name = type(data).__name__
         raise ValueError(
-            f"evaluation requires a classifier of {name}, and there is none yet; train it in one process first: "
-            f"{tool('diffusion')} fit -c configs/features_{name.lower()}.yaml"
+            f"{no_extractor(data)}, and evaluation requires it; train it in one process first: "
+            f"{tool('diffusion')} fit -c {shown(configuration(data))}"
         )
     if run.writes:
         data.prepare_data()
@@ -287,5 +286,5 @@ def judge(run: Run) -> None:
 
 
 def open_judge(data: ImageData, features: str, device: torch.device) -> Evaluator:
-    """The judge of samples of a data set; its classifier is trained first if missing."""
-    return open_evaluator(data, open_extractor(data, features, device, train=partial(train_classifier, fit=train)))
+    """The judge of samples of a data set; its extractor is trained first if missing."""
+    return open_evaluator(data, open_extractor(data, features, device, train=partial(train_extractor, fit=train)))

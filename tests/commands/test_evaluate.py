@@ -17,7 +17,7 @@ from diffusion.judging.judge import open_extractor
 from diffusion.judging.request import Request
 from diffusion.judging.table import winner
 from diffusion.metrics.bits import Bits
-from diffusion.metrics.extractor import load_classifier
+from diffusion.metrics.extractor import load_extractor
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def evaluate_request(request):
 def test_classifier_is_trained_where_evaluate_looks(cache):
     run = cache / "features" / "digits" / "version_0"
     assert (run / "checkpoints" / "last.ckpt").is_file() and (run / "config.yaml").is_file()
-    extractor = load_classifier(run)
+    extractor = load_extractor(run)
     assert extractor.class_names == tuple("0123456789") and extractor.shape == (1, 8, 8)
 
 

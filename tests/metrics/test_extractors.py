@@ -27,6 +27,11 @@ def test_feature_net_accepts_every_size_and_number_of_channels(channels, size):
     torch.testing.assert_close(found.pixels, x / 127.5 - 1)
 
 
+def test_feature_net_without_classes_has_no_logits():
+    found = Extractor.of(FeatureNet(2, 0, (4,), 6), "FeatureNet").describe(images(3, (2, 9, 14)), None)
+    assert found.features.shape == (3, 6) and found.logits.shape == (3, 0)
+
+
 def test_extractor_refuses_other_images_and_classes():
     extractor = Extractor.of(FeatureNet(1, 2), "FeatureNet", (1, 32, 32), ("cat", "dog"))
     assert extractor.refuse("Mine", (1, 32, 32), ("cat", "dog")) == ""

@@ -29,7 +29,7 @@ class Evaluation(pl.Callback):
         n: samples, >= 2.
         budget: largest share of the training time that evaluations may take, > 0.
         best: the figure that selects best.ckpt; "" keeps none.
-        features: auto, a Classifier's run, or Inception:FILE.
+        features: auto, an extractor's run, or Inception:FILE.
         judge: (features, device) -> the judge of the data; linked from the data.
     Raises:
         ValueError: a number out of range, or an unknown metric.
@@ -99,8 +99,8 @@ class Evaluation(pl.Callback):
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
         """The figures on the first process, None on the others; each process draws its share of the samples."""
         train = trainer.datamodule.store("train")[1]
-        labelled = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
-        y = repeated(train[mixed(to_labels(train))], self.n) if labelled else None
+        conditional = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
+        y = repeated(train[mixed(to_labels(train))], self.n) if conditional else None
         share = -(-self.n // trainer.world_size)
         first = trainer.global_rank * share
         image = None

@@ -3,5 +3,6 @@
 from diffusion.training.systems.classifier import Classifier
 from diffusion.training.systems.diffusion import Diffusion
 from diffusion.training.systems.noisy_classifier import NoisyClassifier
+from diffusion.training.systems.vicreg import VICReg
 
-__all__ = ["Classifier", "Diffusion", "NoisyClassifier"]
+__all__ = ["Classifier", "Diffusion", "NoisyClassifier", "VICReg"]

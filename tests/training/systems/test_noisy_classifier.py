@@ -11,7 +11,7 @@ from diffusion import Pipeline
 from diffusion.bench.analytic import Gaussian
 from diffusion.denoiser.targets import V
 from diffusion.guidance import AutoGuidance, ClassifierGuidance, Interval
-from diffusion.metrics.extractor import load_classifier
+from diffusion.metrics.extractor import load_extractor
 from diffusion.nets import UNet
 from diffusion.nets.half_unet import HalfUNet
 from diffusion.noise import VE, VP, Cosine, Flow, Karras, Linear, SubVP
@@ -130,7 +130,7 @@ def test_each_file_is_opened_as_its_own_system(files):
     for load, name, words in (
         (NoisyClassifier.load, "clean", "expected a classifier of noisy images"),
         (NoisyClassifier.load, "labelled", "expected a classifier of noisy images"),
-        (load_classifier, "classifier", "not a classifier"),
+        (load_extractor, "classifier", "not a classifier"),
         (Diffusion.load, "classifier", "sample RUN --classifier"),
         (Diffusion.load, "clean", "evaluate --features"),
     ):
