@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from diffusion import Diffusion
-from diffusion.data import Digits
+from diffusion.data import Arrays, Digits, Prepared
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
@@ -70,12 +70,18 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
     )  # fmt: skip
 
 
-def train(folder: str, checkpoint: str | None = None, batch_size: int = 24, epochs: int = 2) -> int:
-    """Two epochs on 330 digits, a checkpoint after each step; what was seen goes to seenR.pt."""
+def train(folder: str, checkpoint: str | None = None, batch_size: int = 24, epochs: int = 2, files: str = "") -> int:
+    """Two epochs on 330 digits, a checkpoint after each step; what was seen goes to seenR.pt.
+
+    Args:
+        files: a prepared folder, or a .npy file of images, to be used instead.
+    """
     folder, record = Path(folder), Record()
     t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=epochs)
     m = model()
-    t.fit(m, Odd(batch_size=batch_size, limit=330), ckpt_path=checkpoint, weights_only=True)
+    options = {"batch_size": batch_size, "limit": 330}
+    data = Odd(**options) if not files else (Arrays if files.endswith(".npy") else Prepared)(files, **options)
+    t.fit(m, data, ckpt_path=checkpoint, weights_only=True)
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(seen | {"end": m.state_dict(), "step": t.global_step}, folder / f"seen{rank()}.pt")
