@@ -1,4 +1,4 @@
-"""Training against a bare loop: one `diffusion fit` that alternates blocks of its own steps and of bare ones.
+"""Training against a bare loop: one `diffusion fit` that alternates blocks of its own steps and of the bare loop's.
 
     python -m benchmarks.overhead [--config configs/mnist.yaml] [--batch 16] [--block 4] [--pairs 12] [--precision ...]
 
@@ -43,7 +43,7 @@ class Bare:
 
 
 class Turns(pl.Callback):
-    """Runs a block of another loop after each block of the trainer's steps; the seconds of both.
+    """Runs a block of another loop after each block of the trainer's steps, and times both.
 
     Args:
         block: steps.
