@@ -1,6 +1,8 @@
 """The prepared folder: its files, split, duplicates, parts, statistics; unfinished and finished folders."""
 
+import dataclasses
 import hashlib
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 from diffusion.cli import main
 from diffusion.preparing import prepare as module
 from diffusion.preparing.prepare import prepare
+from diffusion.preparing.settings import Settings
 
 
 def test_the_files_are_as_documented(make, photos):
@@ -139,3 +142,12 @@ def test_the_command_line_says_what_comes_next(photos, tmp_path, capsys, monkeyp
     assert "cat" in said and "3 x 16 x 16 uint8" in said
     facts = json.loads(Path("data/my photos/dataset.json").read_text())
     assert facts["name"] == "my photos" and facts["settings"]["size"] == [16, 16]
+
+
+def test_python_and_the_command_line_have_the_same_options_and_defaults():
+    plain = inspect.signature(prepare).parameters
+    known = {f.name: f.default for f in dataclasses.fields(Settings)}
+    assert set(plain) - {"tell"} == set(known)
+    assert {n: p.default for n, p in plain.items() if n not in ("tell", "source", "out")} == {
+        n: v for n, v in known.items() if n not in ("source", "out")
+    }
