@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets LitDiffusion up, from any directory, without sudo; a second run with nothing to do takes seconds.
+# Sets up LitDiffusion from any directory, without sudo. A run with nothing to do takes seconds.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,16 +11,16 @@ usage: ./setup.sh [--python PATH] [--check] [demo | test | lint] [arguments pass
 
   ./setup.sh            install, and register the Jupyter kernel "Python (diffusion)"
   ./setup.sh demo ...   the same, then: python -m diffusion demo ...
-  ./setup.sh test ...   the same with the test packages, then: python -m pytest ...   (test -m slow: the slow ones)
+  ./setup.sh test ...   the same with the test packages, then: python -m pytest ...   (test -m slow: slow tests)
   ./setup.sh lint ...   the same with the developer packages, then: python -m ruff check ...
 
-  --check         only report what is there and what is missing; exit 0 if ready, 1 if not
-  --python PATH   the Python to use: of an environment (install into it), or a plain one (make .venv with it)
-  --help          this text
+  --check         report the state and change nothing; exit with 0 if ready, 1 if not
+  --python PATH   the Python of an environment (installs into it), or a plain Python (creates .venv with it)
+  --help          show this text
 
-Where it installs: --python, else the active conda or virtual environment, else .venv in this folder.
-A torch (2.6 or newer) that already works there is kept as it is. On SageMaker, where a stop takes the conda
-environments, it makes .venv over the one with the torch: see docs/sagemaker.md.
+Installs into the environment of --python, else the active conda or virtual environment, else .venv in this folder.
+A working torch (2.6 or newer) in that environment is kept. On SageMaker, where a stop deletes the conda environments,
+.venv is created on top of the one that has torch: see docs/sagemaker.md.
 END
 }
 
@@ -29,14 +29,14 @@ warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit "${code:-1}"; }
 
 # ---------------------------------------------------------------- queries to a Python
-# One helper, run by the Python in question: `ask PYTHON QUESTION ...`. It writes no file but the marker.
+# One helper, run by the given Python: `ask PYTHON QUESTION ...`. It writes only the marker file.
 helper=$(cat <<'PY'
 import hashlib, importlib.metadata as meta, importlib.util, json, os, re, sys, warnings
 from pathlib import Path
 
 warnings.simplefilter("ignore")
 here = Path.cwd()
-sys.path = [p for p in sys.path if p not in ("", ".", str(here))]       # only what is installed counts
+sys.path = [p for p in sys.path if p not in ("", ".", str(here))]       # see only what is installed
 marker = Path(sys.prefix, ".litdiffusion-setup.json")
 question, args = sys.argv[1], sys.argv[2:]
 
@@ -60,7 +60,7 @@ def recorded():
         return {}
 
 def status(extras):
-    """'ready', or why not."""
+    """'ready', or the reason why not."""
     old = recorded()
     if not old:
         return "nothing is set up here yet"
@@ -81,7 +81,7 @@ def status(extras):
             continue
         have = version(need.name)
         if not have or not need.specifier.contains(have, prereleases=True):
-            return f"{need.name} is missing" if not have else f"{need.name} {have} does not fit {need.specifier}"
+            return f"{need.name} is missing" if not have else f"{need.name} {have} does not satisfy {need.specifier}"
     return "ready"
 
 def torch_state():
@@ -100,7 +100,7 @@ def torch_state():
     return f"works {have} {vision or '-'}"
 
 def constraints(own, torch="", vision=""):
-    """constraints.txt, but a torch that works is held, and in another's environment nothing that is there is moved."""
+    """constraints.txt with a working torch pinned; in a foreign environment, installed packages keep their versions."""
     for line in Path("constraints.txt").read_text().splitlines():
         name = re.match(r"[\w.-]*", line)[0]
         if name and not (name in ("torch", "torchvision") and torch) and (own == "1" or not version(name)):
@@ -115,10 +115,10 @@ def held(torch, vision="-"):
 
 def verify(torch=""):
     if torch and version("torch") != torch:
-        sys.exit(f"torch {torch} was to be kept, and is now {version('torch')}")
+        sys.exit(f"torch {torch} should have been kept, but is now {version('torch')}")
     import torch, torchvision, pytorch_lightning
     if not importlib.util.find_spec("diffusion"):
-        sys.exit("the package 'diffusion' is not found")
+        sys.exit("package 'diffusion' not found")
 
 def kernel():
     try:
@@ -143,8 +143,8 @@ def summary(driver):
     print(f"driver       {'NVIDIA ' + driver if driver else 'no NVIDIA driver'}")
     if driver and not torch.cuda.is_available():
         why = f"driver {driver} is too old for this torch ({build})" if torch.version.cuda else "this torch has no CUDA"
-        print(f"warning: the GPU will not be used: {why}; update the driver, or install into this environment the "
-              "torch that its CUDA version needs and run ./setup.sh again: it keeps that torch")
+        print(f"warning: the GPU will not be used: {why}; update the driver, or install a torch for its CUDA version "
+              "into this environment and run ./setup.sh again, which keeps that torch")
 
 if question == "kind":
     conda = Path(sys.prefix, "conda-meta").is_dir()
@@ -177,17 +177,17 @@ named() { "$1" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3])';
 driver() { nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -m 1 -E '^[0-9]+[.]' || true; }
 
 # ---------------------------------------------------------------- which environment
-# py: the environment's Python, empty while .venv has to be made.  base: the Python to make it with.
-# own: 1 for our .venv.  torch: the answer of `ask ... torch`, or empty when the environment is ready.
+# py: the environment's Python, empty until .venv exists.  base: the Python to create it with.
+# own: 1 for our .venv.  torch: the output of `ask ... torch`, or empty when the environment is ready.
 py='' base='' own=0 torch='' where='' state=''
 
-look() {                                     # is this environment ready, and if not, what torch has it?
+look() {                                     # sets state, and torch if the environment is not ready
   state=$(ask "$1" status "${extras[@]}")
   torch=''
   if [[ $state != ready ]]; then torch=$(ask "$1" torch); fi
 }
 
-# What a stop keeps of SageMaker's homes, if the clone lies there: an environment elsewhere would be lost.
+# The folder that SageMaker keeps after a stop, if the clone is in it: an environment elsewhere would be lost.
 keeps=''
 if [[ -n ${HOME:-} && -n ${SAGEMAKER_APP_TYPE:-} ]]; then    # Studio
   keeps=$HOME
@@ -201,7 +201,7 @@ choose() {
   local given=$python name
   if [[ -n $given ]]; then
     if [[ -d $given ]]; then given+=/bin/python; fi
-    given=$(type -P "$given") || die "--python: '$python' is not a Python that runs"
+    given=$(type -P "$given") || die "--python: '$python' is not a working Python"
     case $given in /*) ;; *) given=$here/$given ;; esac
     new_enough "$given" || die "--python: '$python' is older than Python 3.10, or does not run"
     if [[ $(ask "$given" kind) == plain ]]; then base=$given given=''; else where="given by --python"; fi
@@ -212,15 +212,15 @@ choose() {
         given=$name/bin/python where="the active environment"
         break
       fi
-      warn "the active environment $name has no Python 3.10 or newer: leaving it alone"
+      warn "the active environment $name has no Python 3.10 or newer and is not used"
     done
   fi
   if [[ -n $given && -n $keeps && $(cd "${given%/bin/*}" && pwd -P) != "$keeps"/* ]]; then base=$given given=''; fi
   if [[ -n $given && ! ${given%/bin/*} -ef .venv ]]; then
     look "$given"
     case $torch in
-      old*) warn "torch ${torch#old } of $given is older than this project needs (2.6): leaving it alone, using .venv" ;;
-      broken*) warn "torch of $given does not work (${torch#broken }): leaving it alone, using .venv" ;;
+      old*) warn "torch ${torch#old } of $given is older than the required 2.6: using .venv instead" ;;
+      broken*) warn "torch of $given does not work (${torch#broken }): using .venv instead" ;;
       *) py=$given; return ;;
     esac
     if [[ -n $python ]]; then base=$given; fi
@@ -228,7 +228,7 @@ choose() {
   choose_own
 }
 
-moved() {                                    # an environment does not survive a move: its scripts name the old place
+moved() {                                    # whether .venv was moved: its scripts contain absolute paths
   [[ $here != *\'* ]] && ! grep -qF "$here/.venv" .venv/bin/activate
 }
 
@@ -241,7 +241,7 @@ choose_own() {
     look "$py"
     return
   fi
-  if [[ -n $keeps && -z $base ]]; then       # none is active: that of the instance's own kernels which has a torch
+  if [[ -n $keeps && -z $base ]]; then       # none is active: use the kernel environment that has a working torch
     for name in "$HOME"/anaconda3/envs/*/bin/python; do
       if new_enough "$name" && [[ $(ask "$name" torch) == works* ]]; then base=$name; break; fi
     done
@@ -251,21 +251,21 @@ choose_own() {
     base=$name
     if can "$name" 'import venv, ensurepip'; then
       state="nothing is set up here yet" torch=none
-      if [[ $(ask "$name" kind) != venv ]]; then torch=$(ask "$name" torch); fi  # a venv hands nothing on
+      if [[ $(ask "$name" kind) != venv ]]; then torch=$(ask "$name" torch); fi  # a venv's packages are not inherited
       if [[ $torch != works* ]]; then torch=none; fi
       return
     fi
   done
   [[ -n $base ]] || die "no Python 3.10 or newer found; install one, activate an environment, or give --python PATH"
-  die "$(named "$base") cannot make environments (Debian and Ubuntu keep that apart: apt install" \
-    "python3-venv, or ask whoever may); or activate a conda environment and run this again"
+  die "$(named "$base") cannot create environments: install python3-venv (on Debian and Ubuntu, requires an" \
+    "administrator: apt install python3-venv), or activate a conda environment, and run this again"
 }
 
 # ---------------------------------------------------------------- installation
 room() {                                     # a fresh torch takes 5.6 GB
   local dir=$1 free
   free=$(df -Pk "$dir" | awk 'NR == 2 { print $4 }')
-  (( free >= 7 * 1024 * 1024 )) || die "7 GB of free disk are needed for torch at $dir, and $((free / 1024 / 1024)) are there"
+  (( free >= 7 * 1024 * 1024 )) || die "torch requires 7 GB of free disk space at $dir, found $((free / 1024 / 1024)) GB"
 }
 
 install() {
@@ -276,13 +276,13 @@ install() {
     room "$dir"
     d=$(driver)
     if [[ -n $d ]] && (( ${d%%.*} < 580 )); then
-      warn "NVIDIA driver $d: the torch on PyPI is built for CUDA 13, which wants 580 or newer; an environment with" \
-        "a torch that works (activate it, then run this again) is the better place"
+      warn "NVIDIA driver $d: the torch on PyPI is built for CUDA 13, which requires driver 580 or newer; rather" \
+        "activate an environment with a working torch and run this again"
     fi
   fi
   if [[ -z $py ]]; then
-    [[ ! -e .venv || -e .venv/pyvenv.cfg || -z $(ls -A .venv) ]] || die ".venv is in the way, and is not an environment"
-    say "Making .venv with $(named "$base") (10 seconds)"
+    [[ ! -e .venv || -e .venv/pyvenv.cfg || -z $(ls -A .venv) ]] || die ".venv exists but is not an environment; move it away"
+    say "Creating .venv with $(named "$base") (10 seconds)"
     if (( ${#hold[@]} )); then
       "$base" -m venv --clear --system-site-packages .venv
     else
@@ -297,7 +297,7 @@ install() {
     say "Keeping torch ${hold[0]}$([[ ${hold[1]} == - ]] || echo " and torchvision ${hold[1]}")"
     say "Installing the other packages [$want] (about a minute)"
   else
-    say "Installing torch and the other packages [$want] (5.6 GB on the disk; about 3 minutes on a fast line)"
+    say "Installing torch and the other packages [$want] (5.6 GB on disk; about 3 minutes on a fast connection)"
   fi
   if [[ ! -t 1 ]]; then opts+=(--quiet --progress-bar off); fi
   if (( own )) && ! grep -qi 'include-system-site-packages *= *true' .venv/pyvenv.cfg; then
@@ -307,16 +307,16 @@ install() {
   fi
   if ! "$py" -m pip install "${opts[@]}" --log "$tmp/log" -c "$tmp/constraints.txt" -e ".[$want]"; then
     if (( ! ${#hold[@]} )) || ! grep -q ResolutionImpossible "$tmp/log" 2>/dev/null; then
-      die "pip did not finish (its reason is above); once that is mended, run ./setup.sh again"
+      die "pip failed (see its error above); fix the cause and run ./setup.sh again"
     fi
-    say "The tested versions do not fit this torch: trying again with torch held and the rest free"
+    say "The pinned versions conflict with this torch: trying again with only torch pinned"
     ask "$py" held "${hold[@]}" > "$tmp/constraints.txt"
     "$py" -m pip install "${opts[@]}" -c "$tmp/constraints.txt" -e ".[$want]" ||
-      die "pip did not finish (its reason is above); deactivate this environment to use .venv instead"
+      die "pip failed (see its error above); deactivate this environment to use .venv instead"
   fi
   ask "$py" verify ${hold[@]+"${hold[0]}"} > "$tmp/verify" 2>&1 ||
-    die "installed, but it does not work: $(tail -n 1 "$tmp/verify")$( (( ! own )) || echo "; delete .venv and run this again")"
-  ask "$py" mark "${extras[@]}" 2>/dev/null || warn "cannot write into the environment: the next run will check it all again"
+    die "the installation does not work: $(tail -n 1 "$tmp/verify")$( (( ! own )) || echo "; delete .venv and run this again")"
+  ask "$py" mark "${extras[@]}" 2>/dev/null || warn "cannot write to the environment: the next run will check everything again"
 }
 
 register() {
@@ -333,7 +333,7 @@ report() {
   echo "folder       $here"
   if [[ -z $py ]]; then
     echo "python       $(named "$base") ($base)"
-    echo "environment  none yet; ./setup.sh makes .venv in this folder"
+    echo "environment  none yet; ./setup.sh creates .venv in this folder"
     if [[ $torch == none ]]; then echo "torch        none yet"; else echo "torch        ${torch#works }, will be kept"; fi
     d=$(driver)
     echo "driver       ${d:+NVIDIA }${d:-no NVIDIA driver}"
@@ -369,28 +369,28 @@ finish() {
       run=$(printf '%q -m diffusion' "$py")
     fi
   fi
-  echo "  $run demo      # trains a small model and writes a GIF of it at work"
-  echo "  $run --help    # everything else"
+  echo "  $run demo      # trains a small model and writes a GIF of its sampling"
+  echo "  $run --help    # lists all commands"
   if [[ -n $keeps && -d $HOME/SageMaker ]]; then
-    echo "After a stop of this instance docs/sagemaker/on-start.sh brings the kernel back: see docs/sagemaker.md"
+    echo "docs/sagemaker/on-start.sh restores the kernel after this instance is stopped: see docs/sagemaker.md"
   fi
 }
 
 # ---------------------------------------------------------------- the command line
 python='' check=0 command=''
-bad() { code=2 die "$* (./setup.sh --help lists what there is)"; }
+bad() { code=2 die "$* (see ./setup.sh --help)"; }
 while (( $# )); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --check) check=1 ;;
-    --python) (( $# > 1 )) || bad "--python wants a path"; python=$2; shift ;;
-    --python=*) python=${1#*=}; [[ -n $python ]] || bad "--python wants a path" ;;
+    --python) (( $# > 1 )) || bad "--python requires a path"; python=$2; shift ;;
+    --python=*) python=${1#*=}; [[ -n $python ]] || bad "--python requires a path" ;;
     demo | test | lint) command=$1; shift; break ;;
     *) bad "unknown argument '$1'" ;;
   esac
   shift
 done
-# A path given by the caller counts from where the caller stands.
+# A relative path is resolved against the caller's directory.
 case $python in /* | '') ;; */*) python=$caller/$python ;; esac
 case $command in
   test) extras=(notebook test) ;;

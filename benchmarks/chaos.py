@@ -1,4 +1,4 @@
-"""Kill a training run repeatedly, and check that it ends as if nothing had happened.
+"""Kill and resume a training run repeatedly, and check that it ends like an uninterrupted one.
 
     python benchmarks/chaos.py [--kills 50] [--runs 1] [--at-once 1] [--out chaos.md]
 
@@ -193,7 +193,7 @@ def table(found: dict) -> str:
         *((f"... which hit {name}", count) for name, count in sorted(found["hits"].items())),
         ("runs taken to their end", found["runs"]),
         ("optimizer steps of a run", found.get("steps", "-")),
-        ("seconds of the unbroken run", f"{found['whole']:.0f}"),
+        ("seconds of the uninterrupted run", f"{found['whole']:.0f}"),
         ("seconds of the bench", f"{found['seconds']:.0f}"),
         ("tensors and numbers compared", found.get("values", "-")),
         ("... that differ", len(found.get("differ", "?"))),
@@ -215,7 +215,7 @@ def many(count: int, at_once: int, kills: int, seed: int) -> list[dict]:
             argv = [sys.executable, "-W", "ignore", __file__, "--kills", str(kills), "--seed", str(seed + k)]
             done = subprocess.run([*argv, "--record", str(record)], capture_output=True, text=True)
             found = json.loads(record.read_text()) if record.exists() else {"lost": 1, "error": done.stderr[-2000:]}
-            print(f"seed {seed + k}:", f"LOST {found} {done.stderr}" if found["lost"] else "as unbroken", flush=True)
+            print(f"seed {seed + k}:", f"LOST {found} {done.stderr}" if found["lost"] else "nothing lost", flush=True)
             return found
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -264,7 +264,7 @@ def main() -> int:
         text, lost = summary(every), any(f["lost"] for f in every)
         command += f" --runs {args.runs} --at-once {args.at_once}"
     else:
-        torch.set_num_threads(1)  # a fork cannot go on with the threads of its parent
+        torch.set_num_threads(1)  # a fork cannot use the threads of its parent
         with tempfile.TemporaryDirectory() as folder:
             found = bench(args.kills, args.seed, Path(folder))
             said = (found.pop("folder") / "said.txt").read_text()

@@ -81,7 +81,7 @@ def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 def ratio(a: list[float], b: list[float]) -> tuple[float, float]:
     """The median over the rounds of a / b, and its standard error.
 
-    The two of a round are neighbours in time, so what else the machine does passes over both.
+    The two timings of a round are adjacent in time, so that other load on the machine affects both.
     """
     each = [x / y for x, y in zip(a, b, strict=True)]
     if len(each) < 4:

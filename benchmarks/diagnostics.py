@@ -80,7 +80,7 @@ def main() -> None:
         )  # fmt: skip
         trainer.fit(model, data)
         # The error without weight is computed in every block: timed alone.
-        x0 = torch.randn(64, *model.shape, device=model.device)
+        x0 = torch.randn(64, *model.pipeline.shape, device=model.device)
         single = typical(lambda: (x0 - x0).square().flatten(1).mean(1))
         before = time.perf_counter()
         diagnostics.probe(trainer, model)
@@ -95,7 +95,7 @@ def main() -> None:
         low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         error = 0.93 * (high - low) / len(ratios) ** 0.5  # of a median of normal numbers
         print(f"with / without, {name} time: median {middle:.4f}, standard error {error:.4f}, {len(ratios)} pairs")
-    print(f"inside the hooks {hooks * 1e6:.0f} us a step: {hooks / step:.2%}; the error of x_0 {single / step:.2%}")
+    print(f"inside the hooks {hooks * 1e6:.0f} us per step: {hooks / step:.2%}; the error of x_0 {single / step:.2%}")
     wait = SHARE * diagnostics.images  # images between two probes
     share = probe / (wait / 64 * step)
     print(f"start {alternate.start:.2f} s")

@@ -1,4 +1,4 @@
-"""DDIM with few steps against DDPM with all steps, for one model: seconds, ratio, and both sheets.
+"""DDIM with few steps against DDPM with all steps, for one model: seconds, their ratio, and a sheet of the images.
 
     python -m benchmarks.few_steps RUN [--n 32] [--ddim 25] [--ddpm 500] [--rounds 2] [--scale 1] [--out few_steps.png]
 

@@ -76,7 +76,7 @@ def main() -> None:
     def keep(kind: str, n: int, images: int, work) -> None:
         spent, most = used(work, args.rounds)
         rows[kind].append({"n": n, "ms_an_image": 1e3 * spent / images, "mib": most / 2**20})
-        print(f"{kind:8} {n:>9,}: {1e3 * spent / images:9.4f} ms an image, {most / 2**20:8.1f} MiB", flush=True)
+        print(f"{kind:8} {n:>9,}: {1e3 * spent / images:9.4f} ms per image, {most / 2**20:8.1f} MiB", flush=True)
 
     trained = model(16, device)
     for batch in BATCHES:
@@ -87,7 +87,7 @@ def main() -> None:
     for n in IMAGES:
         loader = epoch(n, device)
         keep("data", n, n, lambda b=loader: [None for _ in b])
-    small = model(8, device).eval()
+    small = model(8, device).eval().pipeline
     for n in SAMPLES:
         keep("samples", n, n, lambda k=n: [None for _ in small.batches(k, batch_size=32)])
     print(f"written: {save('growth', {'rows': rows})}, {draw(rows, args.plot)}")
@@ -104,7 +104,7 @@ def draw(rows: dict[str, list[dict]], path: Path) -> Path:
     figure = pictures.blank(14, 3.4)
     for axes, (kind, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
         n, time, space = ([row[k] for row in rows[kind]] for k in ("n", "ms_an_image", "mib"))
-        axes.plot(n, time, "o-", color="tab:blue", label="ms an image")
+        axes.plot(n, time, "o-", color="tab:blue", label="ms per image")
         axes.set(xscale="log", xlabel=title)
         axes.set_xticks(n if kind == "size" else n[:: max(1, len(n) // 4)], minor=False)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
@@ -116,7 +116,7 @@ def draw(rows: dict[str, list[dict]], path: Path) -> Path:
         other.set_ylim(0, max(1.0, *space) * 1.2)
         other.tick_params(axis="y", colors="tab:orange")
         axes.grid(alpha=0.25)
-    figure.supylabel("ms an image", color="tab:blue", fontsize=10)
+    figure.supylabel("ms per image", color="tab:blue", fontsize=10)
     figure.text(1.005, 0.5, "peak memory, MiB", color="tab:orange", rotation=270, va="center", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")

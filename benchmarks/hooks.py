@@ -20,12 +20,12 @@ from diffusion.training.build import quiet
 from diffusion.training.run import assemble, begin
 
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
-PARTS = ("training_step", "backward", "optimizer_step")  # the last holds the others
+PARTS = ("training_step", "backward", "optimizer_step")  # the last includes the others
 TINY = ["--model.net.widths", "[4,4,4]", "--model.net.heads", "1", "--model.net.attention", "1"]
 
 
 class Steps(pl.Callback):
-    """Records when each step began; the first of all callbacks."""
+    """Records the start of each step; called before all other callbacks."""
 
     def __init__(self) -> None:
         self.began: list[float] = []

@@ -1,4 +1,4 @@
-"""Signals at random times to real `diffusion fit` processes: each must end soon, with the right exit code.
+"""Signals at random times to real `diffusion fit` processes: each must end promptly, with the right exit code.
 
     python benchmarks/interrupts.py [--tries 200] [--at-once 2] [--out interrupts.md]
 
@@ -9,8 +9,8 @@ spends most of the time in imports. Signals thus arrive while Python starts, in 
 training, while checkpoints and images are written, and at interpreter shutdown. A try is lost when its process
 
 - does not end within --bound seconds of the signal, or not at all;
-- ends with a code other than 130 (SIGINT) or 143 (SIGTERM): 0 only where the run is complete, and -2 or -15 only where
-  Python had not yet begun to run the project's code;
+- ends with a code other than 130 (SIGINT) or 143 (SIGTERM): 0 only where the run is complete, and -2, -15 or 1 only
+  where Python had not yet begun to run the project's code (1: SIGINT while Python itself initializes);
 - prints a traceback (Python's own before it runs the project's code is not counted);
 - leaves a half-written file, or a checkpoint that cannot be read.
 """
@@ -46,7 +46,7 @@ NAMES = ("before the run has a folder", "before the first checkpoint", "in train
 
 
 class Try(NamedTuple):
-    """One process: the signal, its time, what was hit, the exit code, seconds to the end, the fault."""
+    """One process: the signal, its time, what was hit, the exit code, seconds to the end, what is wrong."""
 
     number: int
     at: float
@@ -105,10 +105,12 @@ def attempt(number: int, at: float, bound: float, after: str = "") -> Try:
 
 
 def problem(number: int, code: int | None, out: Path, said: str, error: str) -> str:
-    """The fault in the end of a process; "" if there is none."""
+    """What is wrong with how a process ended; "" if nothing is."""
     ours = str(REPO / "diffusion") in error
     if code is None:
         return f"it did not end: {(said + error)[-4000:]!r}"
+    if code == 1 and "Fatal Python error: init_" in error and not ours:  # before any code but Python's
+        return f"files of a process that had not begun: {left}" if (left := list(out.iterdir())) else ""
     if "Traceback" in error + said and (ours or code != -number):
         return f"code {code}, a traceback: {error[-2500:]!r}"
     if stale := list(out.rglob(".*.tmp-*")):
@@ -150,11 +152,11 @@ def bench(tries: int, at_once: int, seed: int, bound: float, whole: float) -> li
 
 
 def lasts(at_once: int) -> float:
-    """Seconds that the uninterrupted run takes, with as many in parallel as later."""
+    """Seconds that an uninterrupted run takes, with as many in parallel as in the benchmark."""
     with ThreadPoolExecutor(at_once) as pool:
         found = list(pool.map(lambda _: attempt(signal.SIGINT, 600.0, 60.0), range(at_once)))
         if any(t.code != 0 or t.wrong for t in found):
-            raise RuntimeError(f"the run does not end well by itself: {found}")
+            raise RuntimeError(f"the uninterrupted run failed: {found}")
     begun = time.perf_counter()
     attempt(signal.SIGINT, 600.0, 60.0)
     return time.perf_counter() - begun
@@ -198,7 +200,7 @@ def main() -> int:
         head = f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine}, torch {version}"
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(
-            f"# Signals at random times\n\n{head}; the run lasts {whole:.0f} s when nobody interrupts it.\n\n{text}\n"
+            f"# Signals at random times\n\n{head}; an uninterrupted run takes {whole:.0f} s.\n\n{text}\n"
         )
     return int(any(t.wrong for t in done))
 

@@ -4,10 +4,10 @@
 
 Ours is `diffusion fit` with all its default callbacks. diffusers: the pattern of its example for unconditional
 training (Accelerate, PIL images through torchvision's transforms, add_noise, EMAModel, the loss read at every step).
-lucidrains: its own `Trainer`, on a folder of PNGs. Each against a network of ours with as many parameters and FLOPs:
-to the last of them for diffusers', 4.1 % fewer and 7.2 % more for lucidrains'. All have EMA, clipping and flips. Peak
-memory is that of a process that trains one side alone: on a GPU torch's allocation, otherwise the growth of resident
-memory since the imports. Needs: pip install diffusers accelerate denoising-diffusion-pytorch
+lucidrains: its own `Trainer`, on a folder of PNGs. Each is compared with a network of ours of the same size: equal
+parameters and FLOPs for diffusers', 4.1 % fewer parameters and 7.2 % more FLOPs for lucidrains'. All have EMA, clipping
+and flips. Peak memory is that of a process that trains one side alone: on a GPU torch's allocation, otherwise the
+growth of resident memory since the imports. Requires: pip install diffusers accelerate denoising-diffusion-pytorch
 """
 
 import argparse
@@ -33,7 +33,7 @@ UNET = {
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip
 OURS = {
-    "diffusers": {"blocks": 2, "resample_in_blocks": False},  # 6,472,195 parameters, 3.17 GFLOPs: theirs
+    "diffusers": {"blocks": 2, "resample_in_blocks": False},  # 6,472,195 parameters, 3.17 GFLOPs, as theirs
     "lucidrains": {"blocks": 1, "resample_in_blocks": True},  # 5,034,307 and 2.57, theirs 5,247,491 and 2.40
 }
 

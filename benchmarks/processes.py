@@ -36,7 +36,7 @@ TINY = [
 class Group:
     """Processes with torchrun's environment; their output goes to rank0.txt, rank1.txt, ...
 
-    Used as a context: none outlives it, nor the process that started it.
+    A context manager: no process outlives it, or the process that started it.
     """
 
     def __init__(self, size: int, work: Callable, folder: Path, *args, environment: dict | None = None) -> None:
@@ -86,7 +86,7 @@ def begin(place: dict[str, str], file: Path, work: Callable, *args) -> None:
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     from pytorch_lightning.utilities import rank_zero_only
 
-    rank_zero_only.rank = int(place.get("RANK", 0))  # the server has imported it without knowing
+    rank_zero_only.rank = int(place.get("RANK", 0))  # the server imported it before the rank was known
     import torch
 
     torch.set_num_threads(1)
@@ -112,8 +112,8 @@ def attempt(size: int, rank: int, out: Path, pick: random.Random, limit: float) 
         begun = time.monotonic()
         while not newest(out):  # training is under way
             if time.monotonic() - begun > limit or None not in group.codes(0.05):
-                raise RuntimeError(f"training has not begun:\n{group.said()}")
-        time.sleep(pick.uniform(0, 3))  # steps, validation, pictures: wherever that is
+                raise RuntimeError(f"training did not start:\n{group.said()}")
+        time.sleep(pick.uniform(0, 3))  # in steps, validation or pictures
         sent = time.monotonic()
         os.kill(group.processes[rank].pid, signal.SIGTERM)
         codes = group.codes(limit)

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     path = find_checkpoint(args.run)
     model = Pipeline.load(path, device=args.device)
     if model.shape != (1, 8, 8) or model.num_classes != 10:
-        raise ValueError(f"{path}: the judge knows digits of 8x8 only; this model makes {model.shape}")
+        raise ValueError(f"{path}: the judge supports 8x8 digits only; this model generates {model.shape}")
     setting = {
         "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         "schedule": spec(model.denoiser.schedule),
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     saved = json.loads(args.json.read_text()) if args.json.exists() else {}
     if saved and saved["setting"] != setting:
         changed = ", ".join(k for k in setting if saved["setting"].get(k) != setting[k])
-        raise ValueError(f"{args.json}: measured with another {changed}; delete it, or give another --json")
+        raise ValueError(f"{args.json}: measured with a different {changed}; delete it, or give another --json")
     results = saved or {"setting": setting, "rows": []}
     judge = Judge(*(Labelled.of(*Digits().arrays(split)) for split in ("train", "test")))
     results |= {"floor": judge.floor, "accuracy": judge.accuracy, "machine": machine(model.device)}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sampling [--n 16] [--steps 10] [--rounds 8] [--empty]
 
-Bare: the network called `steps` times on n images. Ours: `Diffusion.sample`, with its noise for each
-image, clamp and sampler. Theirs: DDIMPipeline and DDPMPipeline with their progress bars off, up to the tensor.
+Bare: the network called `steps` times on n images. Ours: `Diffusion.sample`, with per-image noise, clamp and
+sampler. Theirs: DDIMPipeline and DDPMPipeline with their progress bars off, up to the array of images.
 With --empty the network returns its input, so that only the overhead is timed.
 """
 
@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=16, help="images")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--empty", action="store_true", help="a network that does nothing")
+    parser.add_argument("--empty", action="store_true", help="use a network that returns its input")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's calls")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval()
+    model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval().pipeline
     body = model.denoiser.net.body
     if args.empty:
         body.forward = lambda x, clock, **options: SimpleNamespace(sample=x)
@@ -84,7 +84,7 @@ def main() -> None:
         rate = args.n / sorted(spent)[len(spent) // 2]
         step = sorted(spent)[len(spent) // 2] / args.steps
         rows.append({"side": side, "time_of_bare": over, "images_s": rate, "step_s": step})
-        compared = f"{1e3 * step:.3f} ms a step" if args.empty else f"{said(over)} of the bare calls' time"
+        compared = f"{1e3 * step:.3f} ms per step" if args.empty else f"{said(over)} of the bare calls' time"
         print(f"{side:16} {rate:8.2f} images/s   {compared}")
     for kind in ("DDIM", "DDPM"):
         faster = ratio(times[f"diffusers, {kind}"], times[f"ours, {kind}"])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup [--rounds 5]
 
-Each in its own process; `import torch, pytorch_lightning` alone is the lower bound.
+Each is run in its own process; `import torch, pytorch_lightning` alone is the lower bound.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How many files one reads to follow the code: the project's functions in the order of their first calls.
+"""How many files a reader of the code passes: the project's functions in the order of their first calls.
 
     python -m benchmarks.trace sample RUN [options of `diffusion sample`]
     python -m benchmarks.trace train [options of `diffusion fit`]
@@ -27,7 +27,7 @@ STEP = 12
 
 
 class Trace:
-    """The project's functions in the order of their first calls, while it is on."""
+    """Records the project's functions in the order of their first calls between `start` and `stop`."""
 
     def __init__(self) -> None:
         self.order: dict[tuple[str, int], tuple[str, str]] = {}  # (file, line): (file below the package, name)
@@ -47,9 +47,7 @@ class Trace:
         if name == "<module>" or name.endswith(INSIDE):
             return
         self.calls += 1
-        self.order.setdefault(
-            (code.co_filename, code.co_firstlineno), (code.co_filename.removeprefix(PACKAGE), name)
-        )
+        self.order.setdefault((code.co_filename, code.co_firstlineno), (code.co_filename.removeprefix(PACKAGE), name))
 
     @property
     def files(self) -> set[str]:
@@ -108,7 +106,7 @@ def sample(options: list[str]) -> Trace:
     with tempfile.TemporaryDirectory() as folder:
         argv = ["sample", options[0], "--label", "3", "--scale", "2", "--n", "4", "--steps", "2", *options[1:]]
         argv += ["--out", str(Path(folder) / "a.png")]
-        run(argv)  # imports, which define classes, are not what is followed
+        run(argv)  # imports, which define classes, are not traced
         trace.start()
         try:
             code = run(argv)

@@ -24,7 +24,7 @@ from diffusion.training.build import DiffusionCLI, quiet
 from diffusion.training.compare import OtherModel
 from diffusion.training.systems import NoisyClassifier
 
-CONFIGS = {  # the data set: its configuration on a GPU, and on a processor
+CONFIGS = {  # data set: its configurations for a GPU and for a CPU
     "Digits": ("digits", "digits"),
     "Sprites": ("sprites", "sprites_cpu"),
     "MNIST": ("mnist", "mnist_cpu"),
@@ -43,10 +43,10 @@ SMOKE: dict[str, dict] = {  # settings for training in seconds, for tests of the
 
 
 def config(name: str) -> Path:
-    """The configuration file of a data set, or of that name, for this machine.
+    """The configuration file for this machine of a data set, or of that name in configs/.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such data set or file.
     """
     stem = CONFIGS[name][not torch.cuda.is_available()] if name in CONFIGS else name
     path = REPO / "configs" / f"{stem}.yaml"
@@ -84,7 +84,7 @@ def opened(name: str, **options) -> ImageData:
 
 
 def experiment(name: str, preset: str) -> str:
-    """The folder of an experiment's runs; short runs for tests have their own.
+    """The name of an experiment's folder; smoke runs have a separate one.
 
     Raises:
         ValueError: there is no such preset.
@@ -105,17 +105,17 @@ def train(
 
     Args:
         name: of a data set or a configuration, see `config`.
-        settings: options of `diffusion fit` by their dotted names, by which the configuration is changed.
+        settings: options of `diffusion fit` by their dotted names, which override the configuration.
         folder: of the experiment; the configuration's name by default.
-        preset: "smoke" trains for seconds.
-        resume: "auto" goes on with the newest run, or starts one where there is none or it has another model;
-            "version_0" or a path that run; "" a new run.
+        preset: "full", or "smoke" to train for seconds only.
+        resume: "auto" resumes the newest run, or starts a new one if there is none or its model differs; "version_0"
+            or a path resumes that run; "" starts a new run.
 
     Returns:
-        The run's directory; the experiment's, if it was stopped before there was a checkpoint.
+        The run's directory, or the experiment's if training was stopped before the first checkpoint.
     """
     file, place = config(name), run_root() / experiment(folder or config(name).stem, preset)
-    given = {"trainer.devices": 1}  # a kernel cannot be forked for more
+    given = {"trainer.devices": 1}  # a notebook kernel cannot be forked for more devices
     given |= (smoke(file) if preset == "smoke" else {}) | dict(settings or {})
     known = resume if resume in ("", "auto") or not (place / resume).is_dir() else place / resume
     try:
@@ -123,7 +123,7 @@ def train(
     except OtherModel as error:
         if resume != "auto":
             raise
-        print(f"the newest run has another model ({error.changed}): a new one is started")
+        print(f"the newest run has a different model ({error.changed}): starting a new run")
         return train(name, settings, folder, preset, resume="")
     except KeyboardInterrupt:
         return stopped(place, resume)
@@ -133,15 +133,15 @@ def stopped(place: Path, resume: str) -> Path:
     """Print how to resume the newest run of an experiment, and return its folder."""
     made = [run for run in runs.versions(place) if runs.checkpoints(run)]
     if not made:
-        print("stopped before there was a checkpoint; run this cell again to begin")
+        print("stopped before the first checkpoint; run this cell again to start over")
         return place
     again = "run this cell again" if resume else 'set resume = "auto" and run this cell again'
-    print(f"{again} to go on from there; the next cells work with what {shown(made[-1])} has learned so far")
+    print(f"{again} to resume; the next cells use {shown(made[-1])} as trained so far")
     return made[-1]
 
 
 def smoke(file: Path) -> dict[str, Any]:
-    """The settings that make a configuration's training short."""
+    """Settings that shorten a configuration's training to seconds."""
     text = file.read_text()
     kind = "NoisyClassifier" if "NoisyClassifier" in text else "Diffusion"
     return {k: v for key, given in SMOKE.items() if key in ("", kind) or key in text for k, v in given.items()}
@@ -150,19 +150,19 @@ def smoke(file: Path) -> dict[str, Any]:
 def open_or_train(
     run: str, name: str, settings: Mapping[str, Any] | None = None, folder: str = "", preset: str = "full"
 ) -> Path:
-    """A run's directory: the one that is named, else the newest finished one of an experiment, else one trained now.
+    """A run's directory: the given run's, else the newest finished one of an experiment, else that of a new run.
 
     Args:
-        run: a run, experiment or checkpoint; "" for the others.
+        run: a run, experiment or checkpoint, or "".
         name, settings, folder, preset: see `train`.
     """
     place = run_root() / experiment(folder or config(name).stem, preset)
     made = [v for v in runs.versions(place) if runs.checkpoints(v) and (v / "samples" / "denoising.gif").exists()]
     if not run and not made:
-        print(f"there is no finished run in {shown(place)}: training one now")
+        print(f"there is no finished run in {shown(place)}: training a new one")
         return train(name, settings, folder, preset)
     found = runs.directory(runs.find_checkpoint(run)) if run else made[-1]
-    print(f"the model of {shown(found)}, step {runs.newest_step(found):,}")
+    print(f"using the model of {shown(found)}, step {runs.newest_step(found):,}")
     return found
 
 
@@ -178,7 +178,7 @@ class Unlabelled(nn.Module):
 
 
 def unlabelled(pipeline: Pipeline) -> Pipeline:
-    """The model with its null condition only, as one that was trained without labels; the network is shared."""
+    """An unconditional pipeline: the model with its null condition only. The network is shared."""
     own = pipeline.denoiser
     free = Denoiser(Unlabelled(own.net), own.schedule, own.target).eval()
     return Pipeline(free, pipeline.sampler, Plain(), pipeline.clamp, None, pipeline.shape, pipeline.class_names)
@@ -186,13 +186,13 @@ def unlabelled(pipeline: Pipeline) -> Pipeline:
 
 @torch.no_grad()
 def agreement(classifier: NoisyClassifier, x: Tensor, y: Tensor) -> float:
-    """The share of images x (N, C, H, W) that a classifier, at its lowest noise, sees as the class of y (N, K)."""
+    """The share of images x (N, C, H, W) that a classifier, at its lowest noise, assigns to the class of y (N, K)."""
     t = classifier.schedule.level(torch.tensor(classifier.schedule.t_min, dtype=torch.float64))
     return float((classifier(t.alpha.float() * x, t).argmax(1) == y.argmax(1)).float().mean())
 
 
 def proxy() -> str:
-    """The path by which a browser reaches a port of this machine, with %PORT% in it; "" where it can do so directly."""
+    """The URL path to a port of this machine, with %PORT% in place of the number; "" if it is reached directly."""
     if given := os.environ.get("TENSORBOARD_PROXY_URL"):
         return given
     if home() in ("notebook instance", "Studio"):
@@ -203,20 +203,20 @@ def proxy() -> str:
 
 
 def tensorboard(folder: Path, start: bool = True) -> None:
-    """Open TensorBoard on a folder of runs below the cell, and say where else it is to be found.
+    """Open TensorBoard on a folder of runs below the cell, and print its address.
 
     Args:
-        start: False says so only.
+        start: False only prints the address.
     """
     if found := proxy():
         os.environ["TENSORBOARD_PROXY_URL"] = found
     where = found.replace("%PORT%", "6006") or "http://localhost:6006/"
-    print(f"TensorBoard: {where} {'(after the address of this server) ' if found else ''}once it has started; or")
+    print(f"TensorBoard, once started: {where}{' (below the address of this server)' if found else ''}; or run")
     print(f"  tensorboard --logdir {shlex.quote(str(shown(folder)))} --host localhost")
     if start:
         from tensorboard import notebook
 
         binary = Path(sys.executable).with_name("tensorboard")
-        if binary.exists():  # of this environment, which need not be on the path
+        if binary.exists():  # of this environment, which may not be on PATH
             os.environ.setdefault("TENSORBOARD_BINARY", str(binary))
         notebook.start(f"--logdir {shlex.quote(str(folder))} --host localhost")

@@ -19,22 +19,22 @@ SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the job asks; returns 0 when it is done, 143 when it was stopped, 1 when it failed.
+    """Run the training job; returns 0 if it completed, 143 if it was stopped, 1 if it failed.
 
-    Done or stopped, $SM_MODEL_DIR has the newest checkpoint and its configuration, and $SM_OUTPUT_DATA_DIR curves and
-    pictures. Failed, the reason is in the file that SageMaker shows.
+    When completed or stopped, $SM_MODEL_DIR has the newest checkpoint and its configuration, and $SM_OUTPUT_DATA_DIR
+    the curves and pictures. When failed, SageMaker's failure file has the reason.
 
     Args:
-        argv: the hyperparameters; by default this process's own words, and the process is the job.
+        argv: the hyperparameters; by default the arguments of this process, which then handles signals as the job.
     """
     if argv is None:
-        with signals.process("diffusion"):  # first of all: the imports take seconds
+        with signals.process("diffusion"):  # before the imports, which take seconds
             return job(sys.argv[1:])
     return job(argv)
 
 
 def job(argv: list[str]) -> int:
-    """The job's whole work; see `main`."""
+    """The body of `main`; see there."""
     from diffusion.options.errors import explain
     from diffusion.support.runs import checkpoints
     from diffusion.training.run import train
@@ -43,7 +43,7 @@ def job(argv: list[str]) -> int:
         hosts = json.loads(os.environ.get("SM_HOSTS", "[]"))
         if len(hosts) > 1 and "WORLD_SIZE" not in os.environ:
             raise ValueError(
-                f"{len(hosts)} machines, and nothing that joins them: give the estimator "
+                f"{len(hosts)} machines without a distributed launcher: give the estimator "
                 'distribution={"torch_distributed": {"enabled": True}}'
             )
         with signals.listening() as listener:
@@ -65,10 +65,10 @@ def job(argv: list[str]) -> int:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """The words of `diffusion fit` for a job's hyperparameters: `--name value` pairs, else $SM_HPS.
+    """Arguments of `diffusion fit` from a job's hyperparameters: `--name value` pairs, else $SM_HPS.
 
     Raises:
-        ValueError: a configuration that is not there.
+        ValueError: there is no such configuration.
     """
     if not argv:
         argv = [w for k, v in json.loads(os.environ.get("SM_HPS", "{}")).items() for w in (f"--{k}", str(v))]
@@ -87,10 +87,10 @@ def arguments(argv: list[str]) -> list[str]:
 
 
 def configuration(name: str) -> Path:
-    """A file of that name, as it stands or in configs/, with or without its ending.
+    """A configuration file: a path, or a name in configs/ with or without .yaml.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such file.
     """
     for path in (Path(name), REPO / "configs" / name, REPO / "configs" / f"{name}.yaml"):
         if path.is_file():
@@ -102,7 +102,7 @@ def configuration(name: str) -> Path:
 
 
 def keep(run: Path) -> None:
-    """Leave what SageMaker uploads: a small run directory as the model, and the rest of the run as output."""
+    """Write what SageMaker uploads: a small run directory as the model, and the rest of the run as output."""
     import yaml
 
     from diffusion.support import runs
@@ -111,20 +111,20 @@ def keep(run: Path) -> None:
     if model:
         (Path(model) / "checkpoints").mkdir(parents=True, exist_ok=True)
         shutil.copy2(runs.checkpoints(run)[0], Path(model) / "checkpoints" / "last.ckpt")
-        config = yaml.safe_load((run / "config.yaml").read_text()) | {"out": "", "resume": ""}  # places of this job
+        config = yaml.safe_load((run / "config.yaml").read_text()) | {"out": "", "resume": ""}  # paths of this job
         (Path(model) / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         if grids := sorted((run / "samples").glob("step*.png")):
             shutil.copy2(grids[-1], Path(model) / "samples.png")
     if output:
         target = Path(output) / run.parent.name / run.name
         shutil.copytree(run, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
-    print(f"kept for SageMaker: {', '.join(filter(None, (model, output)))}", flush=True)
+    print(f"written for SageMaker: {', '.join(filter(None, (model, output)))}", flush=True)
 
 
 def fail(reason: str) -> None:
     """Report the reason in the log and in SageMaker's failure file (the job's FailureReason, at most 1024 characters).
 
-    With several processes the first reason stays: the others only notice that one has ended.
+    With several processes the first reason is kept: the others only notice that one has ended.
     """
     print(f"diffusion: error: {reason}", file=sys.stderr, flush=True)
     file = _output() / "failure"
@@ -134,7 +134,7 @@ def fail(reason: str) -> None:
 
 
 def _output() -> Path:
-    """/opt/ml/output, where the job's own folders say it is."""
+    """SageMaker's output folder (/opt/ml/output), from the job's environment variables."""
     if "SM_OUTPUT_DIR" in os.environ:
         return Path(os.environ["SM_OUTPUT_DIR"])
     return Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")).parent / "output"

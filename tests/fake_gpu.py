@@ -1,16 +1,15 @@
-"""A GPU that is not there: devices are checked, and every wait of the host is counted, on a machine without one.
+"""A simulated GPU: checks devices and counts every wait of the host, on a machine without a GPU.
 
 Inside `FakeGPU` a tensor on "cuda" is one of torch's fake tensors, with a shape, a dtype and a device but no data, and
-a tensor on the CPU is real. An operation on tensors of two devices raises, as it does on a GPU. What makes the host
-wait for the device is noted with the function of this project that asked for it, and is answered, so that the code
-goes on. Three kinds are counted:
+a tensor on the CPU is real. An operation on tensors of two devices raises, as it does on a GPU. An operation that makes
+the host wait for the device is recorded with the function of this project that caused it, and returns a given value, so
+that the code continues. Three kinds are counted:
 
     read    the host needs a value that the device computes: .item(), bool(), .tolist(), .cpu(), nonzero, equal
     send    a blocking copy to the device, which first waits for all that the device has yet to do
     index   an index on the CPU of a tensor on the device: a hidden send
 
-A backward pass needs a driver; its gradients are zeros here, of the right shape on the right device. A process takes a
-while to import the parts of torch that this needs, so that one bench is made for all tests of a file.
+A backward pass needs a driver; its gradients are zeros here, of the right shape on the right device.
 """
 
 import ast
@@ -34,7 +33,7 @@ import diffusion
 
 aten = torch.ops.aten
 PROJECT = Path(diffusion.__file__).parent
-OTHERS = ("pytorch_lightning", "torchmetrics", "tensorboard")  # who else may ask, where no function of ours does
+OTHERS = ("pytorch_lightning", "torchmetrics", "tensorboard")  # named if no function of ours runs
 DEVICE = torch.device("cuda", 0)
 FREE = 80 * 2**30  # bytes of memory that the device has
 Places = dict[str, set[tuple[str, int]]]  # name of a function -> kind and line of each place where it waits
@@ -42,7 +41,7 @@ INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
 class Wait(NamedTuple):
-    """One wait of the host: which kind, who caused it, and where that is."""
+    """One wait of the host: its kind, the function that caused it, and the line."""
 
     kind: str
     name: str  # qualified name of the innermost function of the project, or of a package; "" for a test itself
@@ -50,7 +49,7 @@ class Wait(NamedTuple):
 
 
 class Generator(torch.Generator):
-    """`torch.Generator` that may say it is on the device, where none can be made without a driver."""
+    """A `torch.Generator` that claims to be on the device, where a real one requires a driver."""
 
     def __new__(cls, device: torch.device | str = "cpu"):
         made = super().__new__(cls)
@@ -63,12 +62,12 @@ class Generator(torch.Generator):
 
 
 class FakeDevice(FakeTensorMode):
-    """Fake tensors for what is on the device alone; everything else is computed.
+    """Fake tensors for what is on the device; everything else is computed.
 
     Torch skips the initialisation of CUDA while a mode of this kind is on, so that the mode stays on throughout.
 
     Args:
-        gpu: is told of each wait, and gives the value that is read.
+        gpu: records each wait, and supplies the value that is read.
     """
 
     def __init__(self, gpu: "FakeGPU") -> None:
@@ -113,7 +112,7 @@ class FakeDevice(FakeTensorMode):
 
 
 class FakeFunctions(TorchFunctionMode):
-    """What never comes to the dispatch: generators, gradients, pinned memory, lists."""
+    """Functions that bypass the dispatcher: generators, gradients, pinned memory, lists."""
 
     def __init__(self, gpu: "FakeGPU") -> None:
         super().__init__()
@@ -142,10 +141,10 @@ class FakeFunctions(TorchFunctionMode):
 
 
 class FakeGPU:
-    """The device, and what the host has waited for.
+    """The simulated device, with a record of the host's waits.
 
     Args:
-        answers: function of the project -> the value of all that it reads. Any other reads ones.
+        answers: function of the project -> the value that its reads return; 1 for all others.
     """
 
     def __init__(self, answers: dict[str, float] | None = None) -> None:
@@ -154,7 +153,7 @@ class FakeGPU:
 
     @contextmanager
     def on(self, free: int = FREE) -> Iterator[None]:
-        """Inside, the device is there.
+        """Simulate the device inside the block.
 
         Args:
             free: bytes of its memory that are free.
@@ -171,16 +170,16 @@ class FakeGPU:
             yield
 
     def wait(self, kind: str) -> Wait:
-        """Note a wait of this kind, and who is to blame."""
+        """Record a wait of this kind, and the function that caused it."""
         self.waits.append(Wait(kind, *caller(sys._getframe(1))))
         return self.waits[-1]
 
     def asked(self) -> float:
-        """The value that is read now."""
+        """The value that the current read returns."""
         return self.answers.get(self.wait("read").name, 1.0)
 
     def since(self, first: int = 0) -> Places:
-        """The places of the first-th wait and of all later ones, by function; those of a test itself do not count."""
+        """The places of all waits from number `first` on, by function; waits of a test itself do not count."""
         found: Places = defaultdict(set)
         for kind, name, line in self.waits[first:]:
             if name:
@@ -189,15 +188,26 @@ class FakeGPU:
 
     @contextmanager
     def counted(self) -> Iterator[Places]:
-        """Filled in, at its end, with the places that waited inside."""
+        """A dict that is filled, at the end of the block, with the places that waited inside."""
         found: Places = {}
         first = len(self.waits)
         yield found
         found |= self.since(first)
 
 
+def supported() -> bool:
+    """Whether this torch copies a real tensor to a fake device; torch 2.6 asks the driver to do it, 2.15 does not."""
+    try:
+        with FakeGPU().on(FREE):
+            return fake(torch.zeros(2).to(DEVICE))
+    except RuntimeError as error:
+        if "driver" not in str(error):
+            raise
+        return False
+
+
 def fake(value: Any) -> bool:
-    """Whether it lies on the device."""
+    """Whether a value is a tensor on the device."""
     return isinstance(value, FakeTensor)
 
 
@@ -212,7 +222,7 @@ def real_on_cpu(value: FakeTensor) -> Tensor:
 
 
 def caller(frame: FrameType | None) -> tuple[str, int]:
-    """The innermost function of the project that is running, else the innermost of `OTHERS`, and its line."""
+    """The innermost running function of the project, otherwise of `OTHERS`, and its line."""
     other = ("", 0)
     while frame is not None:
         path = frame.f_code.co_filename
@@ -227,7 +237,7 @@ def caller(frame: FrameType | None) -> tuple[str, int]:
 
 @cache
 def qualified(path: str, line: int) -> str:
-    """Class and function that a line of a file lies in, of whatever function is not inside another: `Masked.read`."""
+    """The class and the outermost function that contain a line of a file: `Masked.read`."""
     name, inside = [], ast.parse(Path(path).read_text()).body
     while found := next((n for n in inside if isinstance(n, SCOPES) and n.lineno <= line <= n.end_lineno), None):
         name.append(found.name)
@@ -239,7 +249,7 @@ SCOPES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def converted(self: nn.Module, fn, recurse: bool = True) -> nn.Module:
-    """`nn.Module._apply`, which cannot put a fake tensor into a real weight: the weight is another one afterwards."""
+    """`nn.Module._apply`, which cannot put a fake tensor into a real weight, so it replaces the weight."""
     for module in self.modules() if recurse else [self]:
         for key, weight in module._parameters.items():
             with torch.no_grad():
@@ -276,7 +286,7 @@ def gradients(outputs, inputs, grad_outputs=None, *args, **kwargs) -> tuple[Tens
 
 
 def backward(loss: Tensor) -> None:
-    """`loss.backward()`: every weight that the loss depends on has a gradient of zeros after it."""
+    """`loss.backward()`, which gives a gradient of zeros to every weight that the loss depends on."""
     if loss.ndim or not loss.requires_grad:
         raise RuntimeError("grad can be implicitly created only for scalar outputs that require grad")
     for value in graph(loss):
@@ -285,7 +295,7 @@ def backward(loss: Tensor) -> None:
 
 
 def graph(output: Tensor) -> list:
-    """The nodes of a result's graph and the leaves that it ends in."""
+    """The nodes of a result's autograd graph, and its leaves."""
     found, nodes = {}, [output.grad_fn]
     while nodes:
         node = nodes.pop()
@@ -300,7 +310,7 @@ GRAD = torch.autograd.grad
 
 
 class Allowed(NamedTuple):
-    """A function that may make the host wait: at how many places, in which parts of the tests, and why it may."""
+    """A function that may make the host wait: the number of places, the parts of the tests, and the reason."""
 
     places: int
     scopes: frozenset[str]
@@ -308,15 +318,15 @@ class Allowed(NamedTuple):
 
     @classmethod
     def at(cls, places: int, scopes: str, why: str) -> "Allowed":
-        """Scopes in a line, with commas between them."""
+        """An entry whose scopes are separated by commas."""
         return cls(places, frozenset(scopes.split(", ")), why)
 
 
 class Ledger:
-    """Holds what has happened against what is allowed.
+    """Compares the waits that happened with those that are allowed.
 
     Args:
-        allowed: by the name of the function.
+        allowed: function name -> what it is allowed.
     """
 
     def __init__(self, allowed: dict[str, Allowed]) -> None:
@@ -325,7 +335,7 @@ class Ledger:
         self.scopes: dict[str, set[str]] = defaultdict(set)
 
     def check(self, scope: str, found: Places) -> None:
-        """Note what waited in a part of the tests.
+        """Record the waits in a part of the tests.
 
         Raises:
             AssertionError: a wait that is not allowed there.
@@ -340,7 +350,7 @@ class Ledger:
             assert count <= allowed.places, f"{said}: at {count} places in all, and {allowed.places} are allowed"
 
     def idle(self) -> list[str]:
-        """What is allowed and has not happened, in words."""
+        """Messages about allowed waits that have not happened."""
         found = []
         for name, allowed in self.allowed.items():
             if missing := sorted(allowed.scopes - self.scopes[name]):

@@ -16,7 +16,7 @@ def test_all_configurations_are_found():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch):
-    """With random images of the data set's own shape and number of classes, so that no files are needed."""
+    """Uses random images of the data set's shape and number of classes, so that no files are needed."""
     from diffusion.data import ImageData
 
     def load(self, split):
@@ -31,6 +31,6 @@ def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch
     if path.stem != "default":
         assert len(path.read_text().splitlines()) <= 20
     options = ["--out", str(tmp_path), "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
-    if path.stem == "cifar10":  # a quarter of the width, for time; tests/commands/test_describe.py has it whole
+    if path.stem == "cifar10":  # a quarter of the width, for speed; tests/commands/test_describe.py has the full one
         options += ["--model.net.width", "32", "--model.net.head_width", "64"]
     assert main(["fit", "-c", str(path), *options, "--data.batch_size", "2"]) == 0

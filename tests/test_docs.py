@@ -1,4 +1,4 @@
-"""The pages keep their word: what they name exists, and GitHub can set their formulas."""
+"""The documentation: every code and test that it names exists, and GitHub can render its formulas."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ TESTS = sorted({n for line in LINES for n in re.findall(r"`(tests/[\w/]+\.py::\w
 
 
 def resolve(name: str) -> object:
-    """The module, class, function or method of a dotted name."""
+    """The module, class, function or method with a dotted name."""
     parts = name.split(".")
     for k in range(len(parts), 0, -1):
         try:
@@ -29,8 +29,8 @@ def resolve(name: str) -> object:
     raise ModuleNotFoundError(name)
 
 
-def test_every_reference_is_read():
-    """No name of a reference line is left over, and no line is of another form."""
+def test_every_reference_line_has_the_expected_form():
+    """Every reference line has the expected form and contains only known names."""
     assert len(LINES) > 25 and len(CODE) > 30 and len(TESTS) > 50
     for line in LINES:
         rest = line
@@ -40,12 +40,12 @@ def test_every_reference_is_read():
 
 
 @pytest.mark.parametrize("name", CODE)
-def test_code_exists(name):
+def test_code_named_in_the_docs_exists(name):
     assert callable(resolve(name))
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_test_exists(name):
+def test_tests_named_in_the_docs_exist(name):
     path, function = name.split("::")
     tree = ast.parse((ROOT / path).read_text())
     assert function.startswith("test_") and function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
@@ -60,7 +60,7 @@ def test_every_section_with_an_equation_is_proven():
         assert "test: `tests/" in section[last:], section.splitlines()[0]
 
 
-def test_every_test_of_the_theory_is_on_its_page():
+def test_the_theory_page_names_every_test_of_the_theory():
     tree = ast.parse((ROOT / "tests" / "test_theory.py").read_text())
     written = {n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
     assert written == {n.split("::")[1] for n in TESTS if n.startswith("tests/test_theory.py")}
@@ -68,7 +68,7 @@ def test_every_test_of_the_theory_is_on_its_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_formulas_survive_markdown(page):
-    """GitHub reads Markdown first: a backslash before punctuation, a star, or an underscore after it would be eaten."""
+    """GitHub parses Markdown first: a backslash before punctuation, a star, or an underscore after it would be lost."""
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.S)
     blocks = re.findall(r"\$\$(.*?)\$\$", text, flags=re.S)
     rest = re.sub(r"\$\$.*?\$\$", "", text, flags=re.S)
@@ -79,7 +79,7 @@ def test_formulas_survive_markdown(page):
         assert not re.search(r"\\[^a-zA-Z]|\*|[^\w]_|<|>", formula), formula
         words = re.findall(r"\\left\b|\\right\b|[{}]", formula)
         assert words.count("{") == words.count("}") and words.count("\\left") == words.count("\\right"), formula
-    between = rest.split("$")[::2]  # GitHub takes no dollar for one that touches a letter or a figure
+    between = rest.split("$")[::2]  # GitHub does not treat a dollar next to a letter or digit as a delimiter
     assert not [t for t in between[1:] if re.match(r"\w", t)] + [t for t in between[:-1] if re.search(r"\w$", t)]
     for formula in inline:
         assert "\n" not in formula and formula == formula.strip(), formula
@@ -88,6 +88,6 @@ def test_formulas_survive_markdown(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page):
+def test_links_point_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target

@@ -1,6 +1,6 @@
 """Extensions: one part of each kind, from a user's module, by name on the command line.
 
-The module and the commands are those that CONTRIBUTING.md shows; a law of times and a distance are added here.
+The module and the commands are those of CONTRIBUTING.md; a distribution of times and a distance are added here.
 """
 
 import gc
@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
         assert main([*COMMANDS["fit"], *TINY]) == 0
         yield path
     del sys.modules["my"]
-    gc.collect()  # no later test finds these classes among the subclasses
+    gc.collect()  # so that later tests do not find these classes among the subclasses
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_a_checkpoint_rebuilds_the_parts(folder):
     t = torch.tensor([0.2, 0.5, 0.9]).double()
     angle = t * math.pi / 2
     torch.testing.assert_close(schedule.level(t).ratio, angle.tan())
-    f, g2 = schedule.sde(t)  # all that follows from alpha and sigma
+    f, g2 = schedule.sde(t)  # everything that follows from alpha and sigma
     torch.testing.assert_close(f, -math.pi / 2 * angle.tan())
     torch.testing.assert_close(g2, math.pi * angle.tan())
     torch.testing.assert_close(schedule.time(schedule.level(t).log_snr), t)
@@ -146,7 +146,7 @@ def test_a_new_distribution_of_times_limits_training_to_its_times(folder):
     assert 0.5 < float(t.min()) < 0.51 and 0.99 < float(t.max()) < 1
 
 
-def test_a_gif_is_made_with_the_new_parts(folder):
+def test_film_works_with_the_new_parts(folder):
     assert main([*COMMANDS["film"], "--n", "4", "--steps", "6"]) == 0
     assert Image.open(folder / "mine.gif").n_frames == 7  # the noise, and six steps
 

@@ -1,4 +1,4 @@
-"""The mistakes of a GPU, found without one: tensors of two devices in one operation, and waits of the host."""
+"""Errors that occur on GPUs, found without one: tensors of two devices in one operation, and waits of the host."""
 
 import inspect
 import warnings
@@ -55,9 +55,12 @@ from diffusion.support.specs import PACKAGES, concrete, gather
 from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
 from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
-from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake
+from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake, supported
 
-# --- the only waits there are -----------------------------------------------------------------------------
+if not supported():
+    pytest.skip(f"torch {torch.__version__} has no fake tensors on a device without a driver", allow_module_level=True)
+
+# --- the waits that are allowed ---------------------------------------------------------------------------
 #
 # Parts of a training: "setup" before the first step, the "first" step of an epoch, a step that logs ("log"), a plain
 # "step", "validation", "epoch" (its end, with a checkpoint) and "end". Others: "loss" (every part of the objective),
@@ -83,19 +86,19 @@ ALLOWED = {
         "OptimalTransport.__call__": (2, "loss", "scipy solves the assignment on the CPU"),
         # validation, checkpoints, and the end of a training
         "Diagnostics.on_validation_end": (1, "validation", "whether val/loss is the lowest so far"),
-        "NoisyClassifier.validation_step": (1, "validation", "what was right at which level is counted on the CPU"),
+        "NoisyClassifier.validation_step": (1, "validation", "correct answers by level are counted on the CPU"),
         "NoisyClassifier.on_validation_epoch_end": (2, "validation", "the counts of all processes, once"),
         "Diagnostics.state_dict": (1, "epoch", "a checkpoint is written"),
-        "poisoned": (1, "epoch", "all that a checkpoint holds is looked through before it is written"),
+        "poisoned": (1, "epoch", "the contents of a checkpoint are checked before it is written"),
         "Probe.errors": (2, "end", "a probe's images are on the CPU"),
-        "Probe.of": (1, "end", "a probe's errors are looked at on the CPU"),
+        "Probe.of": (1, "end", "a probe's errors are evaluated on the CPU"),
         "to_uint8": (1, "end", "the frames of a film"),
         "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
         "Pipeline.batches": (1, "walk, epoch, end", "the images of a batch"),
         "settle": (1, "walk", "a guide is moved to the images once"),
-        "rk45": (5, "walk, likelihood", "an adaptive solver looks at the error of its step"),
+        "rk45": (5, "walk, likelihood", "an adaptive solver reads the error of its step"),
         "batches": (2, "edit", "the images and labels of a batch are sent"),
         "inpaint": (2, "edit", "the mask is sent, the images come back"),
         "img2img": (1, "edit", "the images come back"),
@@ -113,7 +116,7 @@ ALLOWED = {
 LEDGER = Ledger(ALLOWED)
 ANSWERS = {
     "Guard.look": -1,  # the first bad step: none
-    "rk45": 0,  # the error of a step: ones would have it go on for ever
+    "rk45": 0,  # the error of a step: with ones it would never end
 }
 
 for package in PACKAGES:
@@ -121,13 +124,13 @@ for package in PACKAGES:
 
 
 def every(base: type) -> list[type]:
-    """All classes of a kind that the project has."""
+    """All classes of the project that are derived from a base."""
     return sorted(concrete(base, "diffusion"), key=lambda kind: kind.__name__)
 
 
 @contextmanager
 def watched(scope: str, free: int = 2**40) -> Iterator[FakeGPU]:
-    """A device whose waits inside have to be allowed in this part."""
+    """A simulated device; waits inside the block must be allowed in this part."""
     gpu = FakeGPU(ANSWERS)
     with gpu.on(free), gpu.counted() as found:
         yield gpu
@@ -137,21 +140,21 @@ def watched(scope: str, free: int = 2**40) -> Iterator[FakeGPU]:
 # --- training -----------------------------------------------------------------------------------------------
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-WHOLE = {  # with a step that logs, and with what comes at the end of a training
+WHOLE = {  # with a step that logs, and with the end of a training
     *("digits", "digits_inpaint", "digits_superres", "digits_context"),  # labels, hints, contexts
     *("digits_classifier", "features_digits"),
 }
 
 
 class OnDevice(CPUAccelerator):
-    """Lightning's place for a device, which is not there to be prepared."""
+    """Lightning's accelerator for the simulated device, which needs no preparation."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
 
 
 class NoFile(TorchCheckpointIO):
-    """Checkpoints of no bytes: a fake tensor cannot be written."""
+    """Writes empty checkpoints, since fake tensors cannot be written."""
 
     def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +162,7 @@ class NoFile(TorchCheckpointIO):
 
 
 class Scopes(pl.Callback):
-    """First of the callbacks: says which part of the training begins."""
+    """Tracks the current part of the training; the first of the callbacks."""
 
     def __init__(self, gpu: FakeGPU) -> None:
         self.gpu, self.scope, self.first = gpu, "setup", 0
@@ -193,23 +196,23 @@ def images_of(data: ImageData, n: int = 6) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def random_images(monkeypatch):
-    """Every data set has random images, so that no files are needed."""
+    """Give every data set random images, so that no files are needed."""
     for kind in every(ImageData):
         monkeypatch.setattr(kind, "load", lambda self, split: images_of(self))
         monkeypatch.setattr(kind, "prepare_data", lambda self: None)
 
 
 def built(config: Path, folder: Path, *options: str) -> Run:
-    """The parts of a training by a configuration, on the CPU."""
+    """The parts of a training from a configuration, on the CPU."""
     fixed = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--layout", "channels_last"]
     return assemble(["-c", str(config), "--out", str(folder), "--data.batch_size", "2", *fixed, *options])
 
 
 def trained(run: Run, folder: Path, whole: bool) -> pl.Trainer:
-    """A step of its training on the device, by Lightning's own loop, with the callbacks that a run has.
+    """One training step on the device, in Lightning's own loop, with the callbacks of the run.
 
     Args:
-        whole: three steps, of which the last logs, a validation, and the pictures and probes of the end.
+        whole: three steps, of which the last logs, then a validation, and the final pictures and probes.
     """
     gpu, steps = FakeGPU(ANSWERS), 3 if whole else 1
     scopes, last = Scopes(gpu), (Samples, Gif, Evaluation)
@@ -238,7 +241,7 @@ def trained(run: Run, folder: Path, whole: bool) -> pl.Trainer:
 
 
 def evaluator(data: ImageData) -> Evaluator:
-    """What judges samples, with a classifier on the device."""
+    """An evaluator of samples whose classifier is on the device."""
     net = FeatureNet(data.channels, len(data.class_names)).to(DEVICE)
     return Evaluator(Extractor.of(net, "FeatureNet"), "random", data.arrays("train"), data.arrays("test"))
 
@@ -269,7 +272,7 @@ def network(**options) -> nn.Module:
 
 
 def on_device(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor there."""
+    """A tensor on the device."""
     return torch.zeros(*shape, dtype=dtype, device=DEVICE)
 
 
@@ -278,7 +281,7 @@ def labels() -> Tensor:
 
 
 def loss_of(denoiser: Denoiser, objective: Objective, draws: StepDraws | None = None) -> Tensor:
-    """The loss of a batch there, with its backward pass."""
+    """Compute the loss of a batch on the device, with its backward pass."""
     draws = draws or StepDraws(0, 0, 0, DEVICE)
     x0 = on_device(B, *SHAPE)
     terms = objective(denoiser.to(DEVICE), x0, Condition(labels()), draws.normal, draws.uniform)
@@ -290,7 +293,7 @@ def loss_of(denoiser: Denoiser, objective: Objective, draws: StepDraws | None = 
 
 
 def cases() -> Iterator[tuple[str, Callable[[], Denoiser], Callable[[], Objective]]]:
-    """Every schedule, target, weight, distance, law of times and pairing, one at a time."""
+    """Every schedule, target, weight, distance, distribution of times and pairing, one at a time."""
 
     def denoiser(schedule: type = Cosine, target: type = V, **options) -> Callable[[], Denoiser]:
         return lambda: Denoiser(network(**options), schedule(), target())
@@ -322,7 +325,7 @@ def test_loss_with_every_part(name):
 
 
 @pytest.mark.parametrize("hint", [LowResolution(2, 0.1), Masked()], ids=lambda h: type(h).__name__)
-def test_hints_are_made_where_the_images_are(hint):
+def test_hints_are_made_on_the_device_of_the_images(hint):
     assert {type(hint)} <= set(every(Hint)) and len(every(Hint)) == 2
     with watched("loss"):
         made = hint(on_device(B, *SHAPE), StepDraws(0, 0, 0, DEVICE).normal)
@@ -335,14 +338,14 @@ def test_hints_are_made_where_the_images_are(hint):
 
 
 class Dark(Likelihood):
-    """A wish for dark images."""
+    """A likelihood of dark images."""
 
     def log_p(self, x0, t):
         return -x0.flatten(1).mean(1)
 
 
 def darker(x0: Tensor, t: object) -> Tensor:
-    """The same as a CondFn of its own."""
+    """The same as a plain CondFn."""
     return -torch.ones_like(x0)
 
 
@@ -353,13 +356,13 @@ def model(learn_variance: bool = False, **options) -> Pipeline:
 
 
 def moved(it: Pipeline) -> Pipeline:
-    """The model, on the device now."""
+    """The model, moved to the device."""
     it.denoiser.to(DEVICE)
     return it
 
 
 def classifier() -> NoisyImageClassifier:
-    """One that a model can be guided by."""
+    """A classifier that can guide the model."""
     net = HalfUNet(C, 8, (1,), attention=(), num_classes=10)
     return NoisyImageClassifier(net, Cosine(100), SHAPE, tuple("0123456789")).eval()
 
@@ -384,7 +387,7 @@ def samplers() -> Iterator[Sampler]:
 
 
 SAMPLERS = list(samplers())
-FEW = [DDPM(3), Heun(3, churn=10), ProbabilityFlow(3)]  # at random, at levels off the grid, and at one an image
+FEW = [DDPM(3), Heun(3, churn=10), ProbabilityFlow(3)]  # stochastic, off the grid, with one level per image
 OTHER_WAYS = [
     *(DDIM(3, eta=0.5), DEIS(5, 4), DPMSolver(5, 3), DPMSolver(3, sde=True), Heun(3, churn=10), UniPC(5, 3)),
     *(DDPM(3, "large"), DDPM(3, "learned")),
@@ -392,12 +395,12 @@ OTHER_WAYS = [
 
 
 def walked(it: Pipeline, samplers: list[Sampler], guidance: Guidance) -> list[tuple]:
-    """Device and shape of where each sampler ends."""
+    """The device and shape of each sampler's result."""
     ends = [list(it.frames(B, None, 0, sampler, guidance))[-1].x for sampler in samplers]
     return [(x.device, tuple(x.shape)) for x in ends]
 
 
-def test_every_guidance_is_tried():
+def test_every_guidance_is_covered_on_the_device():
     assert {type(make()) for make in GUIDANCES.values()} == concrete(Guidance, "diffusion.guidance")
 
 
@@ -417,14 +420,14 @@ def test_walk_of_every_sampler_with(guidance):
         assert walked(moved(it), SAMPLERS, GUIDANCES[guidance]()) == len(SAMPLERS) * [(DEVICE, (B, *SHAPE))]
 
 
-def test_walk_of_the_other_ways_of_samplers():
+def test_walk_of_the_other_options_of_samplers():
     it = model(learn_variance=True)
     with watched("walk"):
         assert walked(moved(it), OTHER_WAYS, Plain()) == len(OTHER_WAYS) * [(DEVICE, (B, *SHAPE))]
 
 
 @pytest.mark.parametrize("clamp", every(Bound), ids=lambda kind: kind.__name__)
-def test_samples_come_to_the_host_once_a_batch(clamp):
+def test_samples_are_copied_to_the_host_once_per_batch(clamp):
     with watched("walk") as gpu:
         x = moved(model(clamp=clamp())).sample(5, batch_size=2)
     assert not fake(x) and x.shape == (5, *SHAPE)
@@ -454,7 +457,7 @@ def test_edits_of_images_on_the_host(edit):
 
 
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
-def test_terms_of_the_bound(variance):
+def test_terms_of_the_bound_on_the_device(variance):
     with watched("likelihood"):
         it = moved(model(variance == "learned"))
         denoise = it.clamp(it.denoiser.bind(Condition(labels())))
@@ -463,7 +466,7 @@ def test_terms_of_the_bound(variance):
 
 
 @pytest.mark.parametrize("divergence", ["hutchinson", "exact"])
-def test_likelihood_by_the_flow(divergence):
+def test_likelihood_of_the_flow_on_the_device(divergence):
     with watched("likelihood"):
         it, noise = moved(model()), ImageDraws(0, range(B))
         x0 = dequantise(on_device(B, *SHAPE), noise)
@@ -511,14 +514,14 @@ def test_batches_are_made_on_the_device(free, context):
         next(walk)
         first = len(gpu.waits)
         assert all(v.device == DEVICE for batch in walk for v in batch)
-        assert len(gpu.waits) == first  # an epoch waits at its start alone
+        assert len(gpu.waits) == first  # an epoch waits only at its start
 
 
 # --- the bench ----------------------------------------------------------------------------------------------
 
 
 class Planted(Euler):
-    """A sampler that does something wrong in each step."""
+    """A sampler with a deliberate fault in each step."""
 
     def __init__(self, mistake) -> None:
         super().__init__(2)
@@ -574,25 +577,25 @@ def planted(mistake) -> None:
 
 
 @pytest.mark.parametrize("mistake", WAITS)
-def test_bench_finds_a_wait(mistake):
+def test_fake_gpu_finds_a_wait(mistake):
     with pytest.raises(AssertionError, match=r"^Sampler.iterate makes the host wait \((read|send|index) in line"):
         with watched("walk"):
             planted(WAITS[mistake])
 
 
 @pytest.mark.parametrize("work", FREE_OF_WAITS)
-def test_bench_finds_no_wait_where_there_is_none(work):
+def test_fake_gpu_finds_no_wait_where_there_is_none(work):
     with watched("walk"):
         planted(FREE_OF_WAITS[work])
 
 
 @pytest.mark.parametrize("mistake", MIXED)
-def test_bench_finds_two_devices_in_one_operation(mistake):
+def test_fake_gpu_finds_two_devices_in_one_operation(mistake):
     with pytest.raises((RuntimeError, TypeError), match="device"), FakeGPU().on():
         planted(MIXED[mistake])
 
 
-def test_bench_computes_on_the_host():
+def test_fake_gpu_computes_on_the_host():
     with FakeGPU().on():
         x = torch.arange(6.0, requires_grad=True)
         (gradient,) = torch.autograd.grad(x.square().sum(), x)
@@ -602,7 +605,7 @@ def test_bench_computes_on_the_host():
     assert torch.equal(drawn, torch.randn(3, generator=torch.Generator().manual_seed(1)))
 
 
-def test_bench_gives_a_gradient_to_the_weights_that_the_loss_depends_on():
+def test_fake_gpu_gives_a_gradient_to_weights_that_the_loss_depends_on():
     with FakeGPU().on():
         used, unused = (nn.Linear(2, 2).to(DEVICE) for _ in range(2))
         used(on_device(3, 2)).sum().backward()
@@ -613,7 +616,7 @@ def test_bench_gives_a_gradient_to_the_weights_that_the_loss_depends_on():
             torch.autograd.grad(used(on_device(3, 2)).sum(), unused.weight)
 
 
-def test_bench_leaves_no_trace():
+def test_fake_gpu_restores_everything_it_patches():
     before = torch.Generator, torch.cuda.mem_get_info, nn.Module._apply
     with FakeGPU().on():
         assert torch.Generator is not before[0]
@@ -621,7 +624,7 @@ def test_bench_leaves_no_trace():
     assert type(torch.empty(2)) is Tensor
 
 
-def test_ledger_names_what_is_allowed_and_does_not_happen():
+def test_ledger_names_allowed_waits_that_do_not_happen():
     ledger = Ledger({"a": Allowed.at(2, "walk, edit", "why"), "b": Allowed.at(1, "walk", "why")})
     ledger.check("walk", {"a": {("read", 1)}, "b": {("read", 9)}})
     assert ledger.idle() == [
@@ -632,8 +635,8 @@ def test_ledger_names_what_is_allowed_and_does_not_happen():
         ledger.check("walk", {"b": {("read", 10)}})
 
 
-def test_everything_that_is_allowed_to_wait_does(request):
-    """Last: the table lists no wait that is gone."""
+def test_every_allowed_wait_happens(request):
+    """The table lists no wait that no longer happens. Runs last."""
     mine = [item.nodeid for item in request.session.items if item.path == request.path]
     whole = {item.split("::")[1].split("[")[0] for item in mine} >= {n for n in globals() if n.startswith("test_")}
     if not whole or request.session.testsfailed:

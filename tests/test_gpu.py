@@ -1,4 +1,4 @@
-"""On a GPU: the same answers, and a training step that never waits for the device."""
+"""On a GPU: the same results, and training steps that never wait for the device."""
 
 import pytest
 import pytorch_lightning as pl
@@ -26,7 +26,7 @@ def model():
     return Diffusion(net, Cosine(), V(), sampler=DDIM(10), shape=(1, 8, 8))
 
 
-def test_a_seed_gives_the_same_pictures_as_on_the_cpu(model):
+def test_pictures_of_a_seed_equal_those_of_the_cpu(model):
     torch.testing.assert_close(model.cuda().pipeline.sample(10), model.cpu().pipeline.sample(10), rtol=0, atol=0.02)
 
 
@@ -45,7 +45,7 @@ def test_the_loss_and_its_gradient_never_wait_for_the_device(model):
 
 
 def test_diagnostics_wait_for_the_device_only_when_they_log(tmp_path):
-    """A real training with a log at step 4: no other step of the callback waits."""
+    """A training with a log at step 4: the callback waits in no other step."""
 
     class Strict(Diagnostics):
         def on_train_batch_end(self, trainer, *args):
@@ -85,8 +85,8 @@ def test_sampling_never_waits_for_the_device_between_its_ends(model):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_every_callback_of_fit_never_waits_between_two_logs(tmp_path):
-    """`diffusion fit` with all that it has: of 12 steps, those that neither log nor save nor end an epoch."""
+def test_no_callback_of_fit_waits_between_two_logs(tmp_path):
+    """`diffusion fit` with all callbacks: those of 12 steps that neither log nor save nor end an epoch."""
     from diffusion.training.build import DiffusionCLI
 
     argv = [

@@ -1,6 +1,6 @@
-"""The house of docs/design.md: which file may import which, and how large files may be.
+"""The package structure of docs/design.md: which file may import which, and the size of files.
 
-Every rule is a function of a house, a mapping of module names to their source, that returns the violations in words.
+Each rule is a function that maps {module name: source} to messages about violations.
 """
 
 import ast
@@ -33,7 +33,7 @@ GROUPS = {
 }  # fmt: skip
 NEVER = {("nets", "noise"), ("samplers", "nets"), *(("data", other) for other in GROUPS if other != "support")}
 WITH_ARGPARSE = {"cli", "options", "commands"}
-HEAVY = ("pytorch_lightning", "torchvision")  # what sampling does without
+HEAVY = ("pytorch_lightning", "torchvision")  # not imported by sampling
 SAMPLING = {"diffusion.commands.sample", "diffusion.commands.film", "diffusion.commands.edit"}
 ENTRIES, LINES, VERB_LINES = 24, 300, 100
 
@@ -41,7 +41,7 @@ House = Mapping[str, str]
 
 
 class Import(NamedTuple):
-    """A module that a line of a file imports, and the names that it takes from it; none for `import module`."""
+    """A module that a file imports in a given line, and the names from it; none for `import module`."""
 
     module: str
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ def read_house(folder: Path = PACKAGE) -> dict[str, str]:
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below one, but for the bodies of `if TYPE_CHECKING`."""
+    """All nodes below a node, except the bodies of `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             children = child.orelse
@@ -70,7 +70,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 @cache
 def imports(source: str) -> list[Import]:
-    """The imports of a file at any depth, with import_module("literal name") among them."""
+    """The imports of a file at any depth, including import_module("literal name")."""
     found = []
     for node in statements(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -88,7 +88,7 @@ def imports(source: str) -> list[Import]:
 
 
 def targets(house: House, source: str) -> list[tuple[str, int]]:
-    """The modules of the house that a file imports with their lines; a package itself is "package.__init__"."""
+    """The modules of the package that a file imports, with their lines; packages as "package.__init__"."""
     found = []
     for module, names, line in imports(source):
         if module.partition(".")[0] != "diffusion":
@@ -100,7 +100,7 @@ def targets(house: House, source: str) -> list[tuple[str, int]]:
 
 
 def group_of(module: str) -> str:
-    """The entry at the top level that a module belongs to; "" is the package itself."""
+    """The top-level entry that a module belongs to; "" is the package itself."""
     parts = module.removesuffix(".__init__").split(".")
     return parts[1] if len(parts) > 1 else ""
 
@@ -121,7 +121,7 @@ def upward_imports(house: House) -> list[str]:
 
 
 def imports_of_own_package(house: House) -> list[str]:
-    """A module does not import a package that it lies in; from `diffusion` itself it takes the version alone."""
+    """A module does not import a package that contains it; from `diffusion` it imports only the version."""
     found = []
     for name, source in house.items():
         above = {f"{name.removesuffix('.__init__').rsplit('.', k)[0]}.__init__" for k in range(1, name.count(".") + 1)}
@@ -136,7 +136,7 @@ def imports_of_own_package(house: House) -> list[str]:
 
 
 def cycles(house: House) -> list[str]:
-    """No module is reached again from what it imports, by whichever way. Importing a package runs its __init__."""
+    """No module is reachable from its own imports. Importing a package runs its __init__."""
     edges = {name: sorted({t for t, _ in targets(house, source)}) for name, source in house.items()}
     found, done = [], set()
 
@@ -154,7 +154,7 @@ def cycles(house: House) -> list[str]:
 
 
 def argparse_outside_the_command_line(house: House) -> list[str]:
-    """Only cli, options and commands know words of a command line."""
+    """Only cli, options and commands import argparse."""
     return [
         f"{name}:{found.line} imports argparse"
         for name, source in house.items()
@@ -164,7 +164,7 @@ def argparse_outside_the_command_line(house: House) -> list[str]:
 
 
 def imported_verbs(house: House) -> list[str]:
-    """A verb is imported by the command line alone; everyone else calls the function that it calls."""
+    """Only the command line imports verbs; all others call the functions of the library."""
     known = house | {name: "" for name in read_house() if name.startswith("diffusion.commands")}
     return [
         f"{name}:{line} imports {target}"
@@ -175,7 +175,7 @@ def imported_verbs(house: House) -> list[str]:
 
 
 def unusual_imports(house: House) -> list[str]:
-    """Imports are absolute, and Lightning has one name."""
+    """Imports are absolute, and Lightning is imported as pytorch_lightning."""
     return [
         f"{name}:{found.line} imports {found.module}"
         for name, source in house.items()
@@ -185,38 +185,38 @@ def unusual_imports(house: House) -> list[str]:
 
 
 def long_files(house: House) -> list[str]:
-    """At most 300 lines, and 100 for a verb."""
+    """A file has at most 300 lines, a verb at most 100."""
     lines = {name: len(source.splitlines()) for name, source in house.items()}
     limits = {name: VERB_LINES if group_of(name) == "commands" else LINES for name in house}
     return [f"{name} has {n} lines, at most {limits[name]}" for name, n in lines.items() if n > limits[name]]
 
 
 def unknown_groups(house: House) -> list[str]:
-    """Every entry of the top level has a group."""
+    """Every top-level entry has a group."""
     return sorted({group_of(name) for name in house} - GROUPS.keys())
 
 
 def crowded_top(house: House) -> list[str]:
-    """At most 24 packages and modules at the top level."""
+    """The top level has at most 24 packages and modules."""
     entries = {name.split(".")[1] for name in house}
     return [f"{len(entries)} entries, at most {ENTRIES}"] if len(entries) > ENTRIES else []
 
 
 def others() -> dict[str, str]:
-    """The project's Python code outside of the package and its tests."""
+    """The project's Python code outside the package and the tests."""
     files = [p for folder in ("benchmarks", "docs", "notebooks") for p in sorted((ROOT / folder).rglob("*.py"))]
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
 
 
 def loaded(*modules: str) -> list[str]:
-    """Which of the heavy packages a fresh process has imported once it has imported the modules."""
+    """The heavy packages that a fresh process imports with the given modules."""
     names = ", ".join(modules)
     code = f"import sys, {names}; print(*[name for name in {HEAVY} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return ended.stdout.split()
 
 
-# --- the house as it is, and planted violations ------------------------------------------------------------
+# --- the package, and planted violations --------------------------------------------------------------------
 
 PLANTED = {
     upward_imports: [
@@ -270,7 +270,7 @@ def house():
 
 
 @pytest.mark.parametrize("rule", [*PLANTED, crowded_top], ids=lambda rule: rule.__name__)
-def test_the_house_has_no(rule, house):
+def test_the_package_has_no(rule, house):
     assert len(house) > 100
     assert rule(house) == []
 
@@ -297,7 +297,7 @@ def test_nothing_outside_the_package_imports_a_verb(house):
 
 
 def test_sampling_and_editing_import_neither_lightning_nor_torchvision(house):
-    """In a process of its own: their verbs, and every module of the groups up to editing, data sets aside."""
+    """In a separate process: their verbs, and every module of the groups up to editing, except data sets."""
     below = {name for name in house if GROUPS[group_of(name)] <= GROUPS["editing"] and group_of(name) != "data"}
     assert {"diffusion.generation.sample", "diffusion.editing.sheet"} <= below
     assert loaded(*sorted(n.removesuffix(".__init__") for n in below | SAMPLING)) == []

@@ -1,4 +1,4 @@
-"""What the notebooks call: runs that go on, data that are not there, TensorBoard's address."""
+"""`diffusion.notebook`: training in cells, missing data, TensorBoard's address."""
 
 import json
 
@@ -27,7 +27,7 @@ def step(run):
     return runs.read_checkpoint(runs.find_checkpoint(run))["global_step"]
 
 
-def test_training_goes_on_and_says_so(root, capsys):
+def test_training_resumes_and_reports_it(root, capsys):
     first = notebook.train("Digits", preset="smoke")
     assert first == root / "digits_smoke" / "version_0" and step(first) == 10
     assert "starting a new run" in capsys.readouterr().out
@@ -38,39 +38,39 @@ def test_training_goes_on_and_says_so(root, capsys):
     assert "resuming from" in said and "step 10" in said and "15 steps" in said and step(first) == 15
 
 
-def test_another_model_is_another_run(root, capsys):
+def test_a_different_model_starts_a_new_run(root, capsys):
     first = notebook.train("Digits", preset="smoke")
     other = notebook.train("Digits", {"model.schedule.T": 100}, preset="smoke")
     said = capsys.readouterr().out
-    assert other.name == "version_1" and "T: 1000 -> 100): a new one is started" in said
+    assert other.name == "version_1" and "T: 1000 -> 100): starting a new run" in said
     assert Pipeline.load(other).denoiser.schedule.T == 100 and step(first) == 10
-    with pytest.raises(ValueError, match="its model is not the one that is configured"):
+    with pytest.raises(ValueError, match="its model differs from the configured one"):
         notebook.train("Digits", preset="smoke", resume="version_1")
 
 
-def test_a_stop_says_how_to_go_on(root, capsys, monkeypatch):
+def test_an_interrupted_cell_prints_how_to_resume(root, capsys, monkeypatch):
     def fit(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(notebook, "fit", fit)
     assert notebook.train("Digits") == root / "digits"
-    assert capsys.readouterr().out == "stopped before there was a checkpoint; run this cell again to begin\n"
+    assert capsys.readouterr().out == "stopped before the first checkpoint; run this cell again to start over\n"
     made = root / "digits" / "version_3"
     (made / "checkpoints").mkdir(parents=True)
     (made / "checkpoints" / "last.ckpt").touch()
     (root / "digits" / "version_4").mkdir()
     assert notebook.train("Digits") == made
-    assert capsys.readouterr().out.startswith("run this cell again to go on from there; the next cells work with what")
+    assert capsys.readouterr().out.startswith("run this cell again to resume; the next cells use ")
     notebook.train("Digits", resume="")
     assert 'set resume = "auto" and run this cell again' in capsys.readouterr().out
 
 
-def test_a_finished_run_is_used(root, capsys):
+def test_open_or_train_uses_the_newest_finished_run(root, capsys):
     first = notebook.open_or_train("", "Digits", preset="smoke")
     assert "there is no finished run" in capsys.readouterr().out
     half = root / "digits_smoke" / "version_1" / "checkpoints"
     half.mkdir(parents=True)
-    (half / "step00000003.ckpt").touch()  # newer, but it never ended
+    (half / "step00000003.ckpt").touch()  # newer, but unfinished
     assert notebook.open_or_train("", "Digits", preset="smoke") == first
     assert "version_0, step 10" in capsys.readouterr().out
     assert notebook.open_or_train(str(half.parent), "Digits") == half.parent
@@ -78,7 +78,7 @@ def test_a_finished_run_is_used(root, capsys):
         notebook.open_or_train(str(root / "nothing"), "Digits")
 
 
-def test_names_that_are_not_known():
+def test_unknown_data_sets_and_presets_are_refused():
     assert notebook.config("Digits").stem == "digits" and notebook.config("sprites_classifier").exists()
     with pytest.raises(ValueError, match="wanted one of Digits, Sprites, MNIST"):
         notebook.config("Mnist")
@@ -86,7 +86,7 @@ def test_names_that_are_not_known():
         notebook.train("Digits", preset="quick")
 
 
-def test_data_that_cannot_be_had(tmp_path, monkeypatch):
+def test_missing_data_suggests_the_built_in_sets(tmp_path, monkeypatch):
     def offline(source, folder):
         raise OSError("no route to host")
 
@@ -107,7 +107,7 @@ def test_data_that_cannot_be_had(tmp_path, monkeypatch):
         ({"DomainId": "d"}, {"TENSORBOARD_PROXY_URL": "/mine/%PORT%/"}, "/mine/%PORT%/"),
     ],
 )
-def test_the_way_to_tensorboard(facts, names, path, monkeypatch, capsys, tmp_path):
+def test_tensorboard_address_follows_the_environment(facts, names, path, monkeypatch, capsys, tmp_path):
     for name in ("TENSORBOARD_PROXY_URL", "SM_MODEL_DIR", "JUPYTERHUB_SERVICE_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "metadata.json").write_text(json.dumps(facts))
@@ -123,7 +123,7 @@ def test_the_way_to_tensorboard(facts, names, path, monkeypatch, capsys, tmp_pat
     ) in said and f"--logdir {tmp_path}/digits" in said
 
 
-def test_a_model_that_is_told_nothing(float64):
+def test_unlabelled_model_gives_the_null_prediction(float64):
     torch.manual_seed(0)
     net = ContextUNet(channels=3, width=8, pool=2, context_dim=2)
     model = Pipeline(Denoiser(net, Cosine(50)).eval(), DDIM(2), shape=(3, 8, 8), class_names=["a", "b"])
@@ -147,7 +147,7 @@ def test_a_model_that_is_told_nothing(float64):
         free.in_turn(1, "a")
 
 
-def test_agreement_counts():
+def test_agreement_is_the_share_of_correct_classes():
     class Sign(torch.nn.Module):
         schedule = Cosine(50)
 

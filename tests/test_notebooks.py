@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom with its smoke preset, and leaves what it promises."""
+"""Every notebook runs from top to bottom with its smoke preset and writes its files."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ from diffusion.support import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FILES = {  # what each leaves in its folder of runs
+FILES = {  # the files that each writes to its folder of runs
     "theory": ["theory.gif"],
     "entry": ["last.ckpt", "denoising.gif", "film.gif", "samples.npz", "step00000010.png"],
     "sampling": ["last.ckpt", "ddpm_ddim.gif", "quality.png"],
@@ -30,7 +30,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_it_is_thin_and_stored_without_outputs(path):
+def test_notebook_is_short_and_stored_without_outputs(path):
     book = read(path)
     assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == "python3"
     code = [c for c in book.cells if c.cell_type == "code"]
@@ -43,7 +43,7 @@ def test_it_is_thin_and_stored_without_outputs(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path))
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -59,7 +59,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
         if found.suffix == ".gif":
             film = Image.open(found)
             first = np.asarray(film.convert("RGB"), float)
-            film.seek(film.n_frames // 2)  # one goes there and back
+            film.seek(film.n_frames // 2)  # one film plays forwards and backwards
             assert film.n_frames > 5 and np.abs(np.asarray(film.convert("RGB"), float) - first).mean() > 1
         elif found.suffix == ".png":
             assert np.asarray(Image.open(found).convert("L"), float).std() > 10
@@ -75,8 +75,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_training_that_is_interrupted_goes_on(tmp_path, monkeypatch):
-    """The kernel is interrupted in mid-training: the cell ends well, the next ones work, and the cell goes on."""
+def test_interrupted_training_resumes(tmp_path, monkeypatch):
+    """The kernel is interrupted in mid-training: the cell ends normally, the next ones work, and the cell resumes."""
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [c.source for c in read(ROOT / "notebooks" / "entry.ipynb").cells if c.cell_type == "code"]
@@ -111,8 +111,8 @@ def test_training_that_is_interrupted_goes_on(tmp_path, monkeypatch):
         watch.join()
         step = runs.read_checkpoint(runs.find_checkpoint(run))["global_step"]
         assert 0 < step < 300  # 60 epochs of 5 steps
-        assert f"stopped at step {step}; the newest checkpoint is of step {step}" in said
-        assert "run this cell again to go on from there" in said
+        assert f"stopped at step {step}; newest checkpoint: step {step}" in said
+        assert "run this cell again to resume" in said
         for cell in cells[training + 1 :]:
             execute(cell)
         assert np.load(run / "samples" / "samples.npz")["images"].std() > 10

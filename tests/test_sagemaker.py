@@ -1,6 +1,6 @@
-"""SageMaker training jobs, by their folders and environment: a tree as /opt/ml, the variables that its containers set.
+"""SageMaker training jobs, simulated by their folders (a tree like /opt/ml) and environment variables.
 
-Nothing here ever ran on AWS.
+Nothing here has been run on AWS.
 """
 
 import ast
@@ -41,7 +41,7 @@ def words(**changed):
 
 @pytest.fixture
 def ml(tmp_path, monkeypatch):
-    """A job's folders and variables, from elsewhere than the repository."""
+    """The folders and variables of a job, with a current folder outside the repository."""
     for name in [n for n in os.environ if n.startswith(("SM_", "DIFFUSION_"))]:
         monkeypatch.delenv(name)
     root = tmp_path / "ml"
@@ -77,15 +77,15 @@ def test_a_job_leaves_a_model_that_can_be_used(ml, tmp_path, capsys, monkeypatch
     assert any("tfevents" in p for p in output) and not (ml / "output/failure").exists()
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["lr"] == 1e-05 and config["data"]["init_args"]["batch_size"] == 64
-    assert f"kept for SageMaker: {ml}/model, {ml}/output/data" in capsys.readouterr().out
+    assert f"written for SageMaker: {ml}/model, {ml}/output/data" in capsys.readouterr().out
 
-    monkeypatch.delenv("SM_MODEL_DIR")  # at home, from model.tar.gz
+    monkeypatch.delenv("SM_MODEL_DIR")  # on the user's machine, from model.tar.gz
     model = ml / "model"
     assert diffusion(["sample", str(model), "--n", "2", "--out", str(tmp_path / "two.png")]) == 0
     assert Image.open(tmp_path / "two.png").size[0] > 8
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path / "home"))
     argv = ["fit", "-c", str(model / "config.yaml"), "--trainer.max_epochs"]
-    assert diffusion([*argv, "1"]) == 0  # a new run, at this home's own place
+    assert diffusion([*argv, "1"]) == 0  # a new run, in the default folder of this machine
     assert step(tmp_path / "home/digits/version_0/checkpoints/last.ckpt") == 5
     assert diffusion([*argv, "3", "--resume", str(model)]) == 0
     assert step(model / "checkpoints/last.ckpt") == 15
@@ -93,7 +93,7 @@ def test_a_job_leaves_a_model_that_can_be_used(ml, tmp_path, capsys, monkeypatch
 
 
 def stopping(monkeypatch, at):
-    """The signal that a stop sends, in the middle of a step; returns the steps that are done."""
+    """Send the signal of a stop in the middle of a step; returns the list of steps done."""
     done, training_step = [], Diffusion.training_step
 
     def stopped(self, batch, batch_idx):
@@ -106,8 +106,8 @@ def stopping(monkeypatch, at):
     return done
 
 
-def test_a_spot_job_goes_on_where_it_was_stopped(ml, tmp_path, monkeypatch, capsys):
-    """Stopped in the second epoch's second step; the new machine has the checkpoints and an empty disk."""
+def test_a_stopped_spot_job_resumes_exactly(ml, tmp_path, monkeypatch, capsys):
+    """The job is stopped in the second epoch's second step; the new machine has only the checkpoints."""
     whole = tmp_path / "whole"
     with monkeypatch.context() as patch:
         patch.setenv("SM_MODEL_DIR", str(whole / "model"))
@@ -127,12 +127,12 @@ def test_a_spot_job_goes_on_where_it_was_stopped(ml, tmp_path, monkeypatch, caps
     said = capsys.readouterr().out
     assert "resuming from" in said and "step 7, epoch 2" in said and done == list(range(10))
     ends = [torch.load(p / "model/checkpoints/last.ckpt", weights_only=True)["state_dict"] for p in (whole, ml)]
-    assert ends[0] and all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())  # the unbroken job's weights
-    assert sagemaker.main(words()) == 0  # started once more when all is done: the model is there again
+    assert ends[0] and all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())  # the uninterrupted job's
+    assert sagemaker.main(words()) == 0  # started again after completion: the model is written again
     assert "this run is complete" in capsys.readouterr().out and done == list(range(10))
 
 
-def test_a_signal_before_the_first_step_is_over_leaves_a_checkpoint(ml, monkeypatch):
+def test_a_signal_within_the_first_step_leaves_a_checkpoint(ml, monkeypatch):
     stopping(monkeypatch, at=0)
     assert sagemaker.main(words()) == 143
     assert step(ml / "model/checkpoints/last.ckpt") == 1
@@ -143,7 +143,7 @@ def test_a_signal_before_the_first_step_is_over_leaves_a_checkpoint(ml, monkeypa
     ({"config": "digitz.yaml"}, "config: there is no file 'digitz.yaml'; did you mean 'digits.yaml'?; there are: "),
     ({"data": "CIFAR10", "data.limit": 3, "trainer.devices": "nine"}, "devices"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_in_the_failure_file(ml, changed, said, capfd):
+def test_the_failure_file_has_the_reason_in_one_line(ml, changed, said, capfd):
     assert sagemaker.main(words(**changed)) == 1
     reason = (ml / "output/failure").read_text()
     assert said in reason and "\n" not in reason and len(reason) <= 1024
@@ -151,12 +151,12 @@ def test_what_is_wrong_is_told_in_the_failure_file(ml, changed, said, capfd):
     assert not list((ml / "checkpoints").rglob("*")) and not files(ml / "model")
 
 
-def test_what_breaks_is_told_with_where(ml, monkeypatch, capfd):
+def test_an_exception_is_in_the_failure_file_and_its_traceback_in_the_log(ml, monkeypatch, capfd):
     def breaks(self, batch, batch_idx):
         raise RuntimeError("a broken part")
 
     monkeypatch.setattr(Diffusion, "training_step", breaks)
-    monkeypatch.delenv("SM_OUTPUT_DIR")  # then it is beside the model's folder
+    monkeypatch.delenv("SM_OUTPUT_DIR")  # the default is beside the model's folder
     assert sagemaker.main(words()) == 1
     assert (ml / "output/failure").read_text() == "RuntimeError: a broken part"
     assert "in breaks" in capfd.readouterr().err  # the traceback
@@ -165,7 +165,7 @@ def test_what_breaks_is_told_with_where(ml, monkeypatch, capfd):
 
 
 def test_several_machines_without_a_launcher_are_refused(ml, monkeypatch):
-    """Each would train on its own, into the same place on S3."""
+    """Each machine would train alone, into the same address on S3."""
     monkeypatch.setenv("SM_HOSTS", '["algo-1", "algo-2"]')
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert sagemaker.main(words()) == 1
@@ -185,11 +185,11 @@ def test_hyperparameters_become_options(ml, monkeypatch):
     assert sagemaker.arguments([]) == ["--model.lr", "0.001", "--data.labels", "False", *last]
     own = ml / "code" / "own.yaml"
     own.write_text("{}")
-    assert sagemaker.configuration("own.yaml") == Path("own.yaml")  # beside the entry point, where a job begins
+    assert sagemaker.configuration("own.yaml") == Path("own.yaml")  # beside the entry point, where a job starts
 
 
-def test_the_documented_job_is_one_that_runs(ml, monkeypatch):
-    """Its files are there, its hyperparameters are options of `fit`, its expressions find the losses in the log."""
+def test_the_documented_job_is_valid(ml, monkeypatch):
+    """Its files exist, its hyperparameters are options of `fit`, and its expressions match the losses in the log."""
     page = (REPO / "docs/sagemaker.md").read_text()
     tree = ast.parse(next(b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "PyTorch(" in b))
     call = next(n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PyTorch")
@@ -199,7 +199,7 @@ def test_the_documented_job_is_one_that_runs(ml, monkeypatch):
     assert (REPO / value["source_dir"] / value["entry_point"]).is_file()
     assert all((REPO / folder).is_dir() for folder in value["dependencies"])
     argv = sagemaker.arguments([w for k, v in value["hyperparameters"].items() for w in (f"--{k}", str(v))])
-    monkeypatch.setattr(sys, "argv", ["diffusion"])  # Lightning warns of words in both places
+    monkeypatch.setattr(sys, "argv", ["diffusion"])  # Lightning warns of arguments in both places
     cli = DiffusionCLI([*argv, "--trainer.accelerator", "cpu"])
     assert cli.trainer.max_epochs == 20 and cli.trainer.precision == "bf16-mixed" and cli.datamodule.batch_size == 128
     line = "epoch 2/3  step 40/90  train/loss 0.2278  val/loss 0.2355  642 images/s  0:13 left"  # as `Lines` prints
@@ -222,7 +222,7 @@ LIMIT = 200
 
 
 def job(ml, launcher=(), **changed):
-    """The job's process, started as SageMaker's toolkit does: in /opt/ml/code, which has what the estimator sends."""
+    """The process of a job, started as by SageMaker's toolkit in /opt/ml/code, with the estimator's files."""
     code = ml / "code"
     if not (code / "train.py").exists():
         shutil.copytree(REPO / "docs/sagemaker", code, dirs_exist_ok=True)
@@ -236,7 +236,7 @@ def job(ml, launcher=(), **changed):
 
 
 def stop(ml, process):
-    """SIGTERM once there is a checkpoint; the exit code, what was said, and the seconds it took."""
+    """Send SIGTERM once there is a checkpoint; the exit code, the output, and the seconds to the end."""
     until = time.monotonic() + LIMIT
     while not list((ml / "checkpoints").rglob("step*.ckpt")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
@@ -251,7 +251,7 @@ def stop(ml, process):
     ((), {143}),
     (("-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", "2"), {1}),
 ], ids=["one process", "torchrun"])  # fmt: skip
-def test_a_real_job_is_stopped_and_goes_on(ml, launcher, first):
+def test_a_real_job_is_stopped_and_resumes(ml, launcher, first):
     process = job(ml, launcher, epochs=1000)
     try:
         code, said, seconds = stop(ml, process)

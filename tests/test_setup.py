@@ -1,7 +1,7 @@
 """setup.sh and the pins, without installing anything.
 
-The environments are real ones (`python -m venv --without-pip`) with small fakes of pip, torch and ipykernel inside,
-which write down what they are asked to do.
+The environments are real (`python -m venv --without-pip`) and contain small fakes of pip, torch and ipykernel, which
+log their arguments.
 """
 
 import json
@@ -34,7 +34,7 @@ class backends:
     class mps: is_available = staticmethod(lambda: False)
 get_num_threads = lambda: 2
 """
-# `python -m pip install ...`: logs its arguments and constraints, and leaves what a real one would leave.
+# `python -m pip install ...`: logs its arguments and constraints, and creates the files that a real one would.
 PIP = """
 import importlib.util, json, os, sys, pathlib
 site = pathlib.Path(__file__).parents[1]
@@ -87,7 +87,7 @@ class Fake:
         self.tool("df", "printf 'x\\nx x x 99999999 x\\n'")
 
     def maker(self, python: Path) -> str:
-        """`python3 -m venv ... DIR` without pip (ensurepip takes seconds), then the fakes; all else is that Python."""
+        """`python3 -m venv ... DIR` without pip (ensurepip takes seconds), plus the fakes; otherwise that Python."""
         return f'''
             if [ "$1 $2" != "-m venv" ]; then exec "{python}" "$@"; fi
             for dir; do :; done
@@ -161,7 +161,7 @@ def tree(folder: Path) -> dict[str, int]:
 # ---------------------------------------------------------------- the script
 
 
-def test_bash_reads_the_scripts():
+def test_scripts_are_valid_bash():
     for name in ("setup.sh", ".ci/run", "docs/sagemaker/on-start.sh"):
         subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
         assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"
@@ -194,7 +194,7 @@ def test_check_changes_nothing(fake, tmp_path, home):
     assert tree(tmp_path) == before and not fake.calls
 
 
-def test_fresh_install_then_nothing_to_do(fake):
+def test_fresh_install_and_a_second_run_without_work(fake):
     first = fake.run()
     assert first.returncode == 0, first.stderr
     assert re.search(r"source .*/a\\ clone/\.venv/bin/activate\n  diffusion demo", first.stdout)
@@ -210,10 +210,10 @@ def test_fresh_install_then_nothing_to_do(fake):
     assert again.stdout == "ran demo --steps 3\n" and len(fake.calls) == 2  # neither pip nor the kernel
     assert fake.run("--check").returncode == 0
     shutil.rmtree(fake.home / "kernels")
-    assert fake.run("demo").returncode == 0 and len(fake.calls) == 3  # a lost kernel comes back by itself
+    assert fake.run("demo").returncode == 0 and len(fake.calls) == 3  # a missing kernel is registered again
 
 
-def test_extras_follow_the_command_and_stay(fake):
+def test_extras_depend_on_the_command_and_are_kept(fake):
     assert fake.run().returncode == 0
     assert fake.run("--check", "test").returncode == 1
     done = fake.run("test", "-m", "slow", "-k", "a b")
@@ -230,7 +230,7 @@ def test_marker_is_verified(fake):
     info = next(fake.repo.glob(".venv/lib/*/site-packages/litdiffusion-*"))
     with (info / "METADATA").open("a") as file:
         file.write("Requires-Dist: torch>=99\nRequires-Dist: nothere; extra == 'test'\n")
-    assert "not ready: torch 2.15.0 does not fit >=99" in fake.run("--check").stdout
+    assert "not ready: torch 2.15.0 does not satisfy >=99" in fake.run("--check").stdout
     shutil.rmtree(info)
     assert "not ready: litdiffusion is not installed" in fake.run("--check").stdout
 
@@ -266,12 +266,12 @@ def test_a_torch_that_is_old_or_broken_is_left_alone(fake, tmp_path, version, co
     before = tree(env)
     done = fake.run(VIRTUAL_ENV=str(env))
     assert done.returncode == 0, done.stderr
-    assert version in done.stderr and "leaving it alone" in done.stderr
+    assert version in done.stderr and "using .venv instead" in done.stderr
     assert tree(env) == before and (fake.repo / ".venv/bin/python").exists()
 
 
 @pytest.mark.slow
-def test_pins_that_do_not_fit_are_dropped_but_torch_stays(fake, tmp_path):
+def test_conflicting_pins_are_dropped_except_torchs(fake, tmp_path):
     env = fake.env(tmp_path / "env", torch=("2.6.0", TORCH), torchvision=("0.21.0", ""))
     done = fake.run(VIRTUAL_ENV=str(env), FAKE_CONFLICT="1")
     assert done.returncode == 0 and "trying again" in done.stdout
@@ -293,7 +293,7 @@ def test_moved_folder_gets_a_new_environment(fake):
 
 
 @pytest.mark.parametrize("kind", ["disk", "ensurepip", "offline"])
-def test_failures_are_one_clear_line(fake, kind):
+def test_failures_are_reported_in_one_line(fake, kind):
     env = {}
     if kind == "disk":
         fake.tool("df", "printf 'x\\nx x x 3500000 x\\n'")
@@ -303,10 +303,10 @@ def test_failures_are_one_clear_line(fake, kind):
             fake.tool(name, f'case "$2" in *ensurepip*) exit 1 ;; esac; exec "{fake.base}" "$@"')
         words = "python3-venv"
     else:
-        env, words = {"FAKE_OFFLINE": "1"}, "pip did not finish"
+        env, words = {"FAKE_OFFLINE": "1"}, "pip failed"
     done = fake.run(**env)
     assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
-    assert fake.run("--check").returncode == 1  # and no marker says otherwise
+    assert fake.run("--check").returncode == 1  # and there is no marker of success
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_kernel_that_cannot_be_registered_is_a_warning(fake):
     assert done.returncode == 0 and "kernel was not registered" in done.stderr
 
 
-def test_gpu_and_driver(fake, tmp_path):
+def test_check_reports_gpu_and_driver(fake, tmp_path):
     env = fake.env(tmp_path / "env", torch=("2.15.0", TORCH), torchvision=("0.29.2", ""))
     fake.tool("nvidia-smi", "echo 550.54.15; echo 550.54.15")
     old = fake.run("--check", VIRTUAL_ENV=str(env)).stdout
@@ -332,7 +332,7 @@ def test_gpu_and_driver(fake, tmp_path):
 
 @pytest.fixture
 def sagemaker(fake) -> Fake:
-    """The clone in ~/SageMaker, kernels' environments beside it, and no Python 3.10 but theirs."""
+    """A clone in ~/SageMaker, with the kernels' environments, which have the only Python >= 3.10."""
     (fake.home / "SageMaker").mkdir()
     fake.repo = fake.repo.rename(fake.home / "SageMaker" / "a clone")
     fake.conda(fake.home / "anaconda3/envs/JupyterSystemEnv")
@@ -345,7 +345,7 @@ def sagemaker(fake) -> Fake:
 
 
 @pytest.mark.parametrize("choice", ["", "CONDA_PREFIX", "--python"])
-def test_a_stop_would_take_the_kernels_environment_so_ours_lies_over_it(sagemaker, tmp_path, choice):
+def test_notebook_instance_gets_an_environment_on_top_of_the_kernels(sagemaker, tmp_path, choice):
     kernels = sagemaker.home / "anaconda3/envs/pytorch_p310"
     before = tree(kernels)
     args = ["--python", str(kernels)] if choice == "--python" else []
@@ -360,10 +360,10 @@ def test_a_stop_would_take_the_kernels_environment_so_ours_lies_over_it(sagemake
     assert spec["argv"] == [str(own / "bin/python")] and not (sagemaker.home / "sudo").exists()
     code = "import torch; print(torch.__file__)"
     there = subprocess.run([own / "bin/python", "-c", code], capture_output=True, text=True, check=True)
-    assert there.stdout.startswith(str(kernels))  # and it runs
+    assert there.stdout.startswith(str(kernels))  # the kernels' torch is used
 
 
-def test_studio_keeps_the_home_folder(fake, tmp_path):
+def test_studio_gets_an_environment_in_the_clone(fake, tmp_path):
     fake.repo = fake.repo.rename(fake.home / "a clone")
     env = fake.conda(tmp_path / "conda", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
     before = tree(env)
@@ -372,15 +372,15 @@ def test_studio_keeps_the_home_folder(fake, tmp_path):
     assert tree(env) == before and (fake.repo / ".venv/bin/python").exists()
 
 
-def test_elsewhere_a_conda_environment_is_still_installed_into(fake, tmp_path):
+def test_conda_environment_outside_sagemaker_is_installed_into(fake, tmp_path):
     env = fake.conda(tmp_path / "env", torch=("2.10.0", TORCH), torchvision=("0.25.0", ""))
     shutil.copytree(fake.fills, next(env.glob("lib/python3*/site-packages")), dirs_exist_ok=True, symlinks=True)
-    (fake.home / "SageMaker").mkdir()  # a folder of that name alone says nothing
+    (fake.home / "SageMaker").mkdir()  # a folder of that name alone is no evidence
     assert fake.run(CONDA_PREFIX=str(env)).returncode == 0 and not (fake.repo / ".venv").exists()
 
 
-def test_the_lifecycle_script_brings_the_kernel_back(sagemaker):
-    """As root, from /, without HOME, over a home that a stop has emptied; twice; and another's clone is let alone."""
+def test_the_lifecycle_script_restores_the_kernel(sagemaker):
+    """Run twice as root, from /, without HOME, in a home emptied by a stop; other clones are left alone."""
     assert sagemaker.run().returncode == 0
     home, kernel = sagemaker.home, sagemaker.home / "kernels/diffusion/kernel.json"
     other = home / "SageMaker" / "other"

@@ -211,7 +211,7 @@ def test_elbo_weight_gives_the_entropy(schedule):
 
 
 def test_best_reverse_variance_lies_between_small_and_large():
-    """Var[x_s | x_t]: "small" for a point as data, "large" for N(0, 1), between them for less spread."""
+    """Var[x_s | x_t] is "small" for a single point as data, "large" for N(0, 1), and in between for less variance."""
     s, t = level(Cosine(), 0.5), level(Cosine(), 0.6)
 
     def best(std):  # from the joint Gaussian of (x_s, x_t)
@@ -307,7 +307,7 @@ def recursion(walk, t, s):
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.2, 1.0])
 def test_langevin_has_the_predicted_stationary_variance(epsilon):
-    """v / (1 - e / (4 v)): a little above v, the more the larger the step e = epsilon sigma^2."""
+    """v / (1 - e / (4 v)) is slightly above v, more so for a larger step e = epsilon sigma^2."""
     s, t = level(VE(), 0.5), level(VE(), 0.6)
     a, b = recursion(AnnealedLangevin(10, inner=1, epsilon=epsilon), t, s)
     v, e = float(STD**2 + t.sigma**2), epsilon * float(t.sigma) ** 2
@@ -445,7 +445,7 @@ def test_guidance_is_the_same_for_every_target():
 
 
 def test_guidance_is_the_score_of_a_sharpened_posterior():
-    """At one level: grad log [q(x) q(c | x)^w] is the line through the two scores; c is one half of the mixture."""
+    """At one level, grad log [q(x) q(c | x)^w] is the line through the two scores; c is one half of the mixture."""
     t, w = level(VP(), 0.4), 2.5
     x = f64(-0.5, 0.1, 0.6).requires_grad_()
     var = t.alpha**2 * 0.04 + t.sigma**2

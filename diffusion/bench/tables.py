@@ -112,24 +112,26 @@ def document(facts: list[Facts], results: list[Result], command: str, machine: s
 
 
 INTRO = """
-Samplers and schedules measured against data whose ideal denoiser is known (`diffusion/bench/analytic.py`). No network
-and no Monte Carlo: every figure is exact up to rounding. A class of your own is measured the same way: `diffusion check
---sampler my_module.MySampler`.
+Errors of samplers and schedules on data whose ideal denoiser is known (`diffusion/bench/analytic.py`), without a
+network or Monte Carlo estimates: every figure is exact up to rounding. The same command measures your own classes:
+`diffusion check --sampler my_module.MySampler`.
 """
 SCHEDULES = """
-Largest errors: of `time` as the inverse of log-SNR, of f and g^2 against central differences of alpha and sigma, of
-x_0 read back from every target (all relative), and of `prior_std` against the spread of x at t = 1.
+Largest errors of `time` as the inverse of log-SNR, of f and g^2 against central differences of alpha and sigma, of
+x_0 recovered from each target (all relative), and of `prior_std` against the standard deviation of x at t = 1.
 """
 FIXED = """
-Order: how the error against the exact probability flow falls on a mixture of two Gaussians, over a section of the
-schedule (log-SNR -4 to 4, uneven steps, exact past), from 48 levels to 144; smallest and largest over the schedules.
-Error: of the whole walk with the sampler's own grid on Gaussian data, mean distance to the exact map in per cent of
-the data's spread; median over the schedules. Most samplers end with E[x_0 | x_t] at the grid's last level, which
-has less spread than x_0; the last column is what is wrong beyond that at the end, on the worst schedule.
+Order: the rate at which the error against the exact probability flow decreases from 48 to 144 levels, on a mixture of
+two Gaussians over a section of the schedule (log-SNR -4 to 4, uneven steps, exact past predictions); smallest and
+largest over the schedules. Error: mean distance of the complete walk, on Gaussian data with the sampler's own grid,
+from the exact map, in per cent of the data's mean absolute deviation; median over the schedules. Most samplers end with
+E[x_0 | x_t] at the grid's last level, which has a smaller spread than x_0; the last column is the error beyond that of
+this last step, on the worst schedule.
 """
 DRAWN = """
-On Gaussian data a walk is affine in its start and in every draw, so its responses to each give its exact law. Weak
-order: how the larger bias of mean and std falls over the same section, from 24 levels to 72. Biases: of the whole
-walk from the exact law at t = 1, in per cent of the data's standard deviation; median over the schedules. The last
-column is what is wrong beyond the share of the last step, on the worst schedule.
+On Gaussian data a walk is affine in its start and in each noise draw, so its response to each determines its exact
+distribution. Weak order: the rate at which the larger of the biases of mean and std decreases from 24 to 72 levels over
+the same section. Biases: those of the complete walk, started from the exact distribution at t = 1, in per cent of the
+data's standard deviation; median over the schedules. The last column is the error beyond that of the last step, on the
+worst schedule.
 """

@@ -63,7 +63,7 @@ def report(model: Pipeline, data: ImageData, run: Path, n: int) -> None:
     print(f"""
   sampling         {n:,} digits in {seconds:.0f} s: {type(model.sampler).__name__}, {model.sampler.steps} steps, \
 guidance scale {getattr(model.guidance, "scale", 1.0)}, EMA weights
-  class agreement  {agree.mean():.1%} of the samples are seen as the digit asked for (worst class {worst}: \
+  class agreement  {agree.mean():.1%} of the samples are classified as the requested digit (worst class {worst}: \
 {agree[y == worst].mean():.0%}), by a
                    classifier that took no part in training and is right on {judge.accuracy:.1%} of \
 the {len(judge.test.x)} test digits

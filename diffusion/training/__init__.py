@@ -1,1 +1,1 @@
-"""Training: the LightningModules, their callbacks, and the life of a run."""
+"""Training: the LightningModules, their callbacks, and the lifecycle of a run."""

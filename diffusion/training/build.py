@@ -78,7 +78,7 @@ class DiffusionCLI(LightningCLI):
         add("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
         add("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
         add("--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file")
-        add("--budget", type=str, default="", help="90s, 20m, 1h30m: when all has to be done; chooses batch and steps")
+        add("--budget", type=str, default="", help="total time: 90s, 20m, 1h30m; chooses batch size and steps")
         add("--precision", type=str, default="", help=f"as --trainer.precision, or {FASTEST}: measured here")
         add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
         add("--layout", type=str, default="", help=f"of the weights: {' or '.join(LAYOUTS)} (default: by precision)")
@@ -100,12 +100,12 @@ class DiffusionCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def hinted(self, shape: tuple[int, int, int]) -> int:
-        """Channels of the image that the model's hint makes of images of a shape; 0 without a hint."""
+        """Channels of the model's hint for images of a shape; 0 without a hint."""
         hint = self.config.model.get("hint")
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
-        """How `Evaluation` opens its judge."""
+        """The function that opens the judge of `Evaluation`."""
         return self.judge and partial(self.judge, data)
 
     def given(self, option: str) -> bool:
@@ -130,12 +130,12 @@ class DiffusionCLI(LightningCLI):
 
     @property
     def model(self) -> pl.LightningModule:
-        """What is trained."""
+        """The system to train."""
         return self.config_init.model
 
     @property
     def datamodule(self) -> ImageData:
-        """What it is trained on."""
+        """The data to train on."""
         return self.config_init.data
 
     @cached_property

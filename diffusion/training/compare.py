@@ -44,20 +44,20 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
     ]
     if wrong:
         more = f" and {len(wrong) - 4} more" if wrong[4:] else ""
-        remedy = "leave these options as they were"
+        remedy = "leave these options unchanged"
         if (run / "config.yaml").is_file():
             remedy = (
                 f"use the run's own configuration (diffusion fit -c {shown(run)}/config.yaml --resume {shown(run)})"
             )
         changed = "; ".join(wrong[:4]) + more
         raise OtherModel(
-            f"{shown(resume.path)}: its model is not the one that is configured: {changed}; "
+            f"{shown(resume.path)}: its model differs from the configured one: {changed}; "
             f"{remedy}, or start a new run without --resume",
             changed,
         )
     lines = []
     for k, pair in changed.items():
-        note = "; no effect, the restored optimizer goes on with its own" if k in KEPT else ""
+        note = "; no effect, the restored optimizer keeps its own" if k in KEPT else ""
         lines += [line + note for line in compared(f"model.{k}", *pair)]
     if config is not None and (run / "config.yaml").is_file():
         try:

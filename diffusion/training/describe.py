@@ -29,9 +29,7 @@ def describe(
         return of_configuration([str(file) for file in several], settings or {})
     if len(several) != 1 or settings:
         more = next(iter(settings or {}), None) or "".join(map(str, several[1:2])) or "nothing"
-        raise ValueError(
-            f"{more}: a run is described as it is, and one at a time; options go with a configuration file"
-        )
+        raise ValueError(f"{more}: describe one run at a time, without options; options require a configuration file")
     run = several[0]
     return in_figures(run if isinstance(run, Pipeline) else Pipeline.load(run))
 

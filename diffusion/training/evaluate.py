@@ -1,4 +1,4 @@
-"""`diffusion.evaluate`: the quality of a run's samples, with a missing extractor trained first."""
+"""`diffusion.evaluate`: sample quality of runs; a missing extractor is trained first."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -42,11 +42,10 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Table:
-    """The quality of samples, each figure with a 95 % interval and the test images' score: `diffusion evaluate`.
+    """Sample quality, each figure with a 95 % interval and the test images' score, as `diffusion evaluate` prints it.
 
-    What was measured is kept in RUN/evaluation/ and read from there the next time. Where the data set's own extractor
-    (a classifier, or self-supervised features of data without classes) is wanted and there is none yet, it is trained
-    first (once, minutes).
+    Results are cached in RUN/evaluation/ and reused. If the data set's own extractor (a classifier, or self-supervised
+    features for data without classes) is required and missing, it is trained first (once, minutes).
 
     Args:
         runs: run directories, experiment folders (their newest run), or checkpoint files; one, or several to compare.
@@ -54,20 +53,20 @@ def evaluate(
         metrics: names, "frechet,kid" or a sequence; by default all but nll, swd and spectrum, in a sweep frechet and
             consistency; of data without classes all but nll, is and consistency, in a sweep frechet and swd.
         sweep: settings to compare, "sampler=DDIM,UniPC steps=5,10; sampler=DDPM", or a sequence of mappings.
-        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: how samples are made, see
+        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: sampling options, see
             `generation.choices.Choices`; the run's own by default.
         seed: sample k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         features: "auto" (the data set's own extractor), a run or checkpoint of one, or "Inception:FILE".
-        keep: keep the samples beside the figures, as .npz.
-        again: measure again what was measured before.
-        batch_size: samples at a time, >= 1; it does not change them.
+        keep: save the samples beside the figures, as .npz.
+        again: repeat measurements instead of reusing cached results.
+        batch_size: samples per batch, >= 1; it does not change the samples.
         device, precision, compile: see `Pipeline.load`.
-        data: arguments of the runs' data set that differ here, e.g. {"root": "/data"}.
+        data: arguments of the runs' data set to override, e.g. {"root": "/data"}.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
-        ValueError: runs, settings or metrics that do not fit each other.
+        ValueError: incompatible runs, settings or metrics.
     """
     request = Request.of(
         runs, arguments, n=n, metrics=metrics, sweep=sweep, sampler=sampler, steps=steps, guidance=guidance,

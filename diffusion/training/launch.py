@@ -66,7 +66,7 @@ def agreed(trainer: pl.Trainer, model: pl.LightningModule, start: Start) -> Star
     mine = [str(start.folder), str(start.resume.path) if start.resume else None]
     if isinstance(strategy.cluster_environment, LightningEnvironment):
         if trainer.num_nodes > 1:
-            raise ValueError("several machines: start a process for each device with torchrun or srun")
+            raise ValueError("several machines: start one process per device with torchrun or srun")
         if not launched():
             os.environ[DECIDED] = json.dumps(mine)
         decided = json.loads(os.environ[DECIDED])

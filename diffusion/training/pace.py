@@ -42,7 +42,7 @@ def unlimited(config: Any, system: str) -> None:
     """
     seconds(config.budget)
     if system != "Diffusion":
-        raise ValueError(f"budget: {system} plans its learning rate ahead; set trainer.max_epochs")
+        raise ValueError(f"budget: {system} requires a fixed number of epochs; set trainer.max_epochs")
     config.trainer.max_epochs, config.trainer.max_steps = -1, ENDLESS
     if config.model.decay == "constant":
         config.model.decay = "cosine"

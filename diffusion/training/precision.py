@@ -100,7 +100,7 @@ def measured(
         choices: the candidates, the default first.
     """
     if len(choices) == 1:
-        return choices[0]._replace(reason="not measured: there is nothing to choose from on this device")
+        return choices[0]._replace(reason="not measured: this device has no alternative")
 
     def step(way: Choice, n: int) -> None:
         net.to(memory_format=speed.LAYOUTS[way.layout])
@@ -114,7 +114,7 @@ def measured(
     mean = [sum(s) / len(s) for s in spent]
     spread = max(spent[best]) / min(spent[best]) - 1
     if best == 0:
-        return choices[0]._replace(reason="nothing was clearly faster here")
+        return choices[0]._replace(reason="no alternative was clearly faster here")
     gain, differs = mean[0] / mean[best], choices[best].precision != choices[0].precision
     than = choices[0].precision if differs else choices[0].layout
     return choices[best]._replace(reason=f"{gain:.1f} times as fast as {than} here, +- {spread:.0%}")

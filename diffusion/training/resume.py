@@ -83,15 +83,15 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         mine = [p for p in skipped if runs.directory(p) == runs.directory(path)]
         return taken(runs.directory(path), Resume(path, _without_tensors(checkpoint), mine), first, auto)
     if not auto:
-        runs.find_checkpoint(given)  # says that there is none
-        raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is sound; start a new run without --resume")
+        runs.find_checkpoint(given)  # raises if there is none
+        raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is valid; start a new run without --resume")
     newest = next(reversed(runs.versions(experiment)), None)
     if newest is not None and begun(newest):
         start = taken(newest, None, first, auto)
         if start.folder is not None:
-            say(f"--resume auto: {shown(newest)} has no checkpoint yet, starting it again")
+            say(f"--resume auto: {shown(newest)} has no checkpoint yet, restarting it")
         return start
-    say(f"--resume auto: no {'sound ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
+    say(f"--resume auto: no {'valid ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
     return Start()
 
 
@@ -114,7 +114,7 @@ def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -
         return Start(folder, resume, Lock(folder), recorded)
     except BlockingIOError:
         if not auto:
-            raise ValueError(f"{shown(folder)}: another process is training it; wait for that, or stop it") from None
+            raise ValueError(f"{shown(folder)}: another process is training it; wait for it or stop it") from None
     say(f"--resume auto: another process is training {shown(folder)}, starting a new run")
     return Start()
 
@@ -181,7 +181,7 @@ def restored(resume: Resume) -> str:
         parts.append("losses by time")
     for loader in (read["loaders"] or [])[:1]:
         if "batches" in loader:
-            parts.append(f"place in the data (batch {loader['batches']:,} of pass {loader['epoch'] + 1})")
+            parts.append(f"position in the data (batch {loader['batches']:,} of epoch {loader['epoch'] + 1})")
     return (
         f"resuming from {shown(resume.path)}: step {resume.step:,}, epoch {read['epoch'] + 1}\n"
         f"restored: {', '.join(parts)}; noise and order are functions of the seed and the step"
@@ -194,7 +194,7 @@ def clear(run: Path, resume: Resume | None) -> None:
     Without a checkpoint, everything left by an earlier start is removed, as if the run had never been interrupted.
     """
     if stale := sweep(run):
-        print(f"removed {len(stale)} half-written file{'s' if stale[1:] else ''} of a process that was killed")
+        print(f"removed {len(stale)} half-written file{'s' if stale[1:] else ''} left by a killed process")
     if resume is None:
         for pattern in LEFT:
             for path in run.glob(pattern):

@@ -87,7 +87,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
 
     def measure(choices: list[precision.Choice]) -> precision.Choice:
         if not alone or not diffusion:  # several processes would measure different times
-            return choices[0]._replace(reason="not measured: that takes one process and a diffusion model")
+            return choices[0]._replace(reason="not measured: requires a single process and a diffusion model")
         return precision.measured(net, partial(pace.loss_of, model), data.batch_size, device, choices)
 
     chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion)
@@ -178,7 +178,7 @@ def begin(run: Run) -> Run:
             for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
                 print(
                     f"budget {clock(keeper.total)}: batch {run.data.batch_size}, lr {run.model.lr:.2g}, "
-                    f"{keeper.step:.2g} s a step as it begins"
+                    f"{keeper.step:.2g} s per step initially"
                 )
             if resume:
                 print("\n".join([restored(resume), *(f"changed: {line}" for line in changes)]), flush=True)
@@ -221,7 +221,7 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
     except Stopped:
         if trainer.is_global_zero:
             step = runs.newest_step(folder)
-            newest = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step:,}"
+            newest = "no checkpoint yet" if step is None else f"newest checkpoint: step {step:,}"
             print(f"stopped at step {trainer.global_step:,}; {newest}", flush=True)
             if not in_notebook():
                 report.hints(folder, argv, trainer)
@@ -231,9 +231,9 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
     except Exception as error:
         gone = not folder.exists() or trainer.global_step and not (folder / CONFIG).exists()
         if run.writes and gone:  # whichever call noticed first
-            said = f"{folder}: the run's folder was removed while it trained"
+            said = f"{folder}: the run's folder was removed during training"
             if runs.checkpoints(folder):
-                said += f"; its last state was saved there once more, go on with --resume {shown(folder)}"
+                said += f"; its last state was saved there again, continue with --resume {shown(folder)}"
             raise FileNotFoundError(said) from error
         told = runs.checkpoints(folder) or list(folder.glob("nonfinite-*.json"))
         if run.writes and not told:  # it failed before the first checkpoint
@@ -241,7 +241,7 @@ def live(run: Run, argv: list[str], listener: Listener, final: bool = True) -> N
         raise
     if run.writes and resume and trainer.global_step == resume.step:
         more = "--budget" if run.cli.config.budget else "--trainer.max_epochs or max_steps"
-        print(f"this run is complete, nothing left to train; raise {more} to go on")
+        print(f"this run is complete, nothing left to train; raise {more} to continue")
     elif run.writes and final:
         report.hints(folder, argv, trainer)
 
@@ -270,7 +270,7 @@ def judge(run: Run) -> None:
         return
     if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
         raise ValueError(
-            f"{no_extractor(data)}, to judge samples with; train it in one process first: "
+            f"evaluation during training: {no_extractor(data)}; train it in one process first: "
             f"{tool('diffusion')} fit {shlex.join(recipe(data))}"
         )
     if run.writes:

@@ -142,7 +142,7 @@ def test_samples_have_the_shape_of_the_data():
 
 
 def test_entropy_is_the_mean_negative_log_density():
-    """Of one pixel, by the trapezium rule; and log(2 pi e) for two pixels of unit variance."""
+    """The entropy of one pixel by the trapezium rule, and log(2 pi e) for two pixels of unit variance."""
     for t in (CLEAN, *LEVELS):
         reach = 12 * float((t.alpha**2 * 0.16 + t.sigma**2).sqrt())
         x = torch.linspace(-reach, reach, 100_001, dtype=torch.float64) + float(t.alpha * 0.3)
@@ -186,7 +186,7 @@ def test_dpm_solver_reaches_the_quantiles_of_a_mixture():
 
 
 def test_walks_with_empirical_data_end_at_its_images():
-    """As for a network that memorised the training set."""
+    """The ideal denoiser of a set behaves like a network that memorised it."""
     data = MANY["empirical"]
     x = DDIM(50).sample(data, normal(20, 3, 2, 2), Cosine())
     nearest = (x[:, None] - data.images).flatten(2).norm(dim=2)

@@ -161,7 +161,7 @@ class AlmostZero(Schedule):
     (AlmostZero(), "recovered with error 0.5; alpha at t = 1 is 6.1e-17, make it exactly 0"),
 ], ids=lambda v: getattr(v, "__name__", type(v).__name__) if not isinstance(v, str) else None)  # fmt: skip
 def test_faults_of_schedules_are_found(schedule, problem):
-    schedule = schedule() if isinstance(schedule, type) else schedule  # Short warns as it is made
+    schedule = schedule() if isinstance(schedule, type) else schedule  # Short warns on construction
     facts = check_schedule(schedule)
     assert bool(facts.problem) == bool(problem), facts
     assert re.search(problem, facts.problem), facts

@@ -1,4 +1,4 @@
-"""The table of samplers: what is counted, what is kept, and what is concluded from it."""
+"""The benchmark of samplers: counted evaluations, resumption, and the verdict against the reference."""
 
 import json
 
@@ -22,7 +22,7 @@ def tiny(**options):
     return Diffusion(net, Linear(50), V(), sampler=DDIM(5), shape=(1, 8, 8), **options).eval()
 
 
-def test_every_sampler_is_in_and_the_reference_is_last():
+def test_table_has_every_sampler_and_the_reference_last():
     every = list(cells([3], 7))
     assert {type(s) for s in every} >= {k for k in concrete(Sampler) if k.__module__.startswith("diffusion.")}
     assert type(every[-1]) is DDPM and every[-1].steps == 7
@@ -31,8 +31,8 @@ def test_every_sampler_is_in_and_the_reference_is_last():
 @pytest.mark.parametrize(
     ("sampler", "expected"), [(DDIM(4), 4), (Heun(4), 7), (AnnealedLangevin(3, inner=2), 7), (samplers.DPM2(3), 5)]
 )
-def test_evaluations_are_those_made(sampler, expected):
-    """n, 2n - 1, n inner + 1, 2n - 1; a guided call on a doubled batch is one."""
+def test_counted_evaluations_equal_the_network_calls(sampler, expected):
+    """n, 2n - 1, n inner + 1 and 2n - 1 evaluations; a guided call on a doubled batch counts as one."""
     model, calls = tiny().pipeline, []
     model.denoiser.net.register_forward_pre_hook(lambda net, args: calls.append(len(args[0])))
     guidance = Counted(ClassifierFree(2.0))
@@ -41,8 +41,8 @@ def test_evaluations_are_those_made(sampler, expected):
     assert evaluations(sampler, model.denoiser.schedule) == expected
 
 
-def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):
-    class Judge:  # the real one takes seconds to train, and has tests of its own
+def test_interrupted_measurement_resumes(tmp_path, monkeypatch):
+    class Judge:  # the real judge takes seconds to train and has its own tests
         net = torch.nn.Flatten()
         floor, accuracy = 2.0, 1.0
 
@@ -90,7 +90,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):
     assert sorted(made) == sorted(type(s).__name__ for s in cells([2], 4))  # each once, in the two runs together
     page = (tmp_path / "a.md").read_text()
     assert page.count("\n| ") == len(made) + 1 and (tmp_path / "a.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match="another n;"):
+    with pytest.raises(ValueError, match="a different n;"):
         main([*argv, "--n=30"])
 
 
@@ -102,8 +102,8 @@ def row(kind, evaluations, frechet, agreement=0.99):
     }  # fmt: skip
 
 
-def test_equal_is_a_statement_with_an_interval():
-    """Two errors of .3 make 95 % of the differences lie within 1.96 * .3 * sqrt 2 = .83; of .003, within .0083."""
+def test_verdict_depends_on_the_interval_of_the_difference():
+    """With two standard errors of .3, 95 % of the differences lie within 1.96 * .3 * sqrt 2 = .83; with .003, .0083."""
     reference = row("DDPM", 1000, 4.0)
     assert report.verdict(row("Heun", 19, 4.8), reference) == "equal"
     assert report.verdict(row("Heun", 19, 4.9), reference) == "worse"

@@ -1,4 +1,4 @@
-"""What is asked for on the command line: names, several, mixes, vectors, rows, images; and what is refused."""
+"""Conditions on the command line: names, lists, mixes, vectors, rows and images, and their errors."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def checkpoint(folder, names):
     torch.manual_seed(0)
     net = ResidualMLP(1, (8, 8), width=16, depth=1, context_dim=4)
     for p in net.parameters():
-        if not p.any():  # untrained, it says nothing and hears nothing
+        if not p.any():  # initially 0: the output would be 0 and ignore the condition
             torch.nn.init.normal_(p, std=0.3)
     model = Diffusion(net, Cosine(50), V(), sampler=DDIM(3), shape=(1, 8, 8), class_names=names)
     state = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 0, "epoch": 0}
@@ -76,7 +76,7 @@ def test_conditions_are_kept_in_the_file(options, wanted, contexts, tmp_path):
 
 
 def test_a_requested_vector_is_the_one_sampled(contexts, tmp_path):
-    """By name, from a file, and by hand: the same pictures; another mix, others."""
+    """A vector given by name, from a file or by hand gives the same pictures; another mix gives others."""
     vectors = np.array([[1, 0, 0.6, 0], [0, 0.25, 0, 0]])
     np.save(tmp_path / "v.npy", vectors)
     by_file = sample(contexts, tmp_path / "a.npz", "--context", tmp_path / "v.npy")
@@ -89,8 +89,8 @@ def test_a_requested_vector_is_the_one_sampled(contexts, tmp_path):
     assert np.abs(other["images"][0].astype(int) - by_name["images"][0]).max() > 0
 
 
-def test_vectors_without_names(nameless, tmp_path):
-    """One vector is (D,) or (1, D); without any, no condition: the null row."""
+def test_unnamed_vectors_and_their_default(nameless, tmp_path):
+    """One vector is (D,) or (1, D); without a vector the null row is used."""
     np.save(tmp_path / "v.npy", np.array([1, 0, 0.5, 0]))
     assert sample(nameless, tmp_path / "a.npz", "--context", tmp_path / "v.npy", "--n", 2)["labels"].shape == (2, 4)
     free = sample(nameless, tmp_path / "b.npz", "--n", 3)
@@ -101,7 +101,7 @@ def test_vectors_without_names(nameless, tmp_path):
 
 
 def test_each_makes_one_row_per_label(tiny, contexts, tmp_path):
-    """The grid's rows are classes in order: its tiles are the pictures of the .npz."""
+    """The rows of the grid are the classes in order, and its tiles are the pictures of the .npz."""
     kept = sample(tiny, tmp_path / "a.npz", "--each", "--n", 3)
     assert kept["labels"].tolist() == [k for k in range(10) for _ in range(3)]
     grid = sample(tiny, tmp_path / "a.png", "--each", "--n", 3)
@@ -145,13 +145,13 @@ def test_sample_refuses_contradictory_conditions(options, words, contexts, tmp_p
     assert {p.name for p in tmp_path.iterdir()} == {"wide.npy", "nan.npy", "text.npy"}
 
 
-def test_mixes_are_for_contexts(tiny, nameless, capsys):
+def test_labels_refuse_mixes_and_unnamed_vectors_refuse_each(tiny, nameless, capsys):
     refused(capsys, ["sample", tiny, "--context", "1=1"], "takes labels, not mixes; use label")
     refused(capsys, ["sample", nameless, "--each"], "no classes", "context FILE.npy")
 
 
-def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
-    """What is shown is the test images' hint; the grid has condition, result and truth side by side."""
+def test_test_images_are_reduced_by_the_hint(hinted, tmp_path, capsys):
+    """The network receives the hint of the test images; the grid has condition, result and truth side by side."""
     masked = "Masked" in str(Pipeline.load(hinted).hint)
     kept = sample(hinted, tmp_path / "a.npz", "--image", "test", "--n", 5)
     assert "to the truth: " in capsys.readouterr().out
@@ -168,7 +168,7 @@ def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
         assert np.allclose(kept["condition"], truth.reshape(5, 1, 4, 2, 4, 2).mean((3, 5)), atol=1e-6)
     other = sample(hinted, tmp_path / "b.npz", "--image", "test", "--n", 5, "--seed", 1)
     assert np.array_equal(kept["condition"], other["condition"]) != masked  # masks are drawn by seed
-    grid = sample(hinted, tmp_path / "a.png", "--image", "test", "--n", 5, "--columns", 2)  # 2 of 3 tiles a row
+    grid = sample(hinted, tmp_path / "a.png", "--image", "test", "--n", 5, "--columns", 2)  # 2 of 3 tiles per row
     scale = grid.shape[1] // (6 * 9 + 1)
     tiles = grid[::scale, ::scale]
     assert np.array_equal(tiles[1:9, 10:18], kept["images"][0, ..., 0])
@@ -176,8 +176,8 @@ def test_test_images_put_through_the_hint(hinted, tmp_path, capsys):
     assert main(["film", str(hinted), "--image", "test", "--n", "2", "--out", str(tmp_path / "a.gif")]) == 0
 
 
-def test_a_hint_from_a_file(hinted, tmp_path, capsys):
-    """A PNG (with transparency where it is to be filled in) and arrays mean what the hint says."""
+def test_hints_are_read_from_files(hinted, tmp_path, capsys):
+    """PNGs (transparent where they are to be filled in) and arrays are read as the hint defines."""
     masked = "Masked" in str(Pipeline.load(hinted).hint)
     grey = np.random.RandomState(0).randint(0, 256, (2, 8, 8), np.uint8)
     alpha = np.full((8, 8), 255, np.uint8)
@@ -209,10 +209,10 @@ def test_a_hint_from_a_file(hinted, tmp_path, capsys):
 
 
 def test_training_samples_and_other_commands_use_the_hint(hinted, capsys):
-    """The run's own grid is of threes; likelihood is given the hint; the next commands are ones that work."""
+    """The run's grid shows threes, the likelihood receives the hint, and the suggested commands work."""
     (grid,) = (hinted / "samples").glob("step*.png")
     width, height = Image.open(grid).size
-    assert width / height == (12 * 9 + 1) / (2 * 9 + 1)  # six examples, four a row
+    assert width / height == (12 * 9 + 1) / (2 * 9 + 1)  # six examples, four per row
     assert main(["nll", str(hinted), "--n", "2", "--steps", "3", "--method", "vlb"]) == 0
     assert main(["validate", str(hinted)]) == 0
     assert main(["describe", str(hinted)]) == 0

@@ -1,4 +1,4 @@
-"""Bad input: one line that says what to do, exit code 2, no traceback, nothing left behind."""
+"""Bad input gives one line that says what to do, exit code 2, no traceback, and leaves no files."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ FIT = ["fit", *TINY]
 
 
 def refused(capsys, argv, *words):
-    """Run a command line that must fail; returns its one line."""
+    """Run a command line that must fail, and return its one-line error."""
     assert main([str(a) for a in argv]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     said = [line for line in said if line.startswith("diffusion")]
@@ -146,7 +146,7 @@ def test_check_refuses(options, words, tmp_path, capsys, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["mine_to_check.py"]
 
 
-def test_a_missing_gpu_is_one_line(tiny, capsys):
+def test_missing_gpu_is_a_one_line_error(tiny, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     refused(capsys, ["sample", tiny, "--device", "cuda"], "0 GPUs", "use auto or cpu")
@@ -206,13 +206,13 @@ def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
     (np.zeros((4, 16, 16, 3), np.uint8), np.eye(5)[:3], "3"),
     (np.zeros((4, 16, 16, 3), np.uint8), np.ones((4, 5)), "one-hot"),
 ])  # fmt: skip
-def test_sprite_files_of_a_wrong_kind(images, labels, words, tmp_path, capsys):
+def test_sprites_refuse_files_of_a_wrong_kind(images, labels, words, tmp_path, capsys):
     np.save(tmp_path / "i.npy", images), np.save(tmp_path / "l.npy", labels)
     options = ["--data.images", tmp_path / "i.npy", "--data.labels_file", tmp_path / "l.npy"]
     refused(capsys, ["fit", "-c", "configs/sprites.yaml", "--out", tmp_path / "runs", *options], words)
 
 
-def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
+def test_missing_data_is_a_one_line_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("diffusion.data.mnist._download", lambda *a: (_ for _ in ()).throw(OSError("no network")))
     refused(
         capsys,
@@ -232,7 +232,7 @@ def test_an_unknown_command_gets_a_suggestion(capsys):
 
 
 def test_help_imports_no_torch():
-    """No torch, no Lightning: the help answers in well under a second."""
+    """The help imports neither torch nor Lightning, and takes well under a second."""
     heavy = "{'torch', 'pytorch_lightning', 'numpy'}"
     code = f"import sys; from diffusion.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -261,7 +261,7 @@ def test_doctor_reports_a_sound_machine(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("argv", [["--help"], ["describe", "configs/digits.yaml"]])
-def test_output_that_nobody_reads_is_not_an_error(argv, unbuffered):
+def test_a_closed_output_pipe_is_not_an_error(argv, unbuffered):
     """As in `diffusion describe ... | head -1`: the shell's code for a closed pipe, and nothing on stderr."""
     there, here = os.pipe()
     os.close(there)
@@ -272,7 +272,7 @@ def test_output_that_nobody_reads_is_not_an_error(argv, unbuffered):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_pipe_that_is_not_the_output_breaks_as_an_error(capsys, monkeypatch):
+def test_a_broken_pipe_other_than_the_output_is_an_error(capsys, monkeypatch):
     monkeypatch.setattr("diffusion.commands.doctor.main", lambda argv: (_ for _ in ()).throw(BrokenPipeError(32, "x")))
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err.startswith("diffusion doctor: error:")

@@ -1,4 +1,4 @@
-"""`diffusion check`: tables, verdicts and exit codes, for the package's classes and for a user's own."""
+"""`diffusion check`: tables, verdicts and exit codes, for the classes of the package and of users."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def rows(text):
-    """The cells of the tables' rows, by their first two."""
+    """The cells of each row of the tables, keyed by its first two."""
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     return {(c[0], c[1]): c[2:] for c in cells}
 
@@ -85,7 +85,7 @@ def test_check_fails_a_wrong_schedule_without_sampling(mine, capsys):
 
 
 def test_check_writes_a_page_with_its_command_and_tables(mine, capsys):
-    """Written whole, with its command, a row a sampler, and both kinds of figures."""
+    """The page has its command, one row per sampler, and both kinds of figures."""
     argv = ["check", "--sampler", "DDIM", "mine_to_check.Wrong", "--schedule", "VE", "Cosine", "--out", "a/check.md"]
     assert main(argv) == 1
     page = (mine / "a" / "check.md").read_text()

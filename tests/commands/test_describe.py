@@ -1,4 +1,4 @@
-"""What a network costs, against counts by hand."""
+"""`diffusion describe`: parameters, FLOPs and memory of networks, against counts by hand."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from diffusion.nets.describe import Description, describe, parts, work
 
 
 class Two(nn.Module):
-    """A convolution and a gain: FLOPs, parameters and memory are easy to count."""
+    """A convolution and a gain, whose FLOPs, parameters and memory are easy to count."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class Two(nn.Module):
 def test_describe_matches_flops_and_memory_counted_by_hand():
     net = Two()
     flops, kept = work(net, (2, 8, 6))
-    assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two
+    assert flops[""] == flops["conv"] == 2 * (3 * 3 * 2) * (4 * 8 * 6)  # a multiply-add is two operations
     # Kept for the backward pass: the convolution's input (2 channels) and the exponential (2); the gain is a weight.
     assert kept == 4 * (2 + 2) * 8 * 6
     assert list(parts(net, flops)) == [
@@ -46,7 +46,7 @@ def test_describe_parts_sum_to_the_whole(net):
     assert sum(r[3] for r in rows) == flops[""] > 0 and kept > 8 * 8 * 4
 
 
-def test_dit_s_published_flops():
+def test_dit_s_2_has_the_published_flops():
     """DiT-S/2 on 4x32x32: 6.06 G multiply-adds. Source: Peebles and Xie 2023, arXiv:2212.09748, tab. 1 and 4."""
     assert work(DiT(4, 2, 384, 12, 6, num_classes=1000), (4, 32, 32)).flops[""] / 2e9 == pytest.approx(6.06, abs=0.006)
 
@@ -62,7 +62,7 @@ def test_describe_takes_a_configuration_or_a_run(tiny, capsys):
     assert configured[-1].startswith(run[-1]) and configured[-1].endswith("at batch 64")
 
 
-def test_a_self_conditioned_network_with_a_hint_is_given_all_its_channels():
+def test_describe_counts_the_channels_of_self_conditioning_and_hint():
     net = UNet(1, 8, (1, 2), 1, self_condition=True, image_channels=2)
     found = describe(net, (1, 8, 8), hint="Masked")
     assert isinstance(found, Description) and found.flops > work(UNet(1, 8, (1, 2), 1), (1, 8, 8)).flops[""]
@@ -75,7 +75,7 @@ def test_describe_in_python_equals_the_command(capsys):
     assert capsys.readouterr().out == f"{found}\n" and found.batch_size == 64
 
 
-def test_ddpm_s_network(capsys):
+def test_ddpms_network_has_the_published_size(capsys):
     """configs/cifar10.yaml without labels: 35.7 million parameters, 6.2 G multiply-adds."""
     assert main(["describe", "configs/cifar10.yaml", "--data.labels", "false"]) == 0
     said = capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_later_configurations_override_earlier_ones(capsys):
     (["nowhere"], "nowhere: no such checkpoint file or run directory"),
     (["nowhere.yaml"], "nowhere.yaml"),
     ([], "a configuration file or a run is required"),
-    (["nowhere", "--model.net.depth", "2"], "model.net.depth: a run is described as it is"),
+    (["nowhere", "--model.net.depth", "2"], "model.net.depth: describe one run at a time, without options"),
     (["configs/digits.yaml", "--model.net.depth"], "--model.net.depth needs a value"),
     (["configs/digits.yaml", "--model.net.widthz", "3"], "did you mean 'widths'"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""`diffusion edit`: each verb's sheet is what the library makes, of the pictures it names."""
+"""`diffusion edit`: the sheet of each verb equals the library's result for the named pictures."""
 
 import numpy as np
 import pytest
@@ -104,12 +104,12 @@ def test_edit_reads_pictures_and_masks_from_files(tiny, given, tmp_path):
     assert np.abs(rows["result, seed 0"].astype(int) - pictures.to_uint8(made)).max() <= 1
 
 
-def test_named_masks():
+def test_named_masks_cover_their_share():
     shares = {"left": 0.5, "right:0.25": 0.25, "bottom": 0.5, "top:1": 1.0, "center": 0.25, "random:0.3": 0.3}
     found = {text: given_mask(text, (1, 40, 80), 0)[0] for text in shares}
     assert all(mask.shape == (1, 40, 80) for mask in found.values())
     shown = {text: float(mask.float().mean()) for text, mask in found.items()}
-    assert shown == pytest.approx(shares, abs=0.03) and 0 < abs(shown["random:0.3"] - 0.3)  # the others exactly
+    assert shown == pytest.approx(shares, abs=0.03) and 0 < abs(shown["random:0.3"] - 0.3)  # the others are exact
     assert found["left"][..., :40].all() and found["right:0.25"][..., 60:].all()
     assert found["bottom"][:, 20:].all() and found["center"][:, 10:30, 20:60].all()
     assert torch.equal(given_mask("random:0.3", (1, 40, 80), 0)[0], found["random:0.3"])

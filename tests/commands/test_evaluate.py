@@ -1,4 +1,4 @@
-"""`diffusion evaluate`: figures with all that they depend on, remembered, compared, swept; and its extractors."""
+"""`diffusion evaluate`: figures and what they depend on, reuse, comparison, sweeps, and extractors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from diffusion.metrics.extractor import load_extractor
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A cache with a classifier of the digits, by the documented command but for its length."""
+    """A cache with a digits classifier, trained by the documented command for fewer epochs."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFUSION_CACHE", str(folder))
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def run(tiny, cache, tmp_path):
-    """A copy of the tiny run that a test may write to."""
+    """A copy of the tiny run that tests may write to."""
     shutil.copytree(tiny, tmp_path / "digits" / "version_0")
     return tmp_path / "digits" / "version_0"
 
@@ -70,7 +70,7 @@ def test_every_figure_records_what_it_depends_on(run, cache, capsys):
     assert len(list((cache / "references").glob("Digits-*.pt"))) == 2
 
 
-def test_what_was_measured_is_not_measured_again(run, capsys, monkeypatch):
+def test_existing_measurements_are_not_repeated(run, capsys, monkeypatch):
     options = [run, "--n", 40, "--steps", 2]
     evaluate(*options, "--metrics", "frechet", "--keep")
     kept = np.load(next((run / "evaluation").glob("*.npz")))
@@ -100,26 +100,26 @@ def test_a_sweep_writes_a_table_and_a_recommendation(run, capsys):
     settings = [(r["setting"]["sampler"], r["setting"]["steps"], r["setting"]["scale"]) for r in record["records"]]
     assert len(set(settings)) == 8
     cost = {s: r["evaluations"] for s, r in zip(settings, record["records"], strict=True)}
-    assert cost["DDIM", 4, 1] == 4 and cost["Heun", 4, 2] == 6  # Heun: two a step but in its first and last
+    assert cost["DDIM", 4, 1] == 4 and cost["Heun", 4, 2] == 6  # Heun: two per step except the last and the first
     assert record["recommended"] in said and "--sampler" in record["recommended"]
     assert any(r["pareto"] for r in record["records"])
     assert len(list((run / "evaluation").glob("step*.json"))) == 8
 
 
-def test_the_plot_of_a_sweep(run):
+def test_sweep_writes_a_plot(run):
     pytest.importorskip("matplotlib")
     evaluate(run, "--n", 20, "--sweep", "steps=2,3", "--metrics", "frechet")
     assert next((run / "evaluation").glob("sweep-*.png")).stat().st_size > 10_000
 
 
-def test_sweeps_of_several_parts():
+def test_sweeps_have_independent_groups():
     few = [{"sampler": "DDIM", "steps": 2}, {"sampler": "DDIM", "steps": 4}]
     assert sweep.parse("sampler=DDIM steps=2,4; sampler=DDPM eta=1") == [*few, {"sampler": "DDPM", "eta": "1"}]
     with pytest.raises(ValueError, match="nothing to compare"):
         sweep.parse("steps=2;")
 
 
-def test_pareto_and_the_recommendation():
+def test_pareto_front_and_recommendation_by_hand():
     assert sweep.pareto([(5, 3.0), (5, 2.0), (10, 2.0), (10, 1.0), (20, 1.5)]) == [False, True, False, True, False]
     made = [(5, 3.0), (10, 1.2), (20, 1.0), (15, 1.15)]
     records = [{"evaluations": e, "figures": [{"value": v, "low": v - 0.3, "high": v + 0.3, "better": "low"}]} for e, v in made]  # fmt: skip # noqa: E501
@@ -130,7 +130,7 @@ def test_pareto_and_the_recommendation():
     assert sweep.recommend(records) == (1, 2)
 
 
-def test_runs_are_compared(run, tmp_path, capsys):
+def test_comparison_of_runs_names_a_winner_beyond_the_intervals(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "digits" / "version_1")
     evaluate("--runs", run, tmp_path / "digits" / "version_1", "--n", 20, "--steps", 2, "--metrics", "frechet")
     said = capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_runs_are_compared(run, tmp_path, capsys):
 
 
 def test_metric_nll_equals_the_variational_bound(run):
-    """With 4 steps in place of 1000, which is a bound all the same; and they are not parked in the metric."""
+    """With 4 steps instead of 1,000, which is still a bound; the metric keeps no state."""
     table = evaluate_request(Request.of(run, n=10, steps=2, metrics="nll", bound=4))
     (figure,) = table.figures
     assert figure["metric"] == "nll" and figure["m"] == 256
@@ -152,7 +152,7 @@ def test_metric_nll_equals_the_variational_bound(run):
 
 
 def nll(run, split, steps):
-    """Bits of the first 256 images, by the library's function."""
+    """Bits/dim of the first 256 images, by the library's function."""
     report = diffusion.nll(run, method="vlb", split=split, n=256, steps=steps, seed=1, batch_size=500)
     return report.bits.totals["vlb"]
 
@@ -169,7 +169,7 @@ def test_evaluate_in_python_equals_the_command(run, capsys):
     assert table.notes[0].startswith("judge: DigitsNet ") and table.notes[0] in said
 
 
-def test_sweeps_of_mappings_are_those_of_words(run):
+def test_sweeps_as_mappings_equal_sweeps_as_text(run):
     few = {"n": 20, "metrics": "frechet"}
     words = diffusion.evaluate(run, sweep="steps=2,3 scale=1", **few)
     mappings = diffusion.evaluate(run, sweep=[{"steps": 2, "scale": 1.0}, {"steps": 3, "scale": 1.0}], **few)
@@ -229,7 +229,7 @@ def test_evaluate_reports_bad_input_in_one_line(run, cache, tmp_path, capsys):
 
 
 def test_a_missing_classifier_is_trained(run, tmp_path, monkeypatch, capsys):
-    """By the data set's own configuration, on all of its images, though the run had 320."""
+    """The classifier uses the data set's configuration and all of its images, although the run had 320."""
     asked = {}
 
     def train(argv, final):
@@ -249,12 +249,12 @@ def test_a_missing_classifier_is_an_error_that_names_the_command(run, tmp_path, 
     with pytest.raises(ValueError, match="train it with: diffusion fit -c .*features_digits.yaml"):
         open_extractor(Digits())
     trained = []
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):  # this one trains nothing
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):  # this `train` trains nothing
         open_extractor(Digits(), train=trained.append)
     assert [type(data) for data in trained] == [Digits]
 
 
-def test_the_system_is_chosen_by_the_configuration(tmp_path, capsys):
+def test_unknown_system_in_a_configuration_gets_a_suggestion(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("system: Clasifier\n")
     assert main(["fit", "-c", str(tmp_path / "a.yaml")]) == 2
     assert "did you mean 'Classifier'" in capsys.readouterr().err

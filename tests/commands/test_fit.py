@@ -15,7 +15,7 @@ from diffusion.training import precision
 from .conftest import TINY
 
 
-def test_a_run_directory_has_everything(tiny):
+def test_run_directory_has_all_documented_files(tiny):
     assert {p.name for p in tiny.iterdir() if "tfevents" not in p.name} == {
         ".lock",
         "checkpoints",
@@ -56,20 +56,20 @@ def test_resume_auto_continues_in_the_same_folder_and_curve(tiny, tmp_path, caps
 
 
 def test_curves_have_no_duplicates_after_a_crash(tiny, tmp_path):
-    """Steps that were logged after the last checkpoint, and are done again, appear once."""
+    """Steps that were logged after the last checkpoint and are repeated appear once."""
     run = tmp_path / "digits" / "version_0"
     assert (
         main(["fit", *TINY, "--out", str(tmp_path), "--trainer.log_every_n_steps", "1", "--checkpoint.keep", "9"]) == 0
     )
     (run / "checkpoints" / "last.ckpt").unlink()
-    for step in (6, 9, 10):  # as if it had died between 3 and 6
+    for step in (6, 9, 10):  # as if it had been killed between steps 3 and 6
         (run / "checkpoints" / f"step{step:08d}.ckpt").unlink()
     assert main(["fit", *TINY, "--out", str(tmp_path), "--trainer.log_every_n_steps", "1", "--resume", "auto"]) == 0
     events = EventAccumulator(str(run)).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == list(range(10))
 
 
-def test_resume_auto_starts_when_there_is_nothing(tmp_path, capsys):
+def test_resume_auto_starts_a_run_when_there_is_none(tmp_path, capsys):
     assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto", "--trainer.max_epochs", "1"]) == 0
     assert "starting a new run" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_resume_auto_skips_a_broken_file(tiny, tmp_path, capsys):
     assert "skipped" in said and "truncated" in said and "step00000010.ckpt: step 10" in said
 
 
-def test_resuming_a_finished_run_says_so(tiny, tmp_path, capsys):
+def test_resuming_a_finished_run_reports_that_it_is_finished(tiny, tmp_path, capsys):
     shutil.copytree(tiny, tmp_path / "digits" / "version_0")
     assert main(["fit", *TINY, "--out", str(tmp_path), "--resume", "auto"]) == 0
     assert "nothing left to train" in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_fit_trains_an_unconditional_model(tmp_path, capsys):
     assert "trained without labels" in capsys.readouterr().err and not (tmp_path / "b.png").exists()
 
 
-def test_validate_gives_the_curves_last_value(tiny, capsys):
+def test_validate_prints_the_last_value_of_the_curve(tiny, capsys):
     assert main(["validate", str(tiny)]) == 0
     shown = float(capsys.readouterr().out.split("val/loss ")[1].split()[0])
     curve = EventAccumulator(str(tiny)).Reload().Scalars("val/loss")
@@ -119,7 +119,7 @@ def test_validate_takes_its_options_in_any_order(options, tiny, capsys):
     assert raw != diffusion.validate(tiny)
 
 
-def test_validate_refuses_what_it_does_not_know(tiny, capsys):
+def test_validate_refuses_unknown_options(tiny, capsys):
     assert main(["validate", str(tiny), "--weights", "best"]) == 2
     assert "invalid choice: 'best'" in capsys.readouterr().err
     assert main(["validate", str(tiny), "--modle.lr", "1"]) == 2
@@ -128,7 +128,7 @@ def test_validate_refuses_what_it_does_not_know(tiny, capsys):
     assert "required: run" in capsys.readouterr().err
 
 
-def test_a_precision_that_is_measured_is_chosen_once_in_the_life_of_a_run(tmp_path, capsys, monkeypatch):
+def test_measured_precision_is_chosen_once_per_run(tmp_path, capsys, monkeypatch):
     found = precision.Choice("bf16-mixed", "contiguous", "said so")
     monkeypatch.setattr(precision, "measured", lambda *args: found)
     argv = ["fit", *TINY, "--out", str(tmp_path), "--precision", "fastest", "--trainer.max_epochs"]
@@ -151,8 +151,8 @@ def test_a_precision_that_is_measured_is_chosen_once_in_the_life_of_a_run(tmp_pa
     assert "--precision 32-true and --trainer.precision bf16-mixed: give one of them" in capsys.readouterr().err
 
 
-def test_recomputation_changes_no_number(tmp_path):
-    """The same weights to the bit, with dropout."""
+def test_recomputation_leaves_the_weights_unchanged(tmp_path):
+    """The weights are the same to the bit, with dropout."""
     states = []
     for name, value in (("a", "false"), ("b", "true")):
         options = ["--recompute", value, "--model.net.dropout", "0.1", "--out", str(tmp_path / name)]

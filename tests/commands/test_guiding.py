@@ -1,4 +1,4 @@
-"""Guidance on the command line: what options mean, what they refuse, and a user's own by import path."""
+"""Guidance on the command line: options, their errors, and user classes by import path."""
 
 import json
 import re
@@ -27,7 +27,7 @@ MY = re.search(r"```python\n(.*?class Bright.*?)```", PAGE.read_text(), re.S).gr
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A tiny classifier of noisy digits, by its documented command but for its size."""
+    """A tiny classifier of noisy digits, trained by the documented command."""
     out = tmp_path_factory.mktemp("classifiers")
     options = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1", "--trainer.accelerator", "cpu"]
     assert main(["fit", "-c", "configs/digits_classifier.yaml", "--out", str(out), *options,
@@ -46,7 +46,7 @@ def free(tmp_path_factory):
 
 @pytest.fixture
 def my(tmp_path, monkeypatch):
-    """The page's my.py, in the folder worked in."""
+    """my.py of docs/guidance.md, in the working directory."""
     (tmp_path / "my.py").write_text(MY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -104,8 +104,8 @@ def test_scale_guides_a_run_without_guidance(tiny):
         chosen(model, rescale=0.5)
 
 
-def test_the_labels_of_an_unconditional_run(free, classifier, tmp_path, capsys):
-    """Without a classifier there are none; with one --label works, and the file has them."""
+def test_classifier_gives_labels_to_an_unconditional_run(free, classifier, tmp_path, capsys):
+    """An unconditional run has labels only with a classifier: --label then works, and the file stores them."""
     assert main(["sample", str(free), "--scale", "2"]) == 2
     assert "trained without labels" in (said := capsys.readouterr().err) and "classifier" in said
     out = ["--n", "4", "--steps", "2", "--out", str(tmp_path / "a.npz")]
@@ -123,7 +123,7 @@ def test_the_labels_of_an_unconditional_run(free, classifier, tmp_path, capsys):
     assert guided.num_classes == 10 and model.num_classes == 0  # the model itself is not changed
 
 
-def test_classifier_of_a_conditional_run_and_gif(tiny, classifier, tmp_path):
+def test_classifier_and_interval_combine_with_a_conditional_run(tiny, classifier, tmp_path):
     model = Pipeline.load(tiny)
     found = chosen(model, classifier=str(classifier), w=2.0, interval="0,9")
     same(found, Interval(ClassifierGuidance(str(classifier), 3), 0, 9))
@@ -132,7 +132,7 @@ def test_classifier_of_a_conditional_run_and_gif(tiny, classifier, tmp_path):
 
 
 def test_a_custom_cond_fn_guides(tiny, my):
-    """--guidance my.Bright makes brighter pictures than without, more so with a larger weight."""
+    """--guidance my.Bright makes pictures brighter, and more so with a larger weight."""
     means = []
     for options in ([], ["--guidance", "my.Bright"], ["--guidance=my.Bright", "--weight=200", "--through", "network"]):
         assert main(["sample", str(tiny), "--n", "8", "--steps", "4", "--out", "a.npz", *options]) == 0
@@ -172,7 +172,7 @@ def test_bad_guidance_options_are_refused(options, words, tiny, my, capsys):
 
 
 def test_guides_of_other_data_are_refused(tiny, classifier, tmp_path, capsys):
-    """Files that are no guides, or guides of other models."""
+    """Files that are no guides and guides of other models are refused."""
     other = tmp_path / "other"
     shutil.copytree(classifier, other)
     file = other / "checkpoints" / "last.ckpt"
@@ -190,7 +190,7 @@ def test_guides_of_other_data_are_refused(tiny, classifier, tmp_path, capsys):
 
 
 def test_a_sweep_of_scales(tiny, free, classifier, tmp_path, monkeypatch, capsys):
-    """Figures against scale, of two guidances in one plot; and an unconditional run measured by its classifier."""
+    """A plot of figures against scale for two guidances, and an unconditional run measured with its classifier."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     run, loose = (shutil.copytree(r, tmp_path / name) for r, name in ((tiny, "run"), (free, "free")))
     fit = ["fit", "-c", "configs/features_digits.yaml", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
@@ -212,7 +212,7 @@ def test_a_sweep_of_scales(tiny, free, classifier, tmp_path, monkeypatch, capsys
 
 
 def test_red_guidance_of_the_docs_makes_images_redder(my, monkeypatch):
-    """Its gradient raises red and lowers the rest, of grey pictures."""
+    """For grey pictures its gradient raises red and lowers green and blue."""
     monkeypatch.syspath_prepend(my)
     g = import_module("my").Red()(torch.zeros(2, 3, 4, 4), None)
     assert (g[:, 0] > 0).all() and (g[:, 1:] < 0).all() and g.shape == (2, 3, 4, 4)

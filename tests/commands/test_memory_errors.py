@@ -1,4 +1,4 @@
-"""Out of memory: one line of advice, exit code 1."""
+"""Running out of memory gives one line of advice and exit code 1."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capac
 
 
 def ours():
-    """The allocator's own error: a hundred thousand times the memory that there is."""
+    """The real error of the allocator, for 100,000 times the available memory."""
     try:
         torch.empty(2**50, dtype=torch.float64)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""`diffusion nll`: the figures it prints are those of the library, on the images it names."""
+"""`diffusion nll` prints the figures of the library for the images it names."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def test_nll_reports_the_numbers_of_the_library(tiny, tmp_path, capsys):
     images, y = (v[:7] for v in Digits(limit=320).arrays("test"))
     x0, schedule = images.float() / 127.5 - 1, model.denoiser.schedule
     tables, odes = [], []
-    for part in (slice(0, 4), slice(4, 7)):  # its batches: in others an adaptive solver rounds, and steps, otherwise
+    for part in (slice(0, 4), slice(4, 7)):  # in other batches the adaptive solver takes other steps
         denoise, numbers = model.denoiser.bind(model.condition(y[part])), range(7)[part]
         with torch.no_grad():
             terms = vlb.terms(model.clamp(denoise), x0[part], schedule, 12, "large", noise=ImageDraws(3, numbers))

@@ -1,4 +1,4 @@
-"""Work shared over processes: the parts make up the whole, and the answer is that of one process."""
+"""Work shared over processes: the parts make up the whole, and the results equal those of one process."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_shares_of_processes_make_up_the_whole():
 
 
 def torchrun(*words, size=2):
-    """A command under torchrun; what it said. Without "--", torchrun takes our --n for one of its own options."""
+    """The output of a command under torchrun. Without "--", torchrun takes our --n for one of its own options."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size)]
     done = subprocess.run(
         [*command, "-m", "--", "diffusion", *map(str, words)], capture_output=True, text=True, timeout=240,
@@ -42,12 +42,12 @@ def test_two_processes_sample_as_one(tiny, tmp_path):
     assert main(["sample", str(tiny), *options, "--device", "cpu", "--out", str(tmp_path / "one.npz")]) == 0
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
         assert np.array_equal(one["labels"], two["labels"])
-        assert np.abs(one["images"].astype(int) - two["images"]).max() <= 1  # other batches round otherwise
+        assert np.abs(one["images"].astype(int) - two["images"]).max() <= 1  # other batches round differently
 
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one(tiny, tmp_path, monkeypatch):
-    """The reference features, too, are computed by both, and kept by the first."""
+    """Both processes compute the reference features too; the first one stores them."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     options = ["--n", "61", "--steps", "3", "--device", "cpu", "--metrics", "frechet,consistency,memory", "--again"]
     file = tiny / "evaluation"

@@ -1,4 +1,4 @@
-"""`diffusion sample` and `film`: what they write, and that a seed means a picture."""
+"""`diffusion sample` and `film`: the files they write, and pictures that depend on the seed only."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -44,7 +44,7 @@ def test_bf16_gives_nearly_the_same_picture(tiny, tmp_path):
     assert 0 < np.abs(first - again).max() and np.abs(first - again).mean() < 3
 
 
-def test_a_seed_is_a_picture_whatever_the_batch(tiny, tmp_path):
+def test_pictures_depend_on_the_seed_and_not_on_the_batch(tiny, tmp_path):
     first = sample(tiny, tmp_path / "a.npz", "--n", "10", "--batch_size", "10")["images"].astype(int)
     again = sample(tiny, tmp_path / "b.npz", "--n", "10", "--batch_size", "3")["images"].astype(int)
     assert np.abs(first - again).max() <= 1
@@ -67,7 +67,7 @@ def test_options_of_sampling_change_the_pictures(tiny, tmp_path):
     assert np.load(tmp_path / "label.npz")["labels"].tolist() == [3, 3, 3, 3]
 
 
-def test_a_sampler_by_import_path(tiny, tmp_path):
+def test_sampler_is_found_by_import_path(tiny, tmp_path):
     a = sample(tiny, tmp_path / "a.npz", "--n", "2", "--sampler", "DDIM", "--steps", "4")["images"]
     b = sample(tiny, tmp_path / "b.npz", "--n", "2", "--sampler", "diffusion.samplers.ddim.DDIM", "--steps", "4")[
         "images"
@@ -84,7 +84,7 @@ def test_experiment_run_and_file_are_the_same_model(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("frames, expected", [(4, 4), (40, 6)])
-def test_film_as_gif(tiny, tmp_path, frames, expected):
+def test_film_is_written_as_gif(tiny, tmp_path, frames, expected):
     out = tmp_path / "a.gif"
     options = ["--n", "9", "--frames", str(frames), "--hold", "1", "--fps", "10", "--size", "32"]
     assert main(["film", str(tiny), "--out", str(out), *options]) == 0
@@ -93,13 +93,13 @@ def test_film_as_gif(tiny, tmp_path, frames, expected):
     first = np.asarray(gif.convert("L")).astype(float)
     gif.seek(expected - 1)
     assert gif.info["duration"] == 1100
-    assert first[4:36, 4:36].std() > 60  # it begins with noise, enlarged fourfold
+    assert first[4:36, 4:36].std() > 60  # the first frame is noise, enlarged fourfold
     assert np.array_equal(first[::4, ::4].repeat(4, 0).repeat(4, 1), first)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".webp"])
-def test_film_in_the_format_of_its_suffix(suffix, tiny, tmp_path):
-    """The same walk as an exact APNG, by the alias `gif`, and in another format."""
+def test_film_has_the_format_of_its_suffix(suffix, tiny, tmp_path):
+    """The same walk as a lossless APNG, by the alias `gif`, and in another format."""
     options = ["--n", "4", "--frames", "4", "--hold", "1", "--fps", "10", "--size", "28", "--seed", "3"]
     seen = []
     for command, name in (("gif", "exact.png"), ("film", f"a{suffix}")):
@@ -108,4 +108,4 @@ def test_film_in_the_format_of_its_suffix(suffix, tiny, tmp_path):
     exact, other = (x if x.ndim == 4 else x[..., None] for x in seen)
     assert len(exact) == 4 and len(other) == (4 if suffix == ".webp" else 14)
     error = np.abs(exact[-1, :, :, :1].astype(float) - other[-1, : exact.shape[1], : exact.shape[2], :3]).mean()
-    assert error < (0.01 if suffix == ".webp" else 15)  # video loses much of noise
+    assert error < (0.01 if suffix == ".webp" else 15)  # video compression loses much of the noise

@@ -1,4 +1,4 @@
-"""A sweep over guidances: each setting has its own, and leaves nothing behind for the next one."""
+"""A sweep over guidances: each setting uses its own guidance and does not affect the next one."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
 
 
 def test_a_classifier_of_one_setting_does_not_guide_the_next(runs, tmp_path):
-    """On an unconditional model, which a classifier gives its labels to."""
+    """On an unconditional model, for which a classifier provides the labels."""
     run, classifier = shutil.copytree(runs[0], tmp_path / "run"), runs[1]
     name = "diffusion.guidance.ClassifierGuidance"
     table = diffusion.evaluate(run, 30, sweep=f"guidance={name} classifier={classifier} scale=40 steps=2; steps=3")

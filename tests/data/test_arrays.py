@@ -1,4 +1,4 @@
-"""Anyone's images and vectors: read right, split right, refused in words, and followed by a trained model."""
+"""`Arrays`: reading, splitting, errors, and a trained model that follows its vectors."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ N = 400
 
 
 def bars(v):
-    """8x8 pictures that vectors (N, 2) in [-1, 1] determine: a bar at a place, of a brightness."""
+    """8x8 pictures of a bar, whose position and brightness are given by vectors (N, 2) in [-1, 1]."""
     images = np.zeros((len(v), 8, 8, 1), np.uint8)
     left = np.rint((v[:, 0] + 1) * 2.5).astype(int)  # 0 .. 5
     for k in range(len(v)):
@@ -51,7 +51,7 @@ def test_arrays_properties_and_splits(files):
     assert torch.equal(again.arrays("test")[0], unseen) and again.test == 0.1
 
 
-def test_arrays_with_labels_with_names_and_with_neither(files):
+def test_arrays_with_labels_with_names_and_without_either(files):
     labels = Arrays(str(files / "images.npy"), str(files / "labels.npy"))
     assert labels.num_classes == 3 and labels.context_dim == 0 and labels.class_names == ("0", "1", "2")
     assert labels.arrays("train")[1].dtype == torch.int64
@@ -64,7 +64,7 @@ def test_arrays_with_labels_with_names_and_with_neither(files):
     np.save(files / "grey.npy", np.zeros((5, 4, 6), np.uint8))
     np.save(files / "x.npy", np.linspace(0, 1, 5))
     grey = Arrays("grey.npy", "x.npy", root=str(files))
-    assert grey.shape == (1, 4, 6) and grey.context_dim == 1  # one number an image
+    assert grey.shape == (1, 4, 6) and grey.context_dim == 1  # one number per image
 
 
 @pytest.mark.parametrize("images, y, options, words", [
@@ -97,7 +97,7 @@ def test_arrays_refuse_files_that_are_not_arrays(tmp_path):
 
 
 def test_a_sample_follows_its_vector(files):
-    """After seconds of training: where the bar is and how bright, read off samples of vectors never trained on."""
+    """Position and brightness of the bar in samples of unseen vectors, after seconds of training."""
     torch.manual_seed(0)
     data = Arrays("images.npy", "v.npy", root=str(files), batch_size=64)
     net = ResidualMLP(1, (8, 8), width=128, depth=3, context_dim=data.context_dim)
@@ -124,6 +124,6 @@ def test_a_sample_follows_its_vector(files):
 
     for got, wanted, free in zip(read(x), v.T, read(null), strict=True):
         error = float((got - wanted).square().mean().sqrt())
-        assert error < 0.35, error  # seen: 0.23 and 0.26; the vectors' own spread is 0.58
-        assert float(torch.corrcoef(torch.stack([got, wanted]))[0, 1]) > 0.75  # seen: 0.94 and 0.89
-        assert float((free - wanted).square().mean().sqrt()) > 0.4  # the null row knows nothing of them
+        assert error < 0.35, error  # measured: 0.23 and 0.26; the standard deviation of the vectors is 0.58
+        assert float(torch.corrcoef(torch.stack([got, wanted]))[0, 1]) > 0.75  # measured: 0.94 and 0.89
+        assert float((free - wanted).square().mean().sqrt()) > 0.4  # the null row carries no information about them

@@ -7,7 +7,7 @@ from diffusion.data.loader import Loader
 
 
 def numbered(n):
-    """Images whose left column holds their number; the rest is 255."""
+    """Images whose left column holds their index; the other pixels are 255."""
     images = torch.full((n, 1, 2, 2), 255, dtype=torch.uint8)
     images[:, 0, :, 0] = torch.arange(n, dtype=torch.uint8)[:, None]
     return images, torch.arange(n)
@@ -87,7 +87,7 @@ def test_resume_within_an_epoch_and_at_its_end():
     for epoch in range(3):
         whole.set_epoch(epoch)
         wanted += [y.tolist() for _, y in whole]
-    for done in range(1, 15):  # 5 batches an epoch
+    for done in range(1, 15):  # 5 batches per epoch
         first, second = (Batches(*numbered(40), batch_size=8, shuffle=True, drop_last=True) for _ in range(2))
         seen = []
         for epoch in range(3):
@@ -112,7 +112,7 @@ def test_resume_within_an_epoch_and_at_its_end():
     ("before", "after", "batch_size"), [(2, 1, 8), (1, 2, 8), (2, 1, 16), (3, 2, 8), (1, 4, 5), (1, 1, 3)]
 )
 def test_batches_resume_with_another_number_of_processes(before, after, batch_size):
-    """What two sets of processes see of an epoch, before and after, is the order itself; the next epoch is whole."""
+    """The images before and after the change are together the epoch's order; the next epoch is complete."""
     options = {"shuffle": True, "drop_last": True, "seed": 5}
     order_of = Batches(*numbered(100), batch_size=1, **options).plan(0)[0].tolist()
     first = [Batches(*numbered(100), batch_size=8, rank=r, world=before, **options) for r in range(before)]
@@ -128,7 +128,7 @@ def test_batches_resume_with_another_number_of_processes(before, after, batch_si
     state = rest[0].state_dict()
     assert state["images"] == 16 * before
     left = (100 - 16 * before) // after // batch_size
-    assert state["batches"] == len(rest[0]) - left  # what is left is what the epoch's count of batches leaves
+    assert state["batches"] == len(rest[0]) - left  # `left` complete batches remain
     for i, batches in enumerate(zip(*rest, strict=True), state["batches"]):
         assert all(torch.equal(y, loader.indices(0, i)) for (_, y), loader in zip(batches, rest, strict=True))
         seen += torch.stack([y for _, y in batches], 1).flatten().tolist()
@@ -160,7 +160,7 @@ def test_batches_refuse_bad_tensors():
 
 
 @pytest.mark.parametrize(("free", "wanted"), [(8001, True), (8000, False)])
-def test_images_that_take_half_of_a_gpu_stay_at_home(monkeypatch, free, wanted):
+def test_images_of_half_the_gpus_memory_stay_on_the_host(monkeypatch, free, wanted):
     images = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)  # 4,000 bytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     assert fits(images, torch.device("cuda")) is wanted and fits(images, torch.device("cpu"))

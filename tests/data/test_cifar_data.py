@@ -19,7 +19,7 @@ def picture(value):
 
 
 def put(root, packed):
-    """Two classes, two training images each and one test image, each of one grey."""
+    """Two classes with two training images and one test image each, all of a single grey."""
     place = root / "cifar10-jpeg"
     place.mkdir()
     files = {

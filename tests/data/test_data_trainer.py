@@ -1,4 +1,4 @@
-"""The loaders inside a real Trainer: the batches of a resumed run are those of an uninterrupted one."""
+"""The loaders in a real Trainer: a resumed run sees the same batches as an uninterrupted one."""
 
 import pytest
 import pytorch_lightning as pl
@@ -34,7 +34,7 @@ def trainer(tmp_path, **options):
 
 
 def fit(tmp_path, ckpt=None, save=None, **options):
-    module, data = Recorder(), Digits(batch_size=64, limit=330)  # 5 batches an epoch, 10 images left over
+    module, data = Recorder(), Digits(batch_size=64, limit=330)  # 5 batches per epoch, 10 images left over
     options.setdefault("enable_checkpointing", save is not None)
     if save is not None:
         options["callbacks"] = pl.callbacks.ModelCheckpoint(
@@ -59,14 +59,14 @@ def test_data_order_resumes_at_every_step(tmp_path, limit, validate, by):
         assert rest.seen == whole.seen[stop:], stop
 
 
-def test_stopped_in_the_middle_of_the_third_epoch(tmp_path):
+def test_run_measured_in_steps_resumes_within_an_epoch(tmp_path):
     whole = fit(tmp_path)
     first = fit(tmp_path, save=12, max_epochs=-1, max_steps=12)
     rest = fit(tmp_path, ckpt=tmp_path / "save12" / "step=12.ckpt")
     assert first.seen + rest.seen == whole.seen
 
 
-def test_validation_sees_every_image_once_an_epoch(tmp_path):
+def test_validation_sees_every_image_once_per_epoch(tmp_path):
     module = fit(tmp_path, max_epochs=2, num_sanity_val_steps=0)
     assert sum(module.validated) == 2 * 360
 

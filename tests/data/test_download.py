@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine, and what is said and left behind when they fail."""
+"""Downloads from a local server, and the errors and files after a failure."""
 
 import functools
 import gzip
@@ -18,7 +18,7 @@ from diffusion.data import CIFAR10, MNIST, DataNotFound, FashionMNIST
 
 @pytest.fixture
 def served(tmp_path):
-    """A folder and the address at which its files are served."""
+    """A folder, and the address at which its files are served."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -55,7 +55,7 @@ def tree(root):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def test_mnist_is_downloaded_whole(tiny_mnist, tmp_path):
+def test_mnist_is_downloaded_and_complete(tiny_mnist, tmp_path):
     root = tmp_path / "new" / "root"
     data = MNIST(root=str(root))
     data.prepare_data()
@@ -65,11 +65,11 @@ def test_mnist_is_downloaded_whole(tiny_mnist, tmp_path):
     assert len(data.arrays("train")[0]) == 6 and len(data.arrays("test")[0]) == 4
     for file in tiny_mnist.iterdir():
         file.unlink()
-    MNIST(root=str(root)).prepare_data()  # the second time nothing is asked for
+    MNIST(root=str(root)).prepare_data()  # the second call requests nothing
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_download_that_breaks_off_leaves_nothing(tiny_mnist, tmp_path, existing):
+def test_interrupted_download_leaves_no_files(tiny_mnist, tmp_path, existing):
     (tiny_mnist / "t10k-labels-idx1-ubyte.gz").unlink()  # the last of four
     root = tmp_path / "root"
     if existing:
@@ -119,7 +119,7 @@ def tiny_cifar(served, monkeypatch):
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_cifar_is_downloaded_or_unpacked(tiny_cifar, tmp_path, by_hand):
     root = tmp_path / "root"
-    if by_hand:  # the archive was put there, and there is no network
+    if by_hand:  # the archive exists and there is no network
         root.mkdir()
         (tiny_cifar / "cifar-10-python.tar.gz").rename(root / "cifar-10-python.tar.gz")
     data = CIFAR10(root=str(root), batch_size=8)
@@ -137,7 +137,7 @@ def test_cifar_is_downloaded_or_unpacked(tiny_cifar, tmp_path, by_hand):
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10])
-def test_download_without_network_is_one_clear_error(kind, tmp_path, monkeypatch):
+def test_download_without_network_is_a_one_line_error(kind, tmp_path, monkeypatch):
     nowhere = "http://127.0.0.1:9/"
     for source in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(source, "mirrors", [nowhere])
@@ -152,7 +152,7 @@ def test_download_without_network_is_one_clear_error(kind, tmp_path, monkeypatch
     assert isinstance(caught.value, FileNotFoundError) and not (tmp_path / "root").exists()
 
 
-def test_download_into_a_root_that_cannot_be_created(tmp_path):
+def test_download_refuses_a_root_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataNotFound, match="MNIST: no files under"):
         MNIST(root=str(tmp_path / "file" / "root")).prepare_data()

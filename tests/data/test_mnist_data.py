@@ -17,7 +17,7 @@ def idx(array):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A MNIST of 20 + 10 images: the bytes of its four files, with their md5 made known."""
+    """An MNIST of 20 + 10 images: the bytes of its four files, with their md5 registered."""
     random, files = np.random.RandomState(0), {}
     for part, n in (("train", 20), ("t10k", 10)):
         files[f"{part}-images-idx3-ubyte"] = idx(random.randint(256, size=(n, 28, 28)))
@@ -35,7 +35,7 @@ def write(root, files, packed):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_reads_packed_and_unpacked_files_and_pads(tmp_path, tiny, packed):
+def test_mnist_reads_packed_and_unpacked_files_and_pads(tmp_path, tiny, packed):
     write(tmp_path, tiny, packed)
     data = MNIST(root=str(tmp_path))
     data.prepare_data()  # finds the files: no download
@@ -50,7 +50,7 @@ def test_reads_packed_and_unpacked_files_and_pads(tmp_path, tiny, packed):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_truncated_file_is_named(tmp_path, tiny, packed):
+def test_mnist_names_a_truncated_file(tmp_path, tiny, packed):
     raw = write(tmp_path, tiny, packed)
     file = next(raw.glob("t10k-images*"))
     file.write_bytes(file.read_bytes()[:-500])
@@ -60,13 +60,13 @@ def test_a_truncated_file_is_named(tmp_path, tiny, packed):
         data.arrays("test")
 
 
-def test_absent_files_without_download(tmp_path):
+def test_mnist_names_absent_files_without_download(tmp_path):
     with pytest.raises(DataNotFound, match="prepare_data"):
         MNIST(root=str(tmp_path)).setup("fit")
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
-def test_mnist_of_real_files(real_root, kind):
+def test_mnist_reads_the_real_files(real_root, kind):
     if not (real_root / kind.__name__).is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no {kind.__name__} in {real_root}")
     data = kind(root=str(real_root))

@@ -1,4 +1,4 @@
-"""A run's data set from its config.yaml: the class, its arguments, the seed, and what replaces them."""
+"""The data set of a run from its config.yaml: class, arguments, seed, and overrides."""
 
 import inspect
 
@@ -37,7 +37,7 @@ def test_overrides_replace_recorded_arguments(run):
     assert len(data.arrays("train")[0]) == 10
 
 
-def test_a_seed_of_the_data_itself_wins_over_the_runs(run):
+def test_seed_of_the_data_takes_precedence_over_the_runs(run):
     (run / "config.yaml").write_text(CONFIG.replace("limit: 320", "limit: 320, seed: 7"))
     assert open_data(run).seed == 7
 
@@ -77,7 +77,7 @@ def test_every_data_set_has_typed_arguments():
         assert not any(a is inspect.Parameter.empty or isinstance(a, str) for a in found)
 
 
-def test_text_is_read_as_the_type_of_its_argument(run):
+def test_text_is_converted_to_the_type_of_its_argument(run):
     data = open_data(run, limit="10", labels="true", root="12", batch_size=32)
     assert (data.limit, data.labels, data.root, data.batch_size) == (10, True, "12", 32)
     with pytest.raises(ValueError, match="data.limit: wanted int, got 'ten'"):

@@ -13,7 +13,7 @@ def drawn():
     return images, classes, time.process_time() - start
 
 
-def test_drawn_sprites_are_many_distinct_and_balanced(drawn):
+def test_drawn_sprites_are_distinct_and_balanced(drawn):
     images, classes, seconds = drawn
     assert images.shape == (7500, 16, 16, 3) and images.dtype == np.uint8
     assert np.bincount(classes).tolist() == [1500] * 5
@@ -21,7 +21,7 @@ def test_drawn_sprites_are_many_distinct_and_balanced(drawn):
     assert seconds < 10
 
 
-def test_the_same_seed_draws_the_same(drawn):
+def test_drawn_sprites_depend_on_the_seed(drawn):
     a, b, c = draw_sprites(20, seed=1), draw_sprites(20, seed=1), draw_sprites(20, seed=2)
     assert (a[0] == b[0]).all() and not (a[0] == c[0]).all((1, 2, 3)).any()
     assert (draw_sprites()[0] == drawn[0]).all()

@@ -26,7 +26,7 @@ def test_sprites_declare_their_properties():
 
 @pytest.mark.parametrize("names", PAIRS)
 @pytest.mark.parametrize("inside", ["sprites", "."])
-def test_files_are_found_under_the_root(tmp_path, names, inside):
+def test_sprites_find_their_files_under_the_root(tmp_path, names, inside):
     images, labels = pair()
     save(tmp_path / inside, images, labels, names)
     data = Sprites(root=str(tmp_path))
@@ -40,7 +40,7 @@ def test_files_are_found_under_the_root(tmp_path, names, inside):
     assert not known
 
 
-def test_named_files_come_first(tmp_path):
+def test_named_files_take_precedence(tmp_path):
     save(tmp_path / "root", *pair(60), PAIRS[0])
     data = Sprites(root=str(tmp_path / "root"), **save(tmp_path / "mine", *pair(40, 1)))
     assert len(data.arrays("train")[0]) == 38
@@ -118,7 +118,7 @@ def test_without_files_sprites_are_drawn(tmp_path, drawn):
     assert len(seen) == 7125 and not any(image.numpy().tobytes() in seen for image in test)
 
 
-def test_sprites_of_real_files(real_root):
+def test_sprites_read_the_real_files(real_root):
     if not (real_root / "sprites").is_dir():
         pytest.skip(f"REAL DATA NOT TESTED: no sprites in {real_root}")
     data = Sprites(root=str(real_root))

@@ -1,4 +1,4 @@
-"""The chain from sampler to network: the repr of each link, and support for plain user-defined modules."""
+"""The chain from sampler to network: the repr of its links, and plain user-defined modules."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from diffusion.noise import Flow, Linear
 
 
 class Own(nn.Module):
-    """A user-defined network that declares only its four classes."""
+    """A user-defined network that declares only its number of classes, four."""
 
     num_classes = 4
 

@@ -43,7 +43,7 @@ def test_low_resolution_is_the_mean_of_blocks():
 
 
 def test_noise_augmentation_reports_its_strength():
-    """Half of the strengths are below 0.2 of 0.4, and each image's noise has the strength in its last channel."""
+    """Half of the strengths are below 0.2 of at most 0.4; an image's last channel is the strength of its noise."""
     torch.manual_seed(0)
     hint, x0 = LowResolution(2, noise=0.4), torch.zeros(500, 3, 32, 32)
     low, strength = hint(x0).split((3, 1), dim=1)

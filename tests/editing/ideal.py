@@ -1,4 +1,4 @@
-"""A model whose network is the best there is: Gaussian pixels, with a mean for each label."""
+"""A model with the ideal network for Gaussian pixels whose mean depends on the label."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ SCHEDULE = Cosine()
 
 
 class Net(nn.Module):
-    """Says what the ideal denoiser of N(MEANS[y], STD^2) says; the null row is the label 1."""
+    """Outputs the prediction of the ideal denoiser of N(MEANS[y], STD^2); the null row is label 1."""
 
     num_classes, context_dim = len(MEANS), 0
 

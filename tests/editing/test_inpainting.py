@@ -15,7 +15,7 @@ from diffusion.support.specs import concrete
 
 from . import ideal
 
-pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+pytestmark = pytest.mark.usefixtures("float64")  # walks in both directions amplify rounding
 
 RHO = 0.8
 MEAN = torch.tensor([0.3, -0.2]).double()
@@ -30,7 +30,7 @@ def pair(x, t):
 
 
 def slope(sampler, schedule=Cosine(), jumps=0, length=1):
-    """How the mean of the hidden pixel follows the known one, exactly: all is affine, so noise 0 gives the mean."""
+    """The exact slope of the hidden pixel's mean in the known pixel: all is affine, so noise 0 gives the mean."""
     x0 = torch.zeros(2, 1, 1, 2).double()
     x0[:, 0, 0, 0] = MEAN[0] + torch.tensor([-1.0, 1.0])
     low, high = repaint(pair, x0, HIDDEN, schedule, sampler, torch.zeros_like, jumps, length)[:, 0, 0, 1]
@@ -39,7 +39,7 @@ def slope(sampler, schedule=Cosine(), jumps=0, length=1):
 
 @pytest.mark.parametrize("kind", sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__))
 def test_repaint_reaches_the_conditional_mean_with_every_sampler(kind):
-    """RePaint's point: replacing alone is far off. Langevin's levels lie too far apart here to be forgotten."""
+    """Replacement without jumps is far off. The levels of AnnealedLangevin are too far apart here to mix."""
     sampler = kind(8 if kind is samplers.ProbabilityFlow else 20)
     plain, jumped = slope(sampler), slope(sampler, jumps=10)
     assert plain < 0.7 * RHO
@@ -51,7 +51,7 @@ def test_repaint_reaches_the_conditional_mean_on_every_schedule(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ScaledLinear leaves a little signal at t = 1
         schedule = kind()
-    sampler = DDPM(20, grid="log_snr")  # even steps: of uneven ones a large last step forgets the truth
+    sampler = DDPM(20, grid="log_snr")  # even steps: a large last step loses the known part
     assert slope(sampler, schedule) < 0.6 * RHO
     assert slope(sampler, schedule, jumps=10) == pytest.approx(RHO, abs=0.07)
 

@@ -1,4 +1,4 @@
-"""Edits by way of the noise: on Gaussian data noise and image are an affine map of each other."""
+"""Edits by inversion: on Gaussian data, noise and image are an affine map of each other."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from diffusion.samplers import DDIM, DDPM, Heun
 
 from . import ideal
 
-pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+pytestmark = pytest.mark.usefixtures("float64")  # walks in both directions amplify rounding
 
 Y = torch.tensor([0, 1, 2])
 
 
 def test_inversion_matches_the_noise_of_the_flow():
-    """z = (x_0 - mean) / std, where all of x_t at t = 1 is noise; DDIM is right to first order in the step."""
+    """z = (x_0 - mean) / std, where x_t at t = 1 is all noise; DDIM is accurate to first order in the step."""
     model, x0 = ideal.model(DDIM(100)), torch.cat([ideal.data(1, k, seed=k) for k in range(3)])
     mean = torch.tensor(ideal.MEANS)[:, None, None, None]
     z = to_noise(model, x0, Y)
@@ -40,7 +40,7 @@ def test_interpolation_matches_its_ends_and_middle():
     assert path.shape == (3, 5, *ideal.SHAPE)
     torch.testing.assert_close(path[:, 0], a, rtol=0, atol=1e-3)
     torch.testing.assert_close(path[:, -1], b, rtol=0, atol=1e-3)
-    for k, u in enumerate((0.25, 0.5, 0.75), 1):  # a lerp of guesses of one spread is the guess of the lerped mean
+    for k, u in enumerate((0.25, 0.5, 0.75), 1):  # predictions of equal std: lerp acts on the mean
         mean = [torch.tensor(ideal.MEANS[i]) for i in (0, 2)]
         z = slerp((a - mean[0]) / ideal.STD, (b - mean[1]) / ideal.STD, u)
         torch.testing.assert_close(path[:, k], torch.lerp(*mean, u) + ideal.STD * z, rtol=0, atol=0.03)
@@ -96,7 +96,7 @@ def test_only_ddim_can_be_inverted():
     for sampler in (Heun(5), DDPM(5), DDIM(5, eta=0.5)):
         with pytest.raises(ValueError, match="only DDIM"):
             reconstruct(ideal.model(), x0, sampler=sampler)
-    assert float(reconstruct(ideal.model(DDPM(100)), x0)[1]) < 1e-4  # DDIM takes a random walk's place
+    assert float(reconstruct(ideal.model(DDPM(100)), x0)[1]) < 1e-4  # DDIM replaces a stochastic sampler
     with pytest.raises(ValueError, match="amount"):
         vary(ideal.model(), x0, 1.5)
     with pytest.raises(ValueError, match="both ends"):
@@ -105,7 +105,7 @@ def test_only_ddim_can_be_inverted():
         interpolate(ideal.model(), x0, x0, 1)
 
 
-def test_noise_of_anyone():
+def test_from_noise_maps_given_noise_to_its_image():
     model = ideal.model(DDIM(100))
     z = torch.randn(4, *ideal.SHAPE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(from_noise(model, z), ideal.MEANS[1] + ideal.STD * z, rtol=0.03, atol=0.02)

@@ -1,4 +1,4 @@
-"""Walks from the middle and to the middle."""
+"""Walks that start or stop at an intermediate level: `img2img` and `stop`."""
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from diffusion.samplers import DDIM, DDPM, UniPC
 
 from . import ideal
 
-pytestmark = pytest.mark.usefixtures("float64")  # walks there and back amplify rounding
+pytestmark = pytest.mark.usefixtures("float64")  # walks in both directions amplify rounding
 
 
-def test_img2img_at_the_ends_of_strength():
+def test_img2img_with_strength_0_is_the_input_and_1_is_sampling():
     x0, y = ideal.data(5), torch.tensor([0, 1, 2, 0, 1])
     for sampler in (DDPM(10), DDIM(10), UniPC(5)):
         model = ideal.model(sampler)
@@ -64,7 +64,7 @@ def test_stop_ends_the_walk_early():
     net = model.denoiser.net
     net.calls = 0
     stop(model, [0.4], 1)
-    assert net.calls == 7  # six steps from 1 to 0.4, and the guess there
+    assert net.calls == 7  # six steps from 1 to 0.4, and the prediction there
 
 
 def test_img2img_and_stop_refuse_times_out_of_range():

@@ -1,4 +1,4 @@
-"""Guidance between two noise levels: exact inside, plain and without extra cost outside."""
+"""Guidance between two noise levels: exact inside; the plain prediction at no extra cost outside."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_interval_is_open_below_and_closed_above(setting):
 
 
 def test_interval_with_per_image_levels(setting):
-    """Each image on its own side; where all are on one side, only that prediction is evaluated."""
+    """Each image is treated by its own level; if all are on one side, only that prediction is evaluated."""
     x, y = setting.x, setting.y
     many = at_ratio(setting, *[0.05, 0.5, 9.0] * 10)
     pred = Interval(ClassifierFree(3), 0.2, 2)(setting.denoiser, setting.cond)(x, many)

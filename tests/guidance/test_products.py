@@ -26,7 +26,7 @@ from .conftest import SHAPE, WEIGHTS
 
 
 class Near(Likelihood):
-    """Near a point."""
+    """A Gaussian log-likelihood around a point."""
 
     def __init__(self, x: float = 0.6, y: float = -0.1) -> None:
         self.x, self.y = x, y

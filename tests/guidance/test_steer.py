@@ -74,7 +74,7 @@ def test_steering_by_a_measurement_gives_the_posterior_score(schedule, through, 
 
 
 def test_steered_sampling_reaches_the_posterior():
-    """Not only the score at one level: whole walks end in the posterior."""
+    """Whole walks end in the posterior, beyond the exact score at one level."""
     var = 1 / (1 / STD**2 + 1 / NOISE**2)
     mean = var * (MEAN / STD**2 + WISH / NOISE**2)
     z = torch.randn(500, 1, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

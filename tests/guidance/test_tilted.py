@@ -7,7 +7,7 @@ from diffusion.denoiser import Condition
 from diffusion.guidance import APG, AutoGuidance, ClassifierFree, ClassifierGuidance
 
 TIMES = [0.02, 0.2, 0.5, 0.8, 1.0]
-EACH = torch.linspace(0.02, 1, 30, dtype=torch.float64)  # a level of its own for each image
+EACH = torch.linspace(0.02, 1, 30, dtype=torch.float64)  # a separate level per image
 
 
 def same_score(pred, score, x, t):
@@ -36,7 +36,7 @@ def test_classifier_guidance_gives_the_tilted_score(setting, scale, known, time)
 
 
 def test_contexts_are_class_weights(setting):
-    """A mixed context is the weighted mean of log p, one-hot is the label; a dropped one does not steer."""
+    """A mixed context gives the weighted mean of log p, one-hot the label's; a dropped context has no effect."""
     x, t, y = setting.x, setting.level(0.3), setting.y
     guide = ClassifierGuidance(setting.classifier, 2)
     label = guide(setting.unconditional, setting.cond)(x, t).x0
@@ -67,11 +67,11 @@ def test_auto_guidance_is_the_line_through_two_models(setting):
     torch.testing.assert_close(itself.x0, own.x0, rtol=0, atol=1e-12)
 
 
-def test_auto_guidance_of_an_unconditional_model(setting):
+def test_auto_guidance_works_on_an_unconditional_model(setting):
     x, t = setting.x, setting.level(0.4)
     pred = AutoGuidance(setting.worse(), 2)(setting.unconditional, Condition())(x, t)
     torch.testing.assert_close(pred.x0, 2 * setting.unconditional(x, t).x0 - setting.worse()(x, t).x0)
-    by_free = AutoGuidance(setting.unconditional, 3)(setting.denoiser, setting.cond)(x, t)  # is classifier-free then
+    by_free = AutoGuidance(setting.unconditional, 3)(setting.denoiser, setting.cond)(x, t)  # is classifier-free
     torch.testing.assert_close(by_free.x0, ClassifierFree(3)(setting.denoiser, setting.cond)(x, t).x0)
 
 

@@ -1,4 +1,4 @@
-"""Likelihood under the probability flow against known densities, and its solver against known solutions."""
+"""Likelihoods of the probability flow against known densities, and its solver against known solutions."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_log_likelihood_of_a_mixture_is_exact(schedule):
 
 
 def test_hutchinson_is_unbiased():
-    """With coupled pixels one probe is noisy, and the mean of many is the exact trace."""
+    """With coupled pixels a single probe is noisy, and the mean of many is the exact trace."""
     mix = torch.tensor([[0.9, 0.5], [-0.3, 0.6]], dtype=torch.float64)
 
     def coupled(x, t):
@@ -72,7 +72,7 @@ def test_hutchinson_is_unbiased():
     exact = log_likelihood(coupled, x0[:1], VP(), "exact")
     found = log_likelihood(coupled, x0, VP())
     error = float(found.std()) / 20
-    assert error > 1e-3  # there is something to average
+    assert error > 1e-3  # the probes differ
     assert float(found.mean()) == pytest.approx(float(exact), abs=3 * error)
 
 
@@ -122,7 +122,7 @@ def test_rk45_matches_known_solutions():
 
 
 def test_rk45_is_of_order_five():
-    """With tolerances that accept every step: one step of length 1/n against n of them."""
+    """With tolerances that accept every step: the error of n steps of length 1 / n."""
     errors = []
     for n in (4, 8):
         y = torch.ones(1, 1, dtype=torch.float64)

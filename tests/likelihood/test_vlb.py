@@ -36,7 +36,7 @@ def test_probabilities_of_all_pixel_bins_sum_to_one(mean, std):
     log_mass = vlb.discretised_log_likelihood(PIXELS, torch.full_like(PIXELS, mean), logvar)
     assert float(log_mass.exp().sum()) == pytest.approx(1, abs=1e-9)
     law = Normal(torch.tensor(mean, dtype=torch.float64), std)
-    near = (PIXELS[1:-1] - mean).abs() < 3 * std  # where the plain difference of two cdfs still has digits
+    near = (PIXELS[1:-1] - mean).abs() < 3 * std  # where the plain difference of two cdfs is still accurate
     plain = (law.cdf(PIXELS + 1 / 255) - law.cdf(PIXELS - 1 / 255))[1:-1]
     torch.testing.assert_close(log_mass.exp()[1:-1][near], plain[near], rtol=1e-6, atol=0)
 

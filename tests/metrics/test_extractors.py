@@ -1,4 +1,4 @@
-"""Extractors: shapes, refusal, hashes, the cache of references, and Inception against the published code."""
+"""Extractors: shapes, errors, hashes, the cache of references, and Inception against the published code."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_samples_are_measured_in_eight_bits():
 def inception():
     torch.manual_seed(0)
     model = Inception()
-    for name, value in model.state_dict().items():  # as trained ones: no activation vanishes
+    for name, value in model.state_dict().items():  # like trained ones: no activation vanishes
         if value.ndim > 1:
             nn.init.kaiming_normal_(value)
         elif name.endswith("running_var"):
@@ -113,7 +113,7 @@ def test_inception_prepares_images_as_published(shape):
 
 
 def test_inception_pools_exclude_their_padding(inception):
-    """The two deviations by themselves, in any place: an average over what is there; a maximum in the last block."""
+    """The two deviations on their own: averages exclude the padding, and the last block takes a maximum."""
     x, seen = torch.rand(1, 192, 7, 7), {}
     blocks = {"mean": inception.body.Mixed_5b, "max": inception.body.Mixed_7c}
     for name, block in blocks.items():

@@ -1,4 +1,4 @@
-"""Every metric against a right answer, a corner, or a law it must obey."""
+"""Every metric against known values, corner cases, and properties."""
 
 import math
 
@@ -19,13 +19,13 @@ def normal(*shape, seed=0):
 
 
 def features(x, labels=None, logits=None):
-    """Features that are the pixels too."""
+    """Features that are also the pixels."""
     logits = torch.zeros(len(x), 2) if logits is None else logits
     return Features(x[:, None, None, :], x, logits, labels)
 
 
 def modes(n, seed, kinds=(0, 1, 2, 3), noise=0.1):
-    """Narrow clusters, far apart, in equal shares, with their numbers."""
+    """Narrow, distant clusters in equal shares, and the cluster of each point."""
     y = torch.tensor(kinds).repeat(n // len(kinds))
     return features(4 * torch.eye(4)[y] + noise * normal(len(y), 4, seed=seed), y)
 
@@ -45,7 +45,7 @@ def test_frechet_of_gaussians_is_its_closed_form():
     """|m|^2 + sum (s_i - 1)^2 for N(m, diag s^2) against N(0, 1), from samples."""
     scale, shift = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, 2.0])
     x = normal(50_000, 3) - normal(50_000, 3).mean(0)
-    exact = (torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))) @ x.T).T  # of mean 0 and variance 1, to the digit
+    exact = (torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))) @ x.T).T  # mean 0 and variance 1, exactly
     real, fake = features(exact), features(normal(50_000, 3, seed=1) * scale + shift)
     score = Frechet().scores(fake, real)["frechet"]
     low, high = bootstrap(score)
@@ -53,7 +53,7 @@ def test_frechet_of_gaussians_is_its_closed_form():
 
 
 def test_frechet_influence_is_the_derivative():
-    """Of the distance by the weight of one image, by a finite difference in weighted moments."""
+    """The derivative by the weight of one image, by a finite difference of weighted moments."""
     real, x = Gaussian.of(normal(200, 4)), normal(50, 4, seed=1).double() * 2 + 1
     pull = influence(real, x)
 
@@ -69,7 +69,7 @@ def test_frechet_influence_is_the_derivative():
 
 
 def test_frechet_intervals_cover_the_mean():
-    """Over 60 sets the standard deviation is what the intervals say, with labels whose shares are fixed, too."""
+    """The standard deviation over 60 sets matches the intervals, also with labels in fixed shares."""
     centres = 3 * normal(5, 8, seed=9)
     y = torch.arange(400) % 5
 
@@ -86,7 +86,7 @@ def test_frechet_intervals_cover_the_mean():
 
 
 def test_kid_is_zero_on_average_for_equal_distributions():
-    """Over 100 pairs of sets: the mean within 3 of its standard errors, and the errors of the size of the spread."""
+    """Over 100 pairs of sets the mean is 0 within 3 standard errors, and the stated errors match the spread."""
     found = [mmd(normal(120, 5, seed=2 * s), normal(120, 5, seed=2 * s + 1)) for s in range(100)]
     values = torch.tensor([v for v, _ in found])
     assert abs(float(values.mean())) < 3 * float(values.std()) / 10
@@ -106,7 +106,7 @@ def test_kid_matches_the_sum_over_all_pairs():
 
 @pytest.mark.parametrize("n, D", [(500, 8), (300, 64)])
 def test_metrics_match_torchmetrics(n, D):
-    """The same features, the same numbers. Its Frechet distance takes complex eigenvalues; its KID, one subset."""
+    """On the same features. Its Frechet distance takes complex eigenvalues; its KID, one subset."""
     fid = pytest.importorskip("torchmetrics.image.fid")
     kid = pytest.importorskip("torchmetrics.image.kid")
     x, y = normal(n, D).double() * 2, normal(n, D, seed=1).double() + 0.2
@@ -139,7 +139,7 @@ def test_a_dropped_mode_lowers_recall_and_noise_lowers_precision():
 
 
 def test_coverage_of_equal_distributions_matches_its_closed_form():
-    """1 - C(2n - k - 1, n) / C(2n - 1, n): all n samples are beyond the k nearest. Density is 1 in the mean.
+    """1 - C(2n - k - 1, n) / C(2n - 1, n): some sample is among the k nearest. The mean density is 1.
 
     Source: Naeem et al. 2020, arXiv:2002.09797, the expected value of coverage.
     """
@@ -151,8 +151,8 @@ def test_coverage_of_equal_distributions_matches_its_closed_form():
     assert float(torch.tensor([f["density"].value for f in found]).mean()) == pytest.approx(1, abs=0.05)
 
 
-def test_one_outlier_makes_a_large_ball_for_recall_but_not_for_coverage():
-    """Why both are there: the samples are of one mode of four, and one is far out, nearer to the other three."""
+def test_an_outlier_raises_recall_but_not_coverage():
+    """The samples are from one mode of four, except one outlier nearer to the other three."""
     real, few = modes(400, 0), modes(400, 2, kinds=(0,)).features
     fake = features(torch.cat([torch.tensor([[-100.0, 0, 0, 0]]), few[1:]]))
     assert PrecisionRecall().scores(features(few), real)["recall"].value == pytest.approx(0.25, abs=0.05)
@@ -161,7 +161,7 @@ def test_one_outlier_makes_a_large_ball_for_recall_but_not_for_coverage():
 
 
 def test_inception_score_matches_its_formula():
-    """1 where the classifier never knows, K where it is sure of K classes in equal shares."""
+    """1 for a classifier that is always undecided, K for one that is certain of K classes in equal shares."""
     sure = 100 * torch.eye(5)[torch.arange(50) % 5]
     score = InceptionScore().scores
     x = torch.zeros(50, 1)
@@ -172,7 +172,7 @@ def test_inception_score_matches_its_formula():
 
 
 def test_consistency_and_its_interval():
-    """A share of 90 % of 1000: +- 1.96 sqrt(0.9 0.1 / 1000)."""
+    """A share of 90 % of 1,000 has the interval +- 1.96 sqrt(0.9 0.1 / 1000)."""
     y = torch.arange(1000) % 2
     logits = torch.eye(2)[torch.where(torch.arange(1000) % 10 == 3, 1 - y, y)]
     score = Consistency().scores(features(torch.zeros(1000, 1), y, logits), None)["consistency"]
@@ -214,7 +214,7 @@ def test_nearest_neighbours_are_exact():
 
 
 def test_memory_alert_needs_many_close_copies():
-    """Copies with a little noise trip it; new images do not, nor do a fifth of copies, nor ones that are further."""
+    """Copies with little noise trigger it; new images, a fifth of copies and more distant copies do not."""
     train, test, new = (modes(n, s, noise=1.0) for n, s in ((400, 0), (200, 1), (400, 2)))
     real = Reference(train, test)
     copied = features(train.features + 0.02 * normal(400, 4), train.labels)
@@ -247,7 +247,7 @@ def test_figures_match_the_test_set_at_equal_numbers():
     del Count
 
 
-def test_a_mixed_order_has_every_class_in_its_share_in_every_part():
+def test_every_part_of_a_mixed_order_has_all_classes_in_proportion():
     labels = torch.cat([torch.zeros(60), torch.ones(30), torch.full((10,), 2)]).long()
     order = mixed(labels)
     assert sorted(order.tolist()) == list(range(100)) and order.tolist() != mixed(labels, seed=1).tolist()

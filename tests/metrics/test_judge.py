@@ -17,8 +17,8 @@ def test_judge_is_accurate_on_unseen_digits(judge):
     assert judge.accuracy > 0.97
 
 
-def test_judge_scores_real_digits_as_the_unit(judge):
-    """Of the training digits themselves the distance is 0, the spread 1 and the nearest one the same image."""
+def test_judge_measures_in_units_of_the_training_digits(judge):
+    """For the training digits the distance is 0, the spread 1, and the nearest digit the image itself."""
     x, y = judge.train
     assert judge.floor > 1
     assert judge.distance(judge.net.features(x)) == pytest.approx(0, abs=1e-6)
@@ -28,7 +28,7 @@ def test_judge_scores_real_digits_as_the_unit(judge):
 
 
 def test_judge_detects_bad_pictures(judge):
-    """Wrong labels, noise, one image a class, and half the contrast."""
+    """Wrong labels, noise, one image per class, and half the contrast."""
     x, y = judge.test
     assert judge.agrees(x, (y + 1) % 10).float().mean() < 0.03
     noisy = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -39,7 +39,7 @@ def test_judge_detects_bad_pictures(judge):
 
 
 def test_judge_error_is_the_spread_between_sets(judge):
-    """The standard deviation of the distance over 30 disjoint sets of 1,000 features, against what one set guesses."""
+    """The deviation of the distance over 30 disjoint sets of 1,000 features matches the estimate from one set."""
     g = torch.Generator().manual_seed(0)
     values, vectors = torch.linalg.eigh(judge.real.cov)  # some features are dead: no Cholesky factor
     z = torch.randn(30_000, len(values), generator=g, dtype=torch.float64) * values.clamp(min=0).sqrt()

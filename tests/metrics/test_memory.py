@@ -1,4 +1,4 @@
-"""A model that is made to learn 32 digits by heart trips the alert; the same model of all digits does not."""
+"""A model trained on 32 digits triggers the memorisation alert; the same model trained on all digits does not."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from diffusion.samplers import UniPC
 
 
 def trained(images, y, steps, batch=32):
-    """A small model after some steps on images and labels."""
+    """A small model after a number of steps on images and labels."""
     torch.manual_seed(0)
     net = AttentionUNet(1, widths=(16, 32, 32), heads=2, num_classes=10, ones=True)
     model = Diffusion(net, Cosine(), V(), guidance=Plain(), shape=(1, 8, 8)).train()

@@ -1,6 +1,6 @@
 """Every network learns: it memorises digits, trains from the command line, and fits the ideal output on known data.
 
-Slow. The losses asked for are about 1.3 times what was seen.
+Slow. The bounds on the losses are about 1.3 times the measured values.
 """
 
 from pathlib import Path

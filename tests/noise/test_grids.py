@@ -13,7 +13,7 @@ def test_grids_cover_the_table_for_every_number_of_steps(grid):
         t = times(grid, schedule, n)
         index = (t * 500 - 1).round()
         assert len(t) == n and (index.diff() < 0).all(), n
-        assert torch.allclose(t * 500 - 1, index, atol=1e-9), n  # only levels of the table
+        assert torch.allclose(t * 500 - 1, index, atol=1e-9), n  # levels of the table only
         gap = 500 / n
         if grid == "leading":
             assert index[-1] == 0 and index[0] >= 500 - gap - 1, n

@@ -71,7 +71,7 @@ def test_schedules_without_rescaling_warn_of_a_wrong_prior(T, abar):
     assert float(end**2) == pytest.approx(abar, rel=0.04)
 
 
-def test_linear_schedule_is_ddpms():
+def test_linear_schedule_has_ddpms_table():
     schedule = Linear()
     betas = schedule.betas()
     assert float(betas[0]) == pytest.approx(1e-4) and float(betas[-1]) == pytest.approx(0.02)
@@ -152,7 +152,7 @@ def test_zero_snr_removes_all_signal_and_keeps_alpha_0(kind):
         Denoiser(torch.nn.Identity(), schedule, Eps())
 
 
-def test_an_alpha_that_is_a_rounding_error_is_no_signal():
+def test_an_alpha_within_rounding_of_0_is_no_signal():
     """cos(pi / 2) is 6e-17 in float64; x_0 from eps would be noise times 1.6e16."""
 
     class Quarter(Schedule):
@@ -231,7 +231,7 @@ OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
 @pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
 def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
-    """Compared without snapping to the table, at which log-SNR jumps."""
+    """Compared without rounding to the table, where log-SNR jumps."""
     assert kind.exact_time is not Schedule.exact_time
     schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
     if zero_snr:

@@ -90,8 +90,8 @@ def test_ddpm_matches_diffusers(name, variance, clamp, x):
 def test_ddpm_with_learned_variance_matches_diffusers(name, steps, x):
     """2C channels, the second half interpolating the log-variance: "learned_range" in diffusers.
 
-    On leading grids, which end at index 0: theirs adds noise in every last step that starts at another index, of a
-    variance between 1e-20 and beta, where the chain has arrived at the image and nothing is left to add.
+    On leading grids, which end at index 0: in a last step from any other index theirs adds noise of a variance between
+    1e-20 and beta, although the chain has reached the image.
     """
     schedule, sampler = SCHEDULES[name](), DDPM(steps, "learned", "leading")
     scheduler = diffusers.DDPMScheduler(
@@ -140,7 +140,7 @@ def test_respaced_ddpm_matches_diffusers(grid, x):
 
 
 def upcast(scheduler, schedule):
-    """Give the published sampler a float64 table of the same betas, so that its formulas are what is compared."""
+    """Give the published sampler a float64 table of the same betas, so that only its formulas are compared."""
     scheduler.betas = schedule.betas()
     scheduler.alphas = 1 - scheduler.betas
     scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
@@ -160,7 +160,7 @@ def tables(scheduler, schedule, steps, last=0.0):
 
 
 def walk(scheduler, x, seed, hat, monkeypatch):
-    """Their images, one per call of step. `hat`: they keep x / alpha, and scale it for the network themselves."""
+    """Their images, one per call of step. `hat`: they store x / alpha, and scale it for the network themselves."""
     generator, images = torch.Generator().manual_seed(seed), []
     x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt() if hat else x  # x / alpha
     with monkeypatch.context() as patch:
@@ -174,7 +174,7 @@ def walk(scheduler, x, seed, hat, monkeypatch):
 
 
 def compare(sampler, schedule, scheduler, x, monkeypatch, hat, upto=None):
-    """The whole walk, or its images up to the number `upto` (the rest differs on purpose); ours / alpha if hat."""
+    """Compare the walk, or its images before number `upto` (the rest differs on purpose); ours / alpha if hat."""
 
     def denoise(x, t):
         eps = network(x, float(schedule.clock(t.t)))
@@ -303,7 +303,7 @@ def test_samplers_match_k_diffusion(x):
     torch.manual_seed(1)
     churned = sampling.sample_heun(model, start, sigmas, s_churn=3.0, s_tmax=15.0, s_noise=1.01, disable=True)
     torch.manual_seed(1)
-    torch.randn_like(start)  # theirs draws in the first step too, where 20 is above 15
+    torch.randn_like(start)  # theirs also draws in the first step, where 20 is above 15
     close(Heun(12, churn=3, churn_max=15, churn_noise=1.01).sample(denoise, start, schedule), churned)
     single = sampling.sample_dpmpp_2s_ancestral(model, start, sigmas, eta=0.0, disable=True)
     close(DPMSolverSingle(12).sample(denoise, start, schedule), single)

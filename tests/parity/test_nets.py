@@ -18,7 +18,7 @@ def close(a, b):
 
 
 def copy(ours, theirs):
-    """Parameters in order, which must be of the same shapes."""
+    """Copy the parameters in order; their shapes must be equal."""
     a, b = list(ours.parameters()), list(theirs.parameters())
     assert [p.shape for p in a] == [p.shape for p in b]
     for p, q in zip(a, b, strict=True):
@@ -26,7 +26,7 @@ def copy(ours, theirs):
 
 
 def copy_attention(ours, theirs):
-    """Merge their three projections into one."""
+    """Copy an attention layer, merging their three projections into one."""
     three = (theirs.to_q, theirs.to_k, theirs.to_v)
     ours.qkv.weight.data.copy_(torch.cat([m.weight for m in three]))
     ours.qkv.bias.data.copy_(torch.cat([m.bias for m in three]))

@@ -1,6 +1,6 @@
-"""Films read back by other readers than wrote them: GIF, APNG, MP4 and WebM by FFmpeg (PyAV), WebP by Pillow.
+"""Films, read back by independent readers: GIF, APNG, MP4 and WebM by FFmpeg (PyAV), WebP by Pillow.
 
-Loop counts and the times of WebP are read from the bytes, as the specifications of the formats lay them out.
+Loop counts and the times of WebP are read from the bytes, according to the specifications of the formats.
 """
 
 import struct
@@ -27,7 +27,7 @@ def noise(n: int, shape: tuple[int, int, int], seed: int = 0) -> list[np.ndarray
 
 
 def smooth(n: int, height: int, width: int, channels: int) -> list[np.ndarray]:
-    """Slanted planes that move: video compresses them well, and no two frames or axes look alike."""
+    """Moving slanted planes: video compresses them well, and no two frames or axes are alike."""
     y, x = np.mgrid[:height, :width]
     planes = [60 + x * 120 / width, 200 - y * 120 / height, 40 + (x + y) * 80 / (width + height), 255 - 0 * x]
     frames = [np.stack([p + 40 * k / n for p in planes[:3]] + planes[3:], -1) for k in range(n)]
@@ -35,12 +35,12 @@ def smooth(n: int, height: int, width: int, channels: int) -> list[np.ndarray]:
 
 
 def read(path: Path) -> list[tuple[np.ndarray, float, float]]:
-    """Frames (H, W, 4), or (H, W, 3) of video, uint8, with their beginnings and durations in seconds."""
+    """Frames (H, W, 4), or (H, W, 3) for video, uint8, with their start times and durations in seconds."""
     if path.suffix == ".webp":
         return read_webp(path)
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
-        kind = "rgb24" if path.suffix in VIDEOS else "rgba"  # of video, swscale leaves rgba's last columns empty
+        kind = "rgb24" if path.suffix in VIDEOS else "rgba"  # for video, swscale leaves the last columns of rgba empty
         shown = [f.duration * f.time_base for f in frames]
         return [
             (f.to_ndarray(format=kind), float(f.pts * f.time_base), float(s))
@@ -49,7 +49,7 @@ def read(path: Path) -> list[tuple[np.ndarray, float, float]]:
 
 
 def chunks(path: Path, name: bytes) -> list[bytes]:
-    """The chunks of a kind in a WebP (RIFF) or PNG."""
+    """The chunks of a given kind in a WebP (RIFF) or PNG file."""
     data, found = path.read_bytes(), []
     at, riff = (12, True) if data[:4] == b"RIFF" else (8, False)
     while at < len(data):
@@ -77,7 +77,7 @@ def read_webp(path: Path) -> list[tuple[np.ndarray, float, float]]:
 
 
 def at(read_back: list[tuple[np.ndarray, float, float]], t: float) -> np.ndarray:
-    """The frame that is shown at a time."""
+    """The frame that is shown at the given time."""
     return next(f for f, begin, shown in read_back if begin <= t + 1e-9 < begin + shown + 1e-3)
 
 
@@ -86,7 +86,7 @@ def rgba(frame: np.ndarray) -> np.ndarray:
 
 
 def error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute error of red, green and blue."""
+    """The mean absolute error of red, green and blue."""
     return float(np.abs(a[..., :3].astype(float) - b[..., :3]).mean())
 
 
@@ -101,7 +101,7 @@ def test_apng_and_webp_keep_every_pixel(suffix, channels, tmp_path):
     assert len(seen) == 5
     for (back, begin, shown), frame, k in zip(seen, frames, range(5), strict=True):
         wanted = rgba(frame)
-        visible = wanted[..., 3:] > 0  # libwebp is free to choose the colour of what is fully transparent
+        visible = wanted[..., 3:] > 0  # libwebp may choose any colour for fully transparent pixels
         assert np.array_equal(back[..., 3], wanted[..., 3])
         assert np.array_equal(back[..., :3] * visible, wanted[..., :3] * visible)
         assert begin == pytest.approx(0.1 * k) and shown == pytest.approx(0.6 if k == 4 else 0.1)
@@ -125,7 +125,7 @@ def test_gif_of_few_colours_is_exact_and_has_one_palette(tmp_path):
 
 
 def test_gif_of_many_colours_is_close(tmp_path):
-    """256 colours of 42 million voxels that move along a plane: an error of 5 would be 16 levels a channel."""
+    """A palette of 256 colours for moving planes: an error of 5 would mean 16 levels per channel."""
     frames = smooth(12, 64, 64, 3)
     seen = read(pictures.save_film(frames, tmp_path / "a.gif"))
     assert len(seen) == 12
@@ -158,7 +158,7 @@ def test_video_has_even_sizes_and_every_frame(suffix, channels, height, width, t
 @pytest.mark.parametrize("fps", [7, 12, 15, 24, 29.97, 30, 50])
 @pytest.mark.parametrize("suffix", ALL)
 def test_timing_does_not_drift(suffix, fps, tmp_path):
-    """Frame k begins at k / fps within half a unit of the format, and the film ends when it should."""
+    """Frame k begins at k / fps and the film ends on time, within half a unit of the format."""
     frames = [np.full((16, 16, 1), 7 * k, np.uint8) for k in range(31)]
     seen = read(pictures.save_film(frames, tmp_path / f"a{suffix}", fps, hold=1))
     half = 5.1e-3 if suffix == ".gif" else 1.1e-3
@@ -175,7 +175,7 @@ def test_durations_by_hand():
     assert sum(film.durations(1000, 15, 0, 10)) == 66670
 
 
-EQUAL = [0, 0, 0, 1, 2, 2, 1, 1, 2, 2, 2, 2]  # first, middle and last have all colours, or a GIF changes some
+EQUAL = [0, 0, 0, 1, 2, 2, 1, 1, 2, 2, 2, 2]  # first, middle and last have all colours, otherwise a GIF changes some
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -202,7 +202,7 @@ def test_film_of_equal_frames_only(suffix, tmp_path):
     path = pictures.save_film([frame] * 10, tmp_path / f"a{suffix}", fps=10, hold=2)
     seen = read(path)
     assert len(seen) == {".png": 10, ".mp4": 30, ".webm": 30}.get(suffix, 1)
-    if suffix != ".webp":  # in which libwebp makes one frame a still picture, without a time
+    if suffix != ".webp":  # libwebp writes a single frame as a still picture without a duration
         assert sum(shown for *_, shown in seen) == pytest.approx(3, abs=5e-2)
 
 
@@ -226,7 +226,7 @@ def test_animated_images_repeat_endlessly(suffix, tmp_path):
 
 
 def test_frames_three_pixels_wide_are_not_mistaken_for_channels(tmp_path):
-    """Grey frames 3 pixels wide look like colour to a writer that guesses."""
+    """A writer that guesses would take grey frames 3 pixels wide for colour."""
     frames = noise(4, (5, 3, 1))
     for suffix in IMAGES:
         seen = read(pictures.save_film(frames, tmp_path / f"a{suffix}"))
@@ -256,7 +256,7 @@ def test_film_refuses_timing_that_the_format_cannot_store(suffix, fps, hold, tmp
 
 @pytest.mark.parametrize("suffix", ALL)
 def test_longest_hold_is_stored(suffix, tmp_path):
-    """The limit that is stated holds: the largest time fits the format's field."""
+    """The longest hold that is accepted fits the format's field."""
     hold = film.FORMATS[suffix].frame - 1
     path = pictures.save_film(smooth(2, 16, 16, 1), tmp_path / f"a{suffix}", fps=1, hold=hold)
     assert sum(shown for *_, shown in read(path)) == pytest.approx(hold + 2)
@@ -289,13 +289,13 @@ def test_video_without_av_names_the_extra(suffix, tmp_path, monkeypatch):
     monkeypatch.setattr(film, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'litdiffusion\[video\]'"):
         pictures.check_film(tmp_path / f"a{suffix}", 15, 2)
-    pictures.save_film(noise(2, (4, 4, 3)), tmp_path / "a.gif")  # which needs none
+    pictures.save_film(noise(2, (4, 4, 3)), tmp_path / "a.gif")  # GIF needs no av
 
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("suffix", ALL)
 def test_film_is_written_atomically(suffix, there, tmp_path, monkeypatch):
-    """The disk is full in the middle: no part of a film stays, and an old file is as it was."""
+    """If the disk fills up during writing, no partial film is left and an old file is unchanged."""
     path, frames = tmp_path / f"a{suffix}", smooth(6, 32, 32, 3)
     if there:
         path.write_text("old")
@@ -320,7 +320,7 @@ def test_film_is_written_atomically(suffix, there, tmp_path, monkeypatch):
 
 
 def test_pictures_import_no_imageio():
-    """Sampling starts without it."""
+    """Sampling starts without importing it."""
     code = "import sys, diffusion.pictures; print([m for m in ('imageio', 'av') if m in sys.modules])"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"

@@ -5,7 +5,7 @@ from diffusion import pictures
 
 
 @pytest.mark.parametrize("n, frames", [(50, 10), (3, 40), (1, 5), (1000, 2)])
-def test_spread_has_first_and_last(n, frames):
+def test_spread_includes_the_first_and_the_last_frame(n, frames):
     chosen = pictures.spread(n, frames)
     assert chosen[0] == 0 and chosen[-1] == n - 1 and len(chosen) == min(n, frames) and len(set(chosen)) == len(chosen)
 

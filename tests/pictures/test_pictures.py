@@ -5,10 +5,10 @@ from PIL import Image
 from diffusion import pictures
 
 
-def test_to_uint8_scales_by_a_fixed_range_and_rounds():
+def test_to_uint8_scales_a_fixed_range_and_rounds():
     x = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]).view(1, 1, 1, 6)
     assert pictures.to_uint8(x).flatten().tolist() == [0, 0, 128, 191, 255, 255]
-    # A dim image stays dim: nothing is stretched to its own extremes, and a constant one is no NaN.
+    # A dim image stays dim (images are not stretched to their own extremes), and a constant one gives no NaN.
     assert pictures.to_uint8(torch.full((1, 3, 2, 2), -0.5)).max() == 64
 
 
@@ -27,7 +27,7 @@ def test_grid_places_every_image():
     assert big.shape == (28, 52, 1) and np.array_equal(big[::4, ::4, 0], sheet)
 
 
-def test_png_of_any_channels(tmp_path):
+def test_save_png_accepts_1_to_4_channels(tmp_path):
     for channels in (1, 2, 3, 4):
         image = np.arange(16 * channels, dtype=np.uint8).reshape(4, 4, channels)
         seen = np.asarray(Image.open(pictures.save_png(image, tmp_path / "a.png")))

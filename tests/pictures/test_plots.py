@@ -1,4 +1,4 @@
-"""Figures hold the numbers that they are of."""
+"""Plots contain the values that they are given."""
 
 import numpy as np
 import pytest
@@ -32,12 +32,12 @@ def test_noised_plot_matches_the_schedule():
     assert np.abs(last.astype(int) - same).max() <= 2  # the same noise under every schedule
 
 
-def test_rows_may_be_of_several_lengths():
+def test_rows_of_pictures_may_differ_in_length():
     made = plots.pictures({"a": torch.zeros(3, 3, 2, 2), "b": np.zeros((1, 2, 2, 1), np.uint8)}, ["x", "y", "z"])
     assert [len(a.images) for a in made.axes] == [1, 1, 1, 1, 0, 0] and made.axes[3].get_ylabel() == "b"
 
 
-def test_curves_of_a_run_and_of_its_versions(tmp_path):
+def test_curves_plot_has_one_line_per_run(tmp_path):
     for version, shift in ((0, 0.0), (1, 5.0)):
         writer = SummaryWriter(str(tmp_path / f"version_{version}"))
         for step in range(3):
@@ -54,7 +54,7 @@ def test_curves_of_a_run_and_of_its_versions(tmp_path):
         plots.curves(tmp_path / "empty")
 
 
-def test_the_field_of_a_gaussian_points_to_its_mean():
+def test_field_plot_of_a_gaussian_points_to_its_mean():
     data = Gaussian(torch.zeros(2, 1, 1), 0.5)
     t = Flow().level(torch.tensor(0.5).double())
     made = plots.field(lambda x, t: data(x.double(), t), {"t = 0.5": t})
@@ -63,7 +63,7 @@ def test_the_field_of_a_gaussian_points_to_its_mean():
     assert (towards <= 1e-9).all() and towards.min() < -1
 
 
-def test_lines_are_their_points():
+def test_lines_plot_matches_its_points():
     made = plots.lines({"a": [(0, 1.0), (2, 0.5)], "b": [(1, 2.0)]}, "scale", mark=1).axes[0]
     assert made.lines[0].get_xydata().tolist() == [[0, 1], [2, 0.5]] and made.get_xlabel() == "scale"
     assert [t.get_text() for t in made.get_legend().get_texts()] == ["a", "b"]

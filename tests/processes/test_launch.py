@@ -1,4 +1,4 @@
-"""How many processes there are and who started them: read from the environment, as each launcher sets it."""
+"""The number of processes and their launcher, as read from the environment that each launcher sets."""
 
 import os
 
@@ -42,7 +42,7 @@ def environment(monkeypatch):
     ({}, LightningEnvironment, 0), (TORCHRUN, TorchElasticEnvironment, 5), (SAGEMAKER, TorchElasticEnvironment, 5),
     (SLURM, SLURMEnvironment, 5), (SLURM | TORCHRUN, TorchElasticEnvironment, 5),
 ])  # fmt: skip
-def test_the_environment_that_started_it_is_found(environment, values, kind, rank):
+def test_launcher_is_detected_from_its_environment(environment, values, kind, rank):
     environment(values)
     options = {"devices": "auto", "num_nodes": 1}
     launch.count(options)
@@ -55,10 +55,10 @@ def test_the_environment_that_started_it_is_found(environment, values, kind, ran
     assert type(found) is kind and trainer.global_rank == rank and trainer.world_size == (8 if values else 2)
     assert found.creates_processes_externally is bool(values)
     if kind is SLURMEnvironment:
-        assert not found.auto_requeue  # one way to resume: ours
+        assert not found.auto_requeue  # SLURM's automatic requeueing is off: the project resumes runs itself
 
 
-def test_slurm_without_tasks_per_node_and_devices_that_were_asked_for(environment):
+def test_devices_follow_slurm_unless_they_are_given(environment):
     environment({k: v for k, v in SLURM.items() if k != "SLURM_NTASKS_PER_NODE"})
     options = {"devices": "auto", "num_nodes": 1}
     launch.count(options)
@@ -68,8 +68,8 @@ def test_slurm_without_tasks_per_node_and_devices_that_were_asked_for(environmen
     assert options == {"devices": 3, "num_nodes": 1}
 
 
-def test_processes_that_lightning_starts_are_told_the_run(environment, monkeypatch, tmp_path):
-    """The first one decides; the others, in which its environment is, do not look for a free number themselves."""
+def test_processes_that_lightning_starts_use_the_folder_of_the_first(environment, monkeypatch, tmp_path):
+    """The first process chooses the folder; the others inherit the choice from its environment."""
     environment({})
     options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)

@@ -1,4 +1,4 @@
-"""Two processes train as one would: shares, noise, losses, going on in another number, signals, errors, sharding."""
+"""Two processes train as one: shares, noise, losses, resumption with another number, signals, errors, sharding."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from tests.processes import work
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
-LIMIT = 100  # seconds after which a group counts as hung
+LIMIT = 100  # seconds after which a group of processes counts as hung
 
 
 def run(size, function, folder, *args, codes=None, environment=None):
-    """The processes of a function, which all have to end in time."""
+    """Run a function in several processes, all of which must end within the limit."""
     with Group(size, function, folder, *args, environment=environment) as group:
         assert group.codes(LIMIT) == (codes or [0] * size), group.said()
         return group.said()
@@ -35,7 +35,7 @@ def seen(folder, size):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two epochs in two processes: the folder, and what each process saw."""
+    """Two epochs in two processes: the folder, and the records of each process."""
     folder = tmp_path_factory.mktemp("two")
     run(2, work.train_and_validate, folder, str(folder))
     return folder, seen(folder, 2)
@@ -53,7 +53,7 @@ def order(epoch):
     return Batches(images, y, shuffle=True, drop_last=True).plan(epoch)[0].tolist()
 
 
-def test_each_sees_its_own_share_with_its_own_noise(two):
+def test_each_process_sees_its_own_share_with_its_own_noise(two):
     a, b = two[1]
     assert len(a["batches"]) == len(b["batches"]) == 12 and a["step"] == b["step"] == 12
     for epoch in (0, 1):
@@ -62,11 +62,11 @@ def test_each_sees_its_own_share_with_its_own_noise(two):
         together = torch.cat(both).tolist()
         assert together == order(epoch)[:288] and len(set(together)) == 288
     assert not any(torch.equal(s, t) for s, t in zip(a["times"], b["times"], strict=True))
-    assert all(torch.equal(v, b["end"][k]) for k, v in a["end"].items())  # they have stayed one model
+    assert all(torch.equal(v, b["end"][k]) for k, v in a["end"].items())  # both still have the same model
 
 
 def test_losses_and_accuracy_are_those_of_one_process(two, one):
-    """On 353 test images, so that the shares are not equal, in batches of which the last is smaller."""
+    """On 353 test images, so that the shares are unequal and the last batch is smaller."""
     alone = torch.load(one[0] / "val0.pt")
     assert len(alone) == 3 and alone["Classifier val/accuracy"] > 0
     for rank in range(2):
@@ -77,7 +77,7 @@ def test_losses_and_accuracy_are_those_of_one_process(two, one):
 
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
 def test_a_run_resumes_with_another_number_of_processes(before, after, two, one, tmp_path):
-    """Weights, averages and optimizer to the bit; the images of the epoch that are left, once each; then whole ones."""
+    """Weights, averages and optimizer to the bit; the rest of the epoch, each image once; then complete epochs."""
     folder = (one, two)[before - 1][0]
     step = 3 if before == 2 else 5
     file = folder / "x" / "version_0" / "checkpoints" / f"step{step:08d}.ckpt"
@@ -100,13 +100,13 @@ def test_a_run_resumes_with_another_number_of_processes(before, after, two, one,
     left = (330 - done) // after // 24 * 24 * after
     assert epochs == {0: order(0)[done : done + left], 1: order(1)[:whole]}
     steps = step + left // (24 * after)
-    assert [s for s, _ in parts[0]["validated"]] == [steps, steps + whole // (24 * after)]  # at each epoch's end
+    assert [s for s, _ in parts[0]["validated"]] == [steps, steps + whole // (24 * after)]  # at the end of each epoch
 
 
 def test_a_nan_on_one_rank_makes_all_ranks_skip_the_step(tmp_path):
     said = run(2, work.poisoned, tmp_path, str(tmp_path))
     a, b = (torch.load(tmp_path / f"seen{rank}.pt") for rank in range(2))
-    assert a["used"] == b["used"] == [3] and said.count("go back to those of step 2") == 1, said
+    assert a["used"] == b["used"] == [3] and said.count("rolled back to step 2") == 1, said
     assert all(torch.equal(v, b["end"][k]) and v.isfinite().all() for k, v in a["end"].items())
     found = json.loads((tmp_path / "x" / "version_0" / "nonfinite-step3.json").read_text())
     assert [(x["rank"], len(x["bad"])) for x in found["batches"]] == [(0, 0), (1, 1)]
@@ -121,7 +121,7 @@ def test_an_error_of_one_process_ends_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_stops_all(rank, tmp_path):
+def test_a_signal_to_one_process_stops_all(rank, tmp_path):
     found = attempt(2, rank, tmp_path, random.Random(rank), LIMIT)
     assert found["codes"] == [143, 143] and found["step"] > 0, found
     if rank == 1:
@@ -130,20 +130,20 @@ def test_a_signal_to_one_stops_all(rank, tmp_path):
 
 
 def test_fsdp2_from_the_command_line(tmp_path):
-    """A whole run, with all callbacks; one process then samples from it."""
+    """A run with all callbacks, from which a single process then samples."""
     strategy = ["ModelParallelStrategy", "--trainer.strategy.data_parallel_size", "2",
                 "--trainer.strategy.tensor_parallel_size", "1",
                 "--trainer.strategy.save_distributed_checkpoint", "false"]  # fmt: skip
     argv = [*TINY, "--out", str(tmp_path), "--trainer.max_epochs", "2", "--trainer.strategy", *strategy]
     said = run(2, command, tmp_path, *argv)
     assert said.count("next:") == 1 and "Traceback" not in said, said
-    assert resume(1, tmp_path, LIMIT)[0] == [0]  # and goes on in one, unsharded
+    assert resume(1, tmp_path, LIMIT)[0] == [0]  # and it resumes in one process, unsharded
     run(1, command, tmp_path, "sample", str(tmp_path / "digits"), "--n", "4", "--out", str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").stat().st_size > 100
 
 
 def test_fsdp2_takes_the_steps_of_ddp(tmp_path):
-    """Each process holds half the network; checkpoint and averages are whole, and of the same model."""
+    """Each process holds half of the network; checkpoint and averages are complete and equal DDP's."""
     for name, sharded in (("fsdp", True), ("ddp", False)):
         run(2, work.shard, tmp_path / name, str(tmp_path / name), sharded)
     a, b = (seen(tmp_path / name, 2) for name in ("fsdp", "ddp"))
@@ -156,12 +156,12 @@ def test_fsdp2_takes_the_steps_of_ddp(tmp_path):
     for mine, its in ((f["state_dict"], f["callbacks"]["EMA"]["shadow"]) for f in (x, y)):
         assert all(type(v) is torch.Tensor for v in (*mine.values(), *its.values()))
     apart = torch.cat([(v - y["state_dict"][k]).abs().flatten() for k, v in x["state_dict"].items()])
-    # Adam's first steps are the sign of the gradient: where it is 0 but for rounding, they are of any sign.
+    # Adam's first steps have the sign of the gradient, which is arbitrary where the gradient is 0 up to rounding.
     assert apart.quantile(0.95) < 1e-5 and apart.max() < 2 * 3e-3
 
 
 def begun(argv):
-    """A command line of launchers and ours, started in the repository; what it said, and its exit code."""
+    """Run a launcher with our command line in the repository; its output and exit code."""
     done = subprocess.run(
         [sys.executable, *argv], cwd=REPO, capture_output=True, text=True, timeout=2 * LIMIT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -174,7 +174,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 @pytest.mark.parametrize("launcher, options", [(TORCHRUN, []), (["-m"], ["--trainer.devices", "2"])],
                          ids=["torchrun", "lightning"])  # fmt: skip
-def test_one_run_directory_one_log_one_set_of_prints(launcher, options, tmp_path):
+def test_processes_share_one_folder_one_log_and_one_set_of_messages(launcher, options, tmp_path):
     code, said, errors = begun([*launcher, "diffusion", *TINY, "--trainer.max_epochs", "2", "--out", str(tmp_path),
                                 *options])  # fmt: skip
     assert code == 0, errors
@@ -189,8 +189,8 @@ def test_one_run_directory_one_log_one_set_of_prints(launcher, options, tmp_path
 
 @pytest.mark.parametrize("launcher, options, code", [(TORCHRUN, [], None), (["-m"], ["--trainer.devices", "2"], 143)],
                          ids=["torchrun", "lightning"])  # fmt: skip
-def test_the_launcher_is_told_to_stop(launcher, options, code, tmp_path):
-    """SIGTERM to torchrun, as SageMaker sends it, which tells all; or to the first process, which started the other."""
+def test_a_signal_to_the_launcher_stops_all(launcher, options, code, tmp_path):
+    """SIGTERM to torchrun, as from SageMaker, which forwards it; or to the first process, which started the other."""
     argv = [sys.executable, *launcher, "diffusion", *TINY, "--trainer.max_epochs", "1000", "--out", str(tmp_path)]
     argv += options
     with open(tmp_path / "said.txt", "w") as out:
@@ -206,7 +206,7 @@ def test_the_launcher_is_told_to_stop(launcher, options, code, tmp_path):
                 pass
         process.send_signal(signal.SIGTERM)
         ended = process.wait(LIMIT)
-        assert ended == code if code else ended != 0  # torchrun has codes of its own
+        assert ended == code if code else ended != 0  # torchrun has its own exit codes
     finally:
         process.kill()
     said = (tmp_path / "said.txt").read_text()

@@ -1,4 +1,4 @@
-"""What the processes of a test do; each is a function that a new process imports."""
+"""The work of the processes in the tests; a new process imports each function."""
 
 import os
 from pathlib import Path
@@ -39,7 +39,7 @@ class Odd(Digits):
 
 
 class Record(pl.Callback):
-    """What this process sees: the images of each batch, their times, and validations; the state it starts from."""
+    """Records the images of each batch, their times, the validations, and the state at the start."""
 
     def __init__(self):
         self.batches, self.times, self.validated, self.start, self.epochs = [], [], [], None, []
@@ -71,7 +71,7 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
 
 
 def train(folder: str, checkpoint: str | None = None, batch_size: int = 24, epochs: int = 2) -> int:
-    """Two epochs on 330 digits, a checkpoint after each step; what was seen goes to seenR.pt."""
+    """Two epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt."""
     folder, record = Path(folder), Record()
     t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=epochs)
     m = model()
@@ -83,7 +83,7 @@ def train(folder: str, checkpoint: str | None = None, batch_size: int = 24, epoc
 
 
 def validate(folder: str) -> int:
-    """val/loss and val/accuracy of untrained models, to valR.pt."""
+    """Write val/loss and val/accuracy of untrained models to valR.pt."""
     torch.manual_seed(0)
     classifier = Classifier(FeatureNet(widths=(8, 8, 8), width=8), shape=(1, 8, 8))
     said = {}
@@ -115,7 +115,7 @@ def fails(*argv: str) -> int:
 
 
 def poisoned(folder: str) -> int:
-    """The second process alone has a NaN in its third batch: both go back."""
+    """Only the second process has a NaN in its third batch; both roll back."""
     step = Diffusion.training_step
 
     def breaks(self, batch, batch_idx):
@@ -135,7 +135,7 @@ def poisoned(folder: str) -> int:
 
 
 def shard(folder: str, sharded: bool) -> int:
-    """One epoch of 3 steps, with FSDP2 or with DDP; the checkpoint is of whole tensors in both."""
+    """One epoch of 3 steps, with FSDP2 or with DDP; both checkpoints have complete tensors."""
     strategy = {"strategy": ModelParallelStrategy(data_parallel_size=world(), tensor_parallel_size=1,
                                                   save_distributed_checkpoint=False)} if sharded else {}  # fmt: skip
     callbacks = [Ranks(), EMA(), Guard(), Checkpoint(1)]

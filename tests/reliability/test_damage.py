@@ -1,4 +1,4 @@
-"""Damaged and malicious checkpoints: each is found before anything of it is used, and the sound one is taken."""
+"""Damaged and malicious checkpoints are detected before any of them is used, and the valid one is taken."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ from diffusion.training.callbacks.checkpoint import link
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = str(mark)
@@ -31,14 +31,14 @@ class Evil:
 
 
 def write(path, **more):
-    """A small checkpoint as a run writes it."""
+    """Write a small checkpoint as a run does."""
     model = Diffusion(AttentionUNet(1, (8, 8), heads=2, attention=1), shape=(1, 8, 8))
     state = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 5, "epoch": 0}
     DurableIO().save_checkpoint({**state, **more}, path)
 
 
 def damages(good, mark):
-    """(name, bytes) of 200 files that are no sound checkpoint."""
+    """Yield (name, bytes) of 200 files that are not valid checkpoints."""
     size, draw = len(good), random.Random(0)
     for at in sorted({0, 1, 3, size // 2, size - 1, size - 64, size - 72, size - 93, *draw.sample(range(size), 52)}):
         yield f"cut at {at}", good[:at]
@@ -78,7 +78,7 @@ def run(tmp_path):
     return folder.parent
 
 
-def test_200_damages_are_found_and_the_older_file_is_taken(run, tmp_path, capsys):
+def test_200_damages_are_detected_and_the_older_file_is_used(run, tmp_path, capsys):
     good, mark = (run / "checkpoints" / "last.ckpt").read_bytes(), tmp_path / "ran"
     cases = dict(damages(good, mark))
     assert len(cases) >= 200
@@ -93,26 +93,26 @@ def test_200_damages_are_found_and_the_older_file_is_taken(run, tmp_path, capsys
             assert said.startswith(f"{path}: ") and len(said.splitlines()) == 1, (name, said)
             assert any(w in said for w in ("truncated", "damaged", "not a checkpoint", "could run code")), (name, said)
         assert not mark.exists(), name
-    for name in list(cases)[::40]:  # what a user sees
+    for name in list(cases)[::40]:  # the message that users see
         (run / "checkpoints" / "last.ckpt").write_bytes(cases[name])
         assert main(["sample", str(run), "--out", str(tmp_path / "a.png")]) == 2
         said = capsys.readouterr().err
         assert said.startswith("diffusion sample: error: ") and len(said.splitlines()) == 1 and "Traceback" not in said
 
 
-def test_flipped_bytes_are_seen_in_files_without_a_seal(tmp_path):
-    """Checkpoints from before, and of torch.save: by the CRC-32 of their records, of which torch.load says nothing."""
+def test_flipped_bytes_are_detected_in_files_without_a_checksum(tmp_path):
+    """Older checkpoints and plain torch.save: by the CRC-32 of their records, which torch.load ignores."""
     path = tmp_path / "a.ckpt"
     torch.save({"a": torch.arange(1000)}, path)
     assert problem(path) is None
     content = path.read_bytes()
     at = content.index(torch.arange(1000).numpy().tobytes()) + 4000
     path.write_bytes(content[:at] + b"\7" + content[at + 1 :])
-    assert int(torch.load(path, weights_only=True)["a"][500]) != 500  # this is what would be trained on
+    assert int(torch.load(path, weights_only=True)["a"][500]) != 500  # training would continue from this
     assert "data/0 does not match" in problem(path)
 
 
-def test_a_checksum_goes_with_the_file(run, tmp_path):
+def test_the_checksum_moves_with_the_file(run, tmp_path):
     copy = tmp_path / "copied and renamed.pt"
     shutil.copyfile(run / "checkpoints" / "last.ckpt", copy)
     assert problem(copy) is None and runs.read_checkpoint(copy)["global_step"] == 5
@@ -128,8 +128,8 @@ def test_a_checksum_goes_with_the_file(run, tmp_path):
     ("diffusion.cli.main", {"argv": ["fit"]}),
 ])  # fmt: skip
 @pytest.mark.parametrize("part", ["net", "sampler"])
-def test_a_sound_file_whose_specs_would_run_code(name, arguments, part, run, tmp_path, capsys):
-    """Plain values are no danger to torch.load, but these name what is called to build the model."""
+def test_a_valid_file_whose_specs_would_run_code_is_refused(name, arguments, part, run, tmp_path, capsys):
+    """Specs are plain values, harmless to torch.load, but they name what is called to build the model."""
     mark = tmp_path / "ran"
     path = run / "checkpoints" / "last.ckpt"
     read = torch.load(path, weights_only=True)
@@ -143,12 +143,12 @@ def test_a_sound_file_whose_specs_would_run_code(name, arguments, part, run, tmp
     assert not mark.exists()
 
 
-def test_parts_are_modules_and_classes_of_ours():
+def test_only_torch_modules_and_classes_of_the_project_are_parts():
     assert isinstance(build({"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 2}}),
                       torch.nn.Linear)  # fmt: skip
 
 
-def test_stale_temporaries_are_no_checkpoints_and_are_swept(run):
+def test_stale_temporary_files_are_no_checkpoints_and_are_removed(run):
     folder = run / "checkpoints"
     (folder / ".step00000009.tmp-abc12345.ckpt").write_bytes((folder / "last.ckpt").read_bytes())
     (folder / ".last.tmp-00000099.ckpt").write_bytes(b"half")

@@ -24,7 +24,7 @@ EPOCHS, BATCHES = 3, 6
 
 
 class Killed(BaseException):
-    """As sudden as SIGKILL: nothing of ours saves anything because of it."""
+    """As sudden as SIGKILL: no handler of the project reacts to it."""
 
 
 class Killer(pl.Callback):
@@ -50,12 +50,12 @@ def parts():
 
 
 def train(folder, killer=None, every=1, signals=False, data=None, **options):
-    """Go on from the newest sound checkpoint, or start; the module, EMA and trainer."""
+    """Resume from the newest valid checkpoint, or start; returns the module, EMA and trainer."""
     path, read, _ = runs.resumable(folder / "x" / "version_0")
     if read:
         runs.rewind(folder / "x" / "version_0", read["logs"])
     else:
-        shutil.rmtree(folder / "x", ignore_errors=True)  # the command takes a new folder
+        shutil.rmtree(folder / "x", ignore_errors=True)  # the command would use a new folder
     ema = EMA(0.9)
     callbacks = [*([Signals()] if signals else []), *([killer] if killer else []), ema, Rate(), Diagnostics(0)]
     trainer = pl.Trainer(
@@ -73,7 +73,7 @@ def train(folder, killer=None, every=1, signals=False, data=None, **options):
 
 
 def state(run):
-    """All that the last checkpoint holds of the training, by name."""
+    """The state of the training in the last checkpoint, by name."""
     read = runs.read_checkpoint(run / "checkpoints" / "last.ckpt")
     found = {f"raw {k}": v for k, v in read["state_dict"].items()}
     found |= {f"ema {k}": v for k, v in read["callbacks"]["EMA"]["shadow"].items()}
@@ -89,7 +89,7 @@ def state(run):
 
 
 def curves(run):
-    """Every logged scalar but the speed, by name: (step, value), by step (files of one second have no order)."""
+    """Every logged scalar except the speed: name -> [(step, value)], by step (files of one second are unordered)."""
     events = EventAccumulator(str(run)).Reload()
     tags = [t for t in events.Tags()["scalars"] if "images_per_s" not in t]
     return {t: sorted((e.step, e.value) for e in events.Scalars(t)) for t in tags}
@@ -104,7 +104,7 @@ def same(a, b):
 OPTIONS = {
     "epochs": {},
     "steps": {"max_epochs": -1, "max_steps": 16},
-    "accumulation": {"accumulate_grad_batches": 4},  # 2 steps an epoch, the second of 2 batches
+    "accumulation": {"accumulate_grad_batches": 4},  # 2 steps per epoch, the second of 2 batches
     "validation within epochs": {"val_check_interval": 2},
     "every second epoch": {"check_val_every_n_epoch": 2},
 }
@@ -112,7 +112,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The uninterrupted runs, made when first asked for."""
+    """The uninterrupted runs, made on first use."""
     made = {}
 
     def run(name):
@@ -126,11 +126,11 @@ def whole(tmp_path_factory):
 
 
 HOOKS = {
-    "on_train_batch_start": (2, 7, 8, 13),  # before any step of the epoch, within it, in the next ones
+    "on_train_batch_start": (2, 7, 8, 13),  # before the first step, within the epoch, in the next ones
     "on_before_optimizer_step": (2, 4),
-    "on_train_batch_end": (1, 6, 12),  # a step done but nothing of it logged or saved; an epoch's last
+    "on_train_batch_end": (1, 6, 12),  # a step is done, but not logged or saved; the last of an epoch
     "on_validation_batch_start": (1, 2),
-    "on_validation_end": (1, 2),  # its loss is logged
+    "on_validation_end": (1, 2),  # after its loss is logged
     "on_train_epoch_end": (1,),
 }
 QUICK = [("on_train_batch_end", "epochs", 4), ("on_validation_batch_start", "accumulation", 1)]
@@ -143,8 +143,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("hook, kind, every", CASES)
-def test_killed_anywhere(hook, kind, every, whole, tmp_path):
-    """Two or more kills of one kind in one run, then to the end."""
+def test_run_killed_in_any_hook_resumes_exactly(hook, kind, every, whole, tmp_path):
+    """A run is killed several times in the same hook and then resumed to the end."""
     wanted, lines = whole(kind)
     kills = sum(train(tmp_path, Killer(hook, at), every, **OPTIONS[kind]) is None for at in HOOKS[hook])
     assert kills >= 1
@@ -169,7 +169,7 @@ class Items(torch.utils.data.Dataset):
 
 
 class Own(pl.LightningDataModule):
-    """A user's own data, read by worker processes."""
+    """User data that are read by worker processes."""
 
     def __init__(self, workers: int) -> None:
         super().__init__()
@@ -180,8 +180,8 @@ class Own(pl.LightningDataModule):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_loader_with_workers_goes_on_with_the_next_batch(workers, tmp_path):
-    """Killed in mid-epoch while workers have fetched ahead; and two workers train as none does."""
+def test_a_loader_with_workers_resumes_with_the_next_batch(workers, tmp_path):
+    """Killed in mid-epoch after workers have fetched ahead; two workers train as none does."""
     options = {"limit_val_batches": 0, "every": 4}
     (tmp_path / "whole").mkdir()
     train(tmp_path / "whole", data=Own(0), **options)
@@ -192,8 +192,8 @@ def test_a_loader_with_workers_goes_on_with_the_next_batch(workers, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["epochs", "steps"])
-def test_a_signal_in_validation_does_it_again_and_whole(kind, whole, tmp_path):
-    """No pass is finished first; the checkpoint is of the step before it, and no point of the curve is lost."""
+def test_validation_is_repeated_in_full_after_a_signal(kind, whole, tmp_path):
+    """The pass is not finished first; the checkpoint is of the step before it, and the curve loses no point."""
 
     class Terminate(pl.Callback):
         def on_validation_batch_end(self, *args):
@@ -209,8 +209,8 @@ def test_a_signal_in_validation_does_it_again_and_whole(kind, whole, tmp_path):
     assert curves(run) == whole(kind)[1]
 
 
-def test_a_signal_whose_checkpoint_cannot_be_written(tmp_path, monkeypatch):
-    """It is said, the exit code is the signal's, and the last good file is there."""
+def test_a_signal_whose_checkpoint_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    """The failure is reported, the exit code is the signal's, and the last valid file is kept."""
 
     def full(*args, **options):
         raise OSError(28, "No space left on device")
@@ -223,7 +223,7 @@ def test_a_signal_whose_checkpoint_cannot_be_written(tmp_path, monkeypatch):
 
     with (
         pytest.raises(Stopped) as stop,
-        pytest.warns(UserWarning, match="no checkpoint could be written now.*No space"),
+        pytest.warns(UserWarning, match="no new checkpoint.*No space"),
     ):
         train(tmp_path, Terminate(), every=4, signals=True, limit_val_batches=0)
     run = tmp_path / "x" / "version_0"
@@ -248,7 +248,7 @@ def test_a_signal_within_accumulation_waits_for_the_step(whole, tmp_path):
 
 
 def test_the_second_ctrl_c_quits_at_once(tmp_path):
-    """In mid-step: KeyboardInterrupt, which Lightning turns into its exit; nothing is saved."""
+    """In mid-step: a KeyboardInterrupt, which Lightning turns into its exit; nothing is saved."""
 
     class Impatient(pl.Callback):
         def on_before_optimizer_step(self, *args):

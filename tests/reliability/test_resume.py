@@ -1,4 +1,4 @@
-"""What a resumed run says, refuses, and leaves in order; and places that cannot be written."""
+"""Resumption: messages, refusals, files, and folders that cannot be written."""
 
 import errno
 import os
@@ -49,14 +49,14 @@ def resume(run, *options, what="auto", code=0):
     assert main(["fit", *TINY, "--out", str(run.parent.parent), "--resume", str(what), *options]) == code
 
 
-def test_it_says_what_is_restored_and_what_is_different(run, capsys):
+def test_resumed_run_reports_what_is_restored_and_what_differs(run, capsys):
     resume(run, "--trainer.max_epochs", "3", "--model.lr", "0.5", "--ema.decay", "0.5", "--data.batch_size", "32",
            "--model.objective.drop", "0.3")  # fmt: skip
     said = capsys.readouterr().out
     for words in (
         f"resuming from {run}/checkpoints/last.ckpt: step 10, epoch 2",
-        "restored: raw weights, averaged weights (10 updates), optimizer, learning rate, place in the data (batch 0 of "
-        "pass 3)",
+        "restored: raw weights, averaged weights (10 updates), optimizer, learning rate, position in the data (batch 0 "
+        "of epoch 3)",
         "changed: model.lr: 0.003 -> 0.5; no effect",
         "changed: model.objective.drop: 0.1 -> 0.3\n",
         "changed: data.batch_size: 64 -> 32",
@@ -66,10 +66,10 @@ def test_it_says_what_is_restored_and_what_is_different(run, capsys):
         assert words in said, (words, said)
     assert said.count("changed:") == 5
     read = runs.read_checkpoint(run / "checkpoints" / "last.ckpt")
-    assert read["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.003  # as was said
+    assert read["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.003  # as reported
 
 
-def test_nothing_is_said_to_differ_where_nothing_does(run, capsys):
+def test_resumed_run_reports_no_difference_where_there_is_none(run, capsys):
     resume(run)
     assert "changed:" not in capsys.readouterr().out
 
@@ -91,11 +91,11 @@ def test_another_model_is_refused(options, words, run, capsys):
     assert said.startswith("diffusion fit: error:"), said
     for word in (*words, f"fit -c {run}/config.yaml --resume {run}", "start a new run"):
         assert word in said, said
-    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}  # nothing was touched
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}  # nothing has changed
 
 
 def test_an_older_file_starts_a_new_run(run, capsys):
-    """So that nothing newer is lost; the new run keeps its own curve and files."""
+    """Nothing newer is lost; the new run has its own curve and files."""
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     resume(run, what=run / "checkpoints" / "step00000008.ckpt")
     new = run.with_name("version_1")
@@ -122,24 +122,24 @@ def test_damaged_files_are_set_aside_and_stale_ones_removed(run, capsys):
     assert [e.step for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")] == list(range(10))
 
 
-def test_when_all_are_damaged(run, capsys):
+def test_resume_auto_starts_a_new_run_if_all_checkpoints_are_damaged(run, capsys):
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"")
     resume(run, what=run, code=2)
-    assert "none of its 3 checkpoints is sound; start a new run" in capsys.readouterr().err
+    assert "none of its 3 checkpoints is valid; start a new run" in capsys.readouterr().err
     resume(run, "--trainer.max_epochs", "1")
-    assert "no sound checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
+    assert "no valid checkpoint" in capsys.readouterr().out and run.with_name("version_1").exists()
 
 
 # --- a run that died before its first checkpoint ---------------------------------------------------------
 
 
 class Killed(BaseException):
-    """As sudden as SIGKILL: nothing of ours saves or removes anything because of it."""
+    """As sudden as SIGKILL: no handler of the project reacts to it."""
 
 
 def die(monkeypatch, out, *options, step=1):
-    """Begin a run that is killed in a step before its first checkpoint; its folder."""
+    """Start a run that is killed in a step before its first checkpoint; returns its folder."""
     real = Diffusion.training_step
 
     def killed(self, batch, batch_idx):
@@ -160,7 +160,7 @@ def steps(run):
     return [(e.step, e.value) for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
 
 
-def test_a_start_that_died_is_begun_again_in_its_folder_and_is_the_unbroken_run(done, tmp_path, monkeypatch, capsys):
+def test_a_run_killed_before_its_first_checkpoint_restarts_in_its_folder(done, tmp_path, monkeypatch, capsys):
     run = die(monkeypatch, tmp_path)
     (run / "samples").mkdir(exist_ok=True)
     (run / "samples" / ".grid.tmp-x.png").write_bytes(b"half")
@@ -168,7 +168,7 @@ def test_a_start_that_died_is_begun_again_in_its_folder_and_is_the_unbroken_run(
     (run / "note.txt").write_text("a user's own")
     resume(run)
     said = capsys.readouterr().out
-    assert f"--resume auto: {run} has no checkpoint yet, starting it again" in said and "removed 1 half-written" in said
+    assert f"--resume auto: {run} has no checkpoint yet, restarting it" in said and "removed 1 half-written" in said
     assert [p.name for p in run.parent.iterdir()] == ["version_0"] and len(list(run.glob("events*"))) == 1
     assert {p.name for p in (run / "samples").iterdir()} == {p.name for p in (done / "samples").iterdir()}
     assert (run / "note.txt").read_text() == "a user's own"
@@ -178,19 +178,19 @@ def test_a_start_that_died_is_begun_again_in_its_folder_and_is_the_unbroken_run(
 
 
 @pytest.mark.parametrize("left", [(), (".lock",), (".lock", ".config.tmp-x.yaml"), (".lock", ".probe")])
-def test_a_start_that_died_before_its_configuration_was_written(left, tmp_path, capsys):
+def test_a_run_killed_before_its_configuration_was_written_restarts(left, tmp_path, capsys):
     run = tmp_path / "digits" / "version_0"
     run.mkdir(parents=True)
     for name in left:
         (run / name).touch()
     resume(run, "--trainer.max_epochs", "1")
-    assert "has no checkpoint yet, starting it again" in capsys.readouterr().out
+    assert "has no checkpoint yet, restarting it" in capsys.readouterr().out
     assert [p.name for p in run.parent.iterdir()] == ["version_0"] and runs.newest_step(run) == 5
     assert {p.name for p in run.iterdir() if p.name.startswith(".")} == {".lock"}
 
 
-def test_what_a_start_that_died_has_chosen_is_kept(tmp_path, monkeypatch, capsys):
-    """Though the clock, and so the choice, would be another one now."""
+def test_a_restarted_run_keeps_its_measured_choices(tmp_path, monkeypatch, capsys):
+    """Although the measured times, and so the choice, would differ now."""
     monkeypatch.setattr(precision, "measured", lambda *args: precision.Choice("bf16-mixed", "channels_last", "quick"))
     monkeypatch.setattr(pace, "smallest", lambda found: (16, 0.01))
     options = ["--precision", "fastest", "--budget", "5m"]
@@ -205,8 +205,8 @@ def test_what_a_start_that_died_has_chosen_is_kept(tmp_path, monkeypatch, capsys
     assert (run / "config.yaml").read_text() == before
 
 
-def test_a_run_that_is_alive_is_left_alone(run, tmp_path, monkeypatch, capsys):
-    """Another process may have its last checkpoint or none yet: in both cases a new run is begun."""
+def test_a_running_run_is_not_resumed(run, tmp_path, monkeypatch, capsys):
+    """Another process owns the run, with or without a checkpoint yet; in both cases a new run is started."""
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     theirs = Lock(run)
     resume(run)
@@ -216,7 +216,7 @@ def test_a_run_that_is_alive_is_left_alone(run, tmp_path, monkeypatch, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.name != ".lock"} | {
         p: t for p, t in before.items() if p.name == ".lock"}  # fmt: skip
     resume(run, what=run, code=2)
-    assert "another process is training it; wait for that, or stop it" in capsys.readouterr().err
+    assert "another process is training it; wait for it or stop it" in capsys.readouterr().err
     theirs.release()
     resume(run, what=run)
     assert "this run is complete" in capsys.readouterr().out
@@ -245,8 +245,8 @@ def test_two_new_runs_never_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("number, words", [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied"),
                                            (errno.EDQUOT, "quota"), (errno.EROFS, "Read-only")])  # fmt: skip
-def test_a_place_that_stops_taking_files(number, words, tmp_path, capsys, monkeypatch):
-    """The write fails at step 6: the run stops with a line, and the file of step 4 is there to go on from."""
+def test_a_write_that_fails_stops_the_run_and_keeps_the_last_file(number, words, tmp_path, capsys, monkeypatch):
+    """The write fails at step 6: the run stops with a one-line error, and the file of step 4 is kept."""
     real = os.fsync
 
     def fsync(handle):
@@ -267,9 +267,9 @@ def test_a_place_that_stops_taking_files(number, words, tmp_path, capsys, monkey
     assert runs.read_checkpoint(folder / "last.ckpt")["global_step"] == 10
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the thread that logs there
-def test_a_folder_that_is_removed_under_the_run(tmp_path, capsys, monkeypatch):
-    """It stops, for it cannot log; but it saves its state first, so that nothing but the old files is lost."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in the log's thread
+def test_a_run_whose_folder_is_removed_saves_its_state_and_stops(tmp_path, capsys, monkeypatch):
+    """The run stops, since it cannot log, but first saves its state, so that only the old files are lost."""
     real = Checkpoint.on_train_batch_end
 
     def remove(self, trainer, *args):
@@ -282,7 +282,7 @@ def test_a_folder_that_is_removed_under_the_run(tmp_path, capsys, monkeypatch):
         assert main(["fit", *TINY, "--out", str(tmp_path)]) == 2
     monkeypatch.undo()
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the run's folder was removed while it trained; its last state was saved" in said, said
+    assert "the run's folder was removed during training; its last state was saved" in said, said
     run = tmp_path / "digits" / "version_0"
     assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
     resume(run)
@@ -299,8 +299,8 @@ cp {place}/digits/version_0/checkpoints/last.ckpt {place}.ckpt
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(done, tmp_path):
-    """A real one: a file system of its own, with room for one checkpoint and a half."""
+def test_a_full_disk_stops_the_run_and_keeps_the_last_file(done, tmp_path):
+    """A real file system with room for one and a half checkpoints."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs user namespaces")
     place = tmp_path / "disk"
@@ -318,7 +318,7 @@ def test_a_disk_that_is_full(done, tmp_path):
 
 
 def test_training_in_a_thread_leaves_signals_alone(tmp_path):
-    """Python allows handlers in the main thread only; a notebook's or server's thread trains without them."""
+    """Python allows handlers in the main thread only; other threads train without them."""
     code = []
     thread = threading.Thread(target=lambda: code.append(main(["fit", *TINY, "--out", str(tmp_path)])))
     thread.start()
@@ -326,6 +326,6 @@ def test_training_in_a_thread_leaves_signals_alone(tmp_path):
     assert code == [0]
 
 
-def test_the_callbacks_are_in_an_order_that_works(done):
+def test_checkpoint_is_the_last_callback(done):
     trainer = pl.Trainer(callbacks=[Checkpoint(), pl.callbacks.LambdaCallback()], logger=False, accelerator="cpu")
     assert isinstance(trainer.callbacks[-1], Checkpoint)  # last at the end of an epoch, when all else is done

@@ -1,4 +1,4 @@
-"""Signals to real processes: exit codes, how fast, what is said, what is left, and that it goes on; all slow."""
+"""Signals to real processes: exit codes, delay, messages, files and resumption. Slow."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ def begin(out, *options):
 
 
 def until(process, words):
-    """Read what it says up to a line with these words."""
+    """Read the output of a process up to a line that contains these words."""
     for line in process.stdout:
         if words in line:
             return line
@@ -37,7 +37,7 @@ def until(process, words):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
     process = begin(tmp_path, "--trainer.max_epochs", "500")
-    until(process, "images/s")  # a line of progress comes after 10 s
+    until(process, "images/s")  # the first line of progress comes after 10 s
     began = time.perf_counter()
     process.send_signal(number)
     said, error = process.communicate(timeout=120)
@@ -47,7 +47,7 @@ def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
     assert "Traceback" not in said + error and "val/loss" not in said
     (run,) = (tmp_path / "digits").iterdir()
     step = runs.newest_step(run)
-    assert f"stopped at step {step:,}; the newest checkpoint is of step {step:,}" in said
+    assert f"stopped at step {step:,}; newest checkpoint: step {step:,}" in said
     assert f"--resume {run}" in said and seconds < 30, (seconds, said)
     assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == step
     epochs = step // 44 + 1  # 1437 training digits are 44 batches
@@ -58,7 +58,7 @@ def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
 
 
 def test_two_ctrl_c_quit_at_once(tmp_path):
-    """The second comes as soon as the first is answered, in a step that takes an epoch: seconds."""
+    """The second follows as soon as the first is reported, in a step of a whole epoch, which takes seconds."""
     long = ["--trainer.accumulate_grad_batches", "1000", "--data.batch_size", "4"]
     process = begin(tmp_path, "--trainer.max_epochs", "500", *long)
     until(process, "images/s")
@@ -71,7 +71,7 @@ def test_two_ctrl_c_quit_at_once(tmp_path):
     assert error.strip().splitlines()[-1] == "diffusion fit: interrupted"
 
 
-def test_ctrl_c_before_training(tmp_path):
+def test_ctrl_c_before_training_ends_the_process(tmp_path):
     process = begin(tmp_path, "--trainer.max_epochs", "500")
     until(process, "parameters) on Digits")
     process.send_signal(signal.SIGINT)
@@ -81,24 +81,29 @@ def test_ctrl_c_before_training(tmp_path):
 
 @pytest.mark.notebook
 def test_a_notebook_is_usable_after_stop(tmp_path):
-    """The kernel lives, the cell ends in KeyboardInterrupt, and training goes on in the next cell."""
+    """The cell ends in KeyboardInterrupt, the kernel survives, and the next cell resumes training."""
     manager_of = pytest.importorskip("jupyter_client.manager").start_new_kernel
     manager, client = manager_of(kernel_name="python3", cwd=str(REPO), startup_timeout=120)
 
-    def run(code, wait=300):
-        number = client.execute(code)
-        return client.get_shell_msg(timeout=wait)["content"] if wait else number
+    def reply(number, wait=300):
+        """The answer to a request; a slow kernel also answers several times that it is ready."""
+        while (message := client.get_shell_msg(timeout=wait))["parent_header"].get("msg_id") != number:
+            pass
+        return message["content"]
+
+    def run(code):
+        return reply(client.execute(code))
 
     try:
         argv = [*ARGV[1:], "--out", str(tmp_path), "--checkpoint.every_n_steps", "20"]
         run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import train")
-        client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
+        training = client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
         for _ in range(1200):  # until it trains, however slow the machine is
             if (tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt").exists():
                 break
             time.sleep(0.1)
         manager.interrupt_kernel()
-        ended = client.get_shell_msg(timeout=60)["content"]
+        ended = reply(training, 60)
         assert ended["status"] == "error" and ended["ename"] == "Interrupted", ended
         assert issubclass(Interrupted, KeyboardInterrupt)
         step = runs.newest_step(tmp_path / "digits" / "version_0")
@@ -114,7 +119,7 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
 
 
 def test_signals_at_random_times_end_every_process():
-    """The bench `benchmarks/interrupts.py`, in small."""
+    """A small run of `benchmarks/interrupts.py`."""
     argv = [sys.executable, "-W", "ignore", "benchmarks/interrupts.py", "--tries", "6", "--seed", "1", "--bound", "120"]
     result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=1800)
     print(result.stdout)
@@ -122,8 +127,8 @@ def test_signals_at_random_times_end_every_process():
     assert result.stdout.strip().splitlines()[-1].startswith("| all | | 6 |"), result.stdout
 
 
-def test_five_kills(tmp_path):
-    """The bench `benchmarks/chaos.py`, in small."""
+def test_run_with_five_kills_equals_the_uninterrupted_one(tmp_path):
+    """A small run of `benchmarks/chaos.py`: five SIGKILLs."""
     argv = [sys.executable, "-W", "ignore", "benchmarks/chaos.py", "--kills", "5", "--seed", "1"]
     result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=900)
     print(result.stdout)

@@ -1,4 +1,4 @@
-"""Walks that start or end in the middle of their levels."""
+"""Walks that start or stop at an intermediate level."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ class LookedAt(Exception):
 
 
 class Past:
-    """A past of the walk that nobody may look at."""
+    """A past whose items must not be read."""
 
     def look(self, *args):
         raise LookedAt
@@ -41,7 +41,7 @@ def is_multistep(kind):
 MULTISTEP = {kind for kind in ALL if is_multistep(kind)}
 
 
-def test_the_multistep_samplers_are_known():
+def test_multistep_samplers_are_those_that_read_the_past():
     assert {samplers.DPMSolver, samplers.UniPC, samplers.DEIS} <= MULTISTEP
     assert not {samplers.DDIM, samplers.Heun, samplers.DPM2} & MULTISTEP
 
@@ -69,7 +69,7 @@ def test_walk_in_two_parts_equals_the_whole(kind):
 
 @pytest.mark.parametrize("kind", sorted(MULTISTEP, key=lambda k: k.__name__))
 def test_multistep_methods_restart_without_a_past(kind):
-    """Before the cut it equals the whole walk, the first step after it is DDIM's, and the end differs."""
+    """The first part equals the whole walk, the first step after the cut is DDIM's, and the end differs."""
     whole, parts = walk(kind(N), (0, None)), walk(kind(N), (0, 3), (3, None))
     assert all(torch.equal(a.x, b.x) for a, b in zip(whole[:3], parts[:3], strict=True))
     (first,) = samplers.DDIM(N).iterate(DATA, whole[2].x, Cosine(), start=3, stop=4)
@@ -78,7 +78,7 @@ def test_multistep_methods_restart_without_a_past(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_frames_are_at_the_samplers_levels(kind):
+def test_frames_of_a_partial_walk_are_at_the_samplers_levels(kind):
     levels = kind(N).levels(Cosine())
     assert len(levels) == N + 1 and float(levels[-1].sigma) == 0
     assert [f.t for f in walk(kind(N), (0, None))] == levels[1:]

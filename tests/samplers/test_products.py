@@ -1,6 +1,6 @@
 """Every sampler x every schedule x every target: a Gaussian problem through a real Denoiser.
 
-A new sampler, schedule or target is in here the day it is born.
+New samplers, schedules and targets are included automatically.
 """
 
 import warnings

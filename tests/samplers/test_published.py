@@ -1,4 +1,4 @@
-"""The published samplers in their authors' own form, written anew: sigma-space, one image scale, no schedule.
+"""Samplers against the published code, rewritten here in its own form: in sigma, one image scale, no schedule.
 
 k-diffusion (Katherine Crowson, github.com/crowsonkb/k-diffusion, sampling.py) is not on PyPI in a version that is
 maintained; these are its `get_sigmas_karras`, `sample_heun`, `sample_dpm_2` and `sample_dpmpp_2m` without churn.
@@ -67,7 +67,7 @@ def sample_dpmpp_2m(x, sigmas):
 @pytest.mark.parametrize("ours, theirs", [(Heun, sample_heun), (DPM2, sample_dpm_2), (DPMSolver, sample_dpmpp_2m)],
                          ids=["Heun", "DPM2", "DPM-Solver++ 2M"])  # fmt: skip
 def test_samplers_match_k_diffusion_on_edm_s_schedule(ours, theirs, steps):
-    """sigma from 80 to 0.002: with four steps one of them divides sigma by 240, and is of second order all the same."""
+    """sigma from 80 to 0.002: with four steps one of them divides sigma by 240, and still is of second order."""
     x = 80 * torch.randn(64, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     published = theirs(x, karras_sigmas(steps))
     found = ours(steps, grid="linspace").sample(DATA, x, Karras())

@@ -1,4 +1,4 @@
-"""Locks on folders: one process at a time, free again when it ends, not inherited by its children."""
+"""Locks on folders: held by one process at a time, released when it ends, not inherited by its children."""
 
 import os
 import subprocess
@@ -35,12 +35,12 @@ def test_a_lock_keeps_other_processes_out_until_its_own_is_killed(tmp_path, othe
     assert not held(tmp_path)
 
 
-def test_a_forked_child_does_not_keep_its_parent_s_lock(tmp_path):
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path):
     mine, (end, begin), (ready, there) = Lock(tmp_path), os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         os.write(there, b"x")
-        os.read(end, 1)  # lives until the parent has looked
+        os.read(end, 1)  # runs until the parent has checked the lock
         os._exit(0)
     try:
         os.read(ready, 1)

@@ -1,6 +1,6 @@
-"""Files of version 0.1, whose classes lay elsewhere, still load, resume and sample as they did.
+"""Files of version 0.1, whose classes had other import paths, still load, resume and sample as before.
 
-`tests/files/version_0_1` was written by `diffusion fit` and `diffusion sample --image test --n 4 --seed 3` of it.
+`tests/files/version_0_1` was written by its `diffusion fit` and `diffusion sample --image test --n 4 --seed 3`.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from diffusion.support import runs
 OLD = Path(__file__).resolve().parents[1] / "files" / "version_0_1"
 
 
-def test_an_old_checkpoint_samples_as_it_did(tmp_path):
+def test_an_old_checkpoint_gives_the_same_samples(tmp_path):
     out = tmp_path / "x.npz"
     words = ["--image", "test", "--n", "4", "--seed", "3", "--device", "cpu", "--out", str(out)]
     assert main(["sample", str(OLD), *words]) == 0

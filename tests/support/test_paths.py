@@ -1,4 +1,4 @@
-"""Where data, runs and caches lie: what was asked for, then the environment, then SageMaker, then the repository."""
+"""The folders of data, runs and caches: the argument, then the environment, SageMaker, and the repository."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ STUDIO = {
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch, tmp_path):
-    """None of the variables, no metadata, another current folder, a home of its own."""
+    """An environment without the variables and metadata, with another current folder and home."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(paths, "METADATA", tmp_path / "resource-metadata.json")
@@ -42,7 +42,7 @@ def told(facts):
     (paths.cache_root, None, [("DIFFUSION_CACHE", "")]),
 ])  # fmt: skip
 def test_paths_follow_argument_then_environment_then_default(place, chosen, order, monkeypatch, tmp_path):
-    """From the last resort up, each step wins over all before it; none is the current folder."""
+    """Listed from the lowest precedence up, each takes precedence over those before; none is the current folder."""
     last = {paths.data_root: REPO / "data", paths.run_root: REPO / "lightning_logs"}
     assert place() == last.get(place, tmp_path / "home/.cache/litdiffusion")
     for k, (name, below) in reversed(list(enumerate(order))):

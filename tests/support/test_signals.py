@@ -1,4 +1,4 @@
-"""The listener: what a signal does in each state, and that none is lost."""
+"""The signal listener: the effect of a signal in each state, and that none is lost."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ def test_a_signal_raises_at_once_or_at_the_next_check(listener, number, code, ca
 
 
 def test_an_exception_that_python_swallows_is_raised_at_the_next_check(listener):
-    """In the callback of a weak reference, as imports have many."""
+    """In the callback of a weak reference, of which imports have many."""
 
     class Thing:
         pass
@@ -48,7 +48,7 @@ def test_an_exception_that_python_swallows_is_raised_at_the_next_check(listener)
 
 
 class noticed:
-    """The exceptions that Python has ignored inside the block."""
+    """The exceptions that Python ignored inside the block."""
 
     def __enter__(self):
         self.before, self.found = sys.unraisablehook, []
@@ -67,7 +67,7 @@ def test_the_second_ctrl_c_raises_at_once(listener):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_acting_raises_inside_and_restores_the_state_after(listener):
+def test_acting_raises_inside_its_block_and_restores_the_state(listener):
     listener.wait()
     with pytest.raises(Stopped), listener.acting():
         signal.raise_signal(signal.SIGTERM)
@@ -76,12 +76,12 @@ def test_acting_raises_inside_and_restores_the_state_after(listener):
         raise AssertionError("what came before is raised first")
 
 
-def test_the_old_handlers_are_back_after_it():
+def test_listening_restores_the_old_handlers():
     before = [signal.getsignal(number) for number in signals.NUMBERS]
     with listening() as outer:
         assert signal.getsignal(signal.SIGINT).__self__ is outer
         with listening() as inner:
-            assert inner is outer  # one for the process
+            assert inner is outer  # one handler for the process
         assert signal.getsignal(signal.SIGTERM).__self__ is outer
     assert [signal.getsignal(number) for number in signals.NUMBERS] == before
 
@@ -120,7 +120,7 @@ sys.exit(7)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("state", ["ends", "wait", "over"])
 def test_process_handles_signals_through_its_whole_life(state, number):
-    """At once with the signal's code before anything is created; afterwards its own code, to the interpreter's end."""
+    """Before anything is created a signal ends the process with its code; later the exit code is unaffected."""
     done = subprocess.run([sys.executable, "-c", COMMAND, str(int(number)), state], capture_output=True, text=True)
     ended = state == "ends"
     assert done.returncode == (signals.code_of(number) if ended else 7), done.stderr

@@ -1,4 +1,4 @@
-"""`diffusion.fit` and `diffusion.validate`: the command line's words from Python."""
+"""`diffusion.fit` and `diffusion.validate`: the options of the command line as Python keywords."""
 
 import signal
 
@@ -18,7 +18,7 @@ TINY = {
 }  # fmt: skip
 
 
-def test_settings_become_words():
+def test_settings_become_command_line_arguments():
     settings = {"model.lr": 1e-3, "model.net.widths": [8, 16], "data.labels": False, "out": "a b", "x": None}
     assert words(settings) == [
         "--model.lr=0.001", "--model.net.widths=[8, 16]", "--data.labels=false", "--out=a b", "--x=null",

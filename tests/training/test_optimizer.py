@@ -1,4 +1,4 @@
-"""`AdamW`: torch's own, with the norm of the gradients measured once for guard and clip."""
+"""`AdamW`: torch's, with the gradient norm computed once for guard and clipping."""
 
 import copy
 
@@ -24,7 +24,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(("clip", "algorithm"), [(None, None), (0.05, None), (0.05, "norm"), (0.01, "value")])
-def test_steps_are_torch_s_with_torch_s_clipping(fused, clip, algorithm):
+def test_steps_equal_torchs_with_torchs_clipping(fused, clip, algorithm):
     ours, theirs = nets()
     a = AdamW(ours.parameters(), 0.1, clip=clip, algorithm=algorithm, fused=fused)
     b = torch.optim.AdamW(theirs.parameters(), 0.1, fused=fused)
@@ -46,8 +46,8 @@ def test_steps_are_torch_s_with_torch_s_clipping(fused, clip, algorithm):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e38])
-def test_a_step_that_is_not_finite_is_left_out(fused, scale):
-    """Weights and averages stay as they were to the bit, and the next step is taken as if it had not been."""
+def test_a_step_that_is_not_finite_is_skipped(fused, scale):
+    """Weights and averages are unchanged to the bit, and the next step is unaffected."""
     net, other = nets()
     a, b = (AdamW(n.parameters(), 0.1, clip=1.0, fused=fused) for n in (net, other))
     for optimizer, n in ((a, net), (b, other)):

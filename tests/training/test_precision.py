@@ -1,4 +1,4 @@
-"""Which precision a run trains in: by what the device says, or measured where that is asked for."""
+"""The precision of a run: the default of the device, or measured on request."""
 
 import time
 from types import SimpleNamespace
@@ -14,9 +14,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def config(short="", long=None, layout="", nodes=1):
-    return SimpleNamespace(
-        precision=short, layout=layout, trainer=SimpleNamespace(precision=long, num_nodes=nodes)
-    )
+    return SimpleNamespace(precision=short, layout=layout, trainer=SimpleNamespace(precision=long, num_nodes=nodes))
 
 
 def never(choices):
@@ -27,26 +25,26 @@ def never(choices):
     (True, 1, ("bf16-mixed", "contiguous")), (False, 1, ("32-true", "channels_last")),
     (True, 2, ("32-true", "channels_last")),
 ])  # fmt: skip
-def test_the_default_on_a_processor_is_what_it_says_about_itself(monkeypatch, amx, nodes, wanted):
+def test_the_default_on_a_cpu_follows_its_flags(monkeypatch, amx, nodes, wanted):
     monkeypatch.setattr(speed, "has_amx", lambda: amx)
     assert usual(CPU, nodes)[:2] == wanted
     assert choose(config(nodes=nodes), {}, CPU, never)[:2] == wanted
 
 
 @pytest.mark.parametrize(("flags", "found"), [("avx512f avx512_bf16", False), ("avx512_bf16 amx_bf16 amx_tile", True)])
-def test_amx_is_read_from_the_processor_s_flags(monkeypatch, tmp_path, flags, found):
+def test_amx_is_read_from_the_cpu_flags(monkeypatch, tmp_path, flags, found):
     (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
     monkeypatch.setattr(speed, "Path", lambda name: tmp_path / "cpuinfo")
     assert speed.has_amx() is found
 
 
 @pytest.mark.parametrize(("computes", "wanted"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_the_default_on_a_gpu(monkeypatch, computes, wanted):
+def test_the_default_on_a_gpu_follows_its_support_of_bf16(monkeypatch, computes, wanted):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes)
     assert usual(GPU)[:2] == (wanted, "channels_last") and usual(GPU, nodes=4).precision == wanted
 
 
-def test_what_is_asked_for_comes_before_what_is_recorded_and_that_before_the_default(monkeypatch):
+def test_options_precede_the_recorded_choice_and_that_the_default(monkeypatch):
     monkeypatch.setattr(speed, "has_amx", lambda: False)
     before = {"trainer": {"precision": "bf16-mixed"}, "layout": "channels_last"}
     assert choose(config(), before, CPU, never) == ("bf16-mixed", "channels_last", "")
@@ -54,7 +52,7 @@ def test_what_is_asked_for_comes_before_what_is_recorded_and_that_before_the_def
     assert choose(config(long="32-true"), before, CPU, never) == ("32-true", "channels_last", "")
     assert choose(config("bf16-mixed"), {}, CPU, never) == ("bf16-mixed", "contiguous", "")
     assert choose(config("bf16-mixed", layout="channels_last"), {}, CPU, never).layout == "channels_last"
-    assert choose(config(), {"trainer": {}}, CPU, never).precision == "32-true"  # of a run before there was a choice
+    assert choose(config(), {"trainer": {}}, CPU, never).precision == "32-true"  # of a run without a recorded choice
     assert choose(config(), {}, CPU, never, conv=False).layout == "contiguous"
     assert layout_of("bf16-mixed", GPU) == layout_of("32-true", CPU) == "channels_last"
 
@@ -82,8 +80,8 @@ def busy(seconds):
 
 
 @pytest.mark.parametrize(("half", "wanted"), [(0.002, "bf16-mixed"), (0.02, "32-true")])
-def test_the_precision_with_the_shorter_steps_is_taken(half, wanted):
-    """A step costs 10 ms of the processor in float32; one that sleeps costs nothing."""
+def test_the_precision_with_shorter_steps_is_chosen(half, wanted):
+    """A float32 step takes 10 ms of CPU time; sleeping takes none."""
     choices, net = ways(Choice("32-true", "channels_last"), CPU), torch.nn.Conv2d(2, 2, 3)
 
     def loss(n):
@@ -96,8 +94,8 @@ def test_the_precision_with_the_shorter_steps_is_taken(half, wanted):
     assert ("times as fast as 32-true here" in found.reason) is (wanted == "bf16-mixed")
 
 
-def test_the_reason_names_what_differs(monkeypatch):
-    """Of two layouts of one precision, the layout."""
+def test_the_reason_of_a_measured_choice_names_what_differs(monkeypatch):
+    """For two layouts of one precision it names the layout."""
     monkeypatch.setattr(speed, "interleaved", lambda steps: [[2.0, 2.0], [1.0, 1.0]])
     monkeypatch.setattr(speed, "affordable", lambda step, batch: 1)
     choices = [Choice("32-true", "channels_last"), Choice("32-true", "contiguous")]
@@ -105,14 +103,14 @@ def test_the_reason_names_what_differs(monkeypatch):
     assert found == ("32-true", "contiguous", "2.0 times as fast as channels_last here, +- 0%")
 
 
-def test_a_difference_within_the_spread_chooses_nothing():
+def test_a_difference_within_the_spread_keeps_the_default():
     assert speed.clearly_fastest([[1.0, 1.2, 1.1], [0.9, 1.05, 0.8]]) == 0  # 1.05 is more than 1.0
     assert speed.clearly_fastest([[1.0, 1.2, 1.1], [0.9, 0.95, 0.8]]) == 1
     assert speed.clearly_fastest([[1.0, 1.2], [0.9, 0.95], [0.5, 0.6]]) == 2
     assert speed.clearly_fastest([[1.0], [2.0]]) == 0
 
 
-def test_steps_are_measured_in_turn():
+def test_steps_are_measured_alternately():
     order = []
     spent = speed.interleaved([lambda k=k: order.append(k) for k in range(2)], rounds=3)
-    assert order == [0, 1] * 4 and [len(s) for s in spent] == [3, 3]  # the first of each warms up
+    assert order == [0, 1] * 4 and [len(s) for s in spent] == [3, 3]  # the first of each is a warm-up

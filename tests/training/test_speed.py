@@ -1,4 +1,4 @@
-"""What makes a network fast changes none of its numbers."""
+"""Compilation, recomputation and seeded dropout leave a network's results unchanged."""
 
 import copy
 
@@ -16,7 +16,7 @@ def net():
     torch.manual_seed(0)
     net = UNet(1, 8, (1, 2), 1, (1,), 8, dropout=0.2, num_classes=3)
     for p in net.parameters():
-        torch.nn.init.normal_(p, std=0.2)  # its last convolution begins at zero
+        torch.nn.init.normal_(p, std=0.2)  # its last convolution is initially 0
     return net
 
 
@@ -35,7 +35,7 @@ def gradients(net):
     return [p.grad.clone() for p in net.parameters() if p.grad is not None], kept
 
 
-def test_recomputing_keeps_less_and_gives_the_same_gradients(net):
+def test_recomputation_stores_less_and_gives_the_same_gradients(net):
     names, other = list(net.state_dict()), copy.deepcopy(net)
     wanted, whole = gradients(net)
     found, less = gradients(speed.recomputed(net))
@@ -46,7 +46,7 @@ def test_recomputing_keeps_less_and_gives_the_same_gradients(net):
         assert torch.equal(net.eval()(x, clock, y), other.eval()(x, clock, y))
 
 
-def test_a_copy_of_a_recomputed_network_has_weights_of_its_own(net):
+def test_a_copy_of_a_recomputed_network_has_its_own_weights(net):
     twin = copy.deepcopy(speed.recomputed(net))
     with torch.no_grad():
         for p in net.parameters():
@@ -54,12 +54,12 @@ def test_a_copy_of_a_recomputed_network_has_weights_of_its_own(net):
         assert twin.eval()(torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1])).std() > 0
 
 
-def test_the_blocks_of_a_transformer_are_its_layers():
+def test_recomputed_blocks_of_dit_are_its_layers():
     net = DiT(1, 2, 16, 3, 2)
     assert [type(b).__name__ for b in speed.blocks(net)].count("Block") == 3
 
 
-def test_compiling_is_refused_in_words(net, monkeypatch):
+def test_compiled_refuses_unknown_modes_and_missing_compilers(net, monkeypatch):
     with pytest.raises(ValueError, match="unknown mode 'fast'.*reduce-overhead"):
         speed.compiled(net, "fast")
     monkeypatch.setattr(speed.shutil, "which", lambda name: None)
@@ -68,7 +68,9 @@ def test_compiling_is_refused_in_words(net, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_function_with_the_same_names(float64, net):
+def test_compiled_is_the_same_function_with_the_same_names(float64, net, tmp_path, monkeypatch):
+    """With a cache of its own: torch's does not distinguish the instruction sets of ATEN_CPU_CAPABILITY."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     x, clock, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1])
     net.eval()
     names, wanted = list(net.state_dict()), net(x, clock, y)
@@ -77,7 +79,7 @@ def test_compiled_is_the_same_function_with_the_same_names(float64, net):
     assert list(net.state_dict()) == names and torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
-def test_dropout_is_seeded_as_by_torch():
+def test_dropout_uses_torchs_seed():
     from diffusion.noise.draws import seed_of, seed_streams
 
     seed_streams(CPU, 3, 4)

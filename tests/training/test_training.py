@@ -1,4 +1,4 @@
-"""Real training on real files: slow. The losses asked for are about 1.3 times what was seen."""
+"""Training on real files. Slow. The bounds on the losses are about 1.3 times the measured values."""
 
 import os
 import signal
@@ -49,12 +49,12 @@ def test_the_loss_falls_on_real_images(config, bound, data, tmp_path):
     losses = [e.value for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
     end = sum(losses[-5:]) / 5
     print(f"{config}: train/loss {losses[0]:.3f} -> {end:.4f}")
-    assert end < bound and end < losses[0] / 2, losses  # the first is of step 20
+    assert end < bound and end < losses[0] / 2, losses  # the first logged step is 20
     assert (run / "samples" / "denoising.gif").stat().st_size > 1000
 
 
-def test_killed_in_mid_training_it_goes_on(tmp_path):
-    """SIGKILL, as an out-of-memory killer or a spot market sends it; then --resume auto."""
+def test_run_killed_in_mid_training_resumes(tmp_path):
+    """SIGKILL, as from an out-of-memory killer or a spot market, then --resume auto."""
     argv = [
         sys.executable, "-m", "diffusion", "fit", "-c", "configs/digits.yaml", "--out", str(tmp_path),
         "--model.net.widths", "[8,16]", "--model.net.attention", "1", "--trainer.max_epochs", "20", *LITTLE,
@@ -77,8 +77,8 @@ def test_killed_in_mid_training_it_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and len(steps) == 22
 
 
-def test_the_demo_tells_the_truth(tmp_path, capsys, monkeypatch):
-    """A short demo: the whole report, its files, and better digits than chance by far."""
+def test_demo_reports_its_measurements(tmp_path, capsys, monkeypatch):
+    """A short demo writes its report and files, and its digits are far better than chance."""
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path))
     assert main(["demo", "--n", "200", "--trainer.max_epochs", "15", "--trainer.accelerator", "cpu"]) == 0
     said = capsys.readouterr().out

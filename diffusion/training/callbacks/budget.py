@@ -70,7 +70,7 @@ class Budget(pl.Callback):
         self._ending = sum(pictures(trainer, pl_module))
         if self._ending > LARGE * self.total and trainer.is_global_zero:
             print(
-                f"budget: the grid and the GIF at its end take {clock(self._ending)} of it; --samples.n 16 --gif.n 4 "
+                f"budget: the final grid and GIF take {clock(self._ending)} of it; --samples.n 16 --gif.n 4 "
                 "leaves more for training"
             )
         self._seen = [(time.perf_counter(), trainer.global_step)]

@@ -79,7 +79,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         try:
             self.save(trainer)
         except OSError as error:
-            warnings.warn(f"no checkpoint could be written now: {error}; the last good one stays", stacklevel=1)
+            warnings.warn(f"no new checkpoint: {error}; the last good one is kept", stacklevel=1)
 
     # --- what -------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         run = Path(trainer.log_dir)
         if trainer.is_global_zero and self._removed(run):
             warnings.warn(
-                f"{run}: the run's folder was removed; it is made anew for this checkpoint, the other files are lost",
+                f"{run}: the run's folder was removed; recreating it for this checkpoint, its other files are lost",
                 stacklevel=1,
             )
         path = run / "checkpoints" / f"step{step:08d}.ckpt"
@@ -155,17 +155,16 @@ class DurableIO(TorchCheckpointIO):
                 torch.save(checkpoint, temporary)
                 seal(temporary)
         except (OSError, RuntimeError) as error:
-            torch_s = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(
-                error
-            )  # its word for a failed write
+            # torch's messages for a failed write
+            torch_s = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
             if isinstance(error, RuntimeError) and not torch_s:
                 raise
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "is the disk full?"
             kind = type(error) if isinstance(error, OSError) else OSError
             raise kind(
                 getattr(error, "errno", None) or 0,
-                f"the checkpoint could not be written ({reason}); the last good one is kept, free the place and "
-                "go on with --resume",
+                f"the checkpoint could not be written ({reason}); the last good one is kept, free disk space and "
+                "continue with --resume",
                 str(path),
             ) from error
 

@@ -1,4 +1,4 @@
-"""Quality of samples while a run trains: to TensorBoard and metrics.jsonl, with the best checkpoint kept."""
+"""Sample quality during training, logged to TensorBoard and metrics.jsonl; the best checkpoint is kept."""
 
 import json
 import time
@@ -17,20 +17,20 @@ from diffusion.training.callbacks.pictures import averaged
 
 
 class Evaluation(pl.Callback):
-    """Measure samples of the averaged weights every few epochs: to eval/* in TensorBoard, and metrics.jsonl.
+    """Evaluate samples of the averaged weights every few epochs: to eval/* in TensorBoard, and metrics.jsonl.
 
-    The samples have the same seed and labels each time, so that the curve is of the model and not of the draw. An
-    evaluation that would bring the time spent on all of them above `budget` of the time of training is put off to the
-    next epoch in question. checkpoints/best.ckpt is replaced when `best` improves beyond the interval of the last best.
+    The samples have the same seed and labels each time, so that the curve reflects the model and not the draw. An
+    evaluation that would raise the total evaluation time above `budget` of the training time is postponed to the next
+    scheduled epoch. checkpoints/best.ckpt is replaced when `best` improves beyond the interval of the previous best.
 
     Args:
         every_n_epochs: epochs between two evaluations; 0 is off.
         metrics: names of metrics, see `diffusion evaluate --help`.
         n: samples, >= 2.
-        budget: share of the training time that evaluations may take, > 0.
-        best: the figure that chooses best.ckpt; "" keeps none.
+        budget: largest share of the training time that evaluations may take, > 0.
+        best: the figure that selects best.ckpt; "" keeps none.
         features: auto, an extractor's run, or Inception:FILE.
-        judge: opens the judge of the data by `features` on a device; linked from the data.
+        judge: (features, device) -> the judge of the data; linked from the data.
     Raises:
         ValueError: a number out of range, or an unknown metric.
     """
@@ -49,7 +49,8 @@ class Evaluation(pl.Callback):
     ) -> None:
         if every_n_epochs < 0 or n < 2 or budget <= 0:
             raise ValueError(
-                f"Evaluation: every_n_epochs >= 0, n >= 2 and budget > 0, got {every_n_epochs}, {n} and {budget}"
+                "Evaluation: every_n_epochs must be at least 0, n at least 2 and budget positive; got "
+                f"{every_n_epochs}, {n} and {budget}"
             )
         self.every_n_epochs, self.metrics, self.n, self.budget = every_n_epochs, tuple(metrics), n, budget
         self.best, self.features, self.judge = best, features, judge
@@ -57,7 +58,7 @@ class Evaluation(pl.Callback):
         names = [name for kind in self.chosen for name in kind.better]
         if every_n_epochs and best and best not in names:
             raise ValueError(f"Evaluation: best {best!r} is not measured; there are: {', '.join(names)}, or ''")
-        self.evaluator: Evaluator | None = None  # once it is open, on the first process
+        self.evaluator: Evaluator | None = None  # once opened, on the first process only
         self.record: dict = {}  # the best so far: value, low, high, step
         self.spent = self.last = 0.0  # seconds of all evaluations, and of the last
         self._began = time.perf_counter()
@@ -69,7 +70,7 @@ class Evaluation(pl.Callback):
         self.record = dict(state["record"])
 
     def open(self, device: torch.device) -> None:
-        """Open the judge before training, on the first process: it may have to train a classifier first."""
+        """Open the judge, on the first process and before training, since it may have to train a classifier."""
         if self.every_n_epochs and self.judge is not None:
             self.evaluator = self.judge(self.features, device)
 
@@ -96,7 +97,7 @@ class Evaluation(pl.Callback):
         self.spent += self.last
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
-        """Each process samples its share; the first one judges them all."""
+        """The figures on the first process, None on the others; each process draws its share of the samples."""
         train = trainer.datamodule.arrays("train")[1]
         conditional = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
         y = repeated(train[mixed(to_labels(train))], self.n) if conditional else None
@@ -125,7 +126,7 @@ class Evaluation(pl.Callback):
         return self.evaluator.figures(samples, usable)
 
     def improves(self, figures: list[Figure], step: int) -> bool:
-        """Whether `best` is better than ever beyond the interval of the last best; noted if so."""
+        """Whether `best` improves beyond the interval of the previous best; if so, it is recorded."""
         found = next((f for f in figures if f.name == self.best), None)
         if found is None:
             return False
@@ -136,7 +137,7 @@ class Evaluation(pl.Callback):
         return True
 
     def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, figures: list[Figure], seconds: float) -> None:
-        """A line a figure, and its curve."""
+        """Append one line per figure to metrics.jsonl, and log it."""
         sampler, extractor = pl_module.pipeline.sampler, self.evaluator.extractor
         said = {
             "step": trainer.global_step, "epoch": trainer.current_epoch, "weights": "ema", "n": self.n,

@@ -152,20 +152,20 @@ class Guard(pl.Callback):
         """Roll back to the newest valid checkpoint of this run, or raise NonFinite."""
         where = f"; see {path}" if path else ""
         if len(self.used) >= self.retries:
-            before = f"; the run had gone back at step {', '.join(map(str, self.used))}" if self.used else ""
+            before = f"; the run had rolled back at step {', '.join(map(str, self.used))}" if self.used else ""
             raise NonFinite(
                 f"{said}{where}{before}. Lower model.lr or raise model.warmup if the loss grew before, look at these "
-                "images if it did not, and train in 32-true or bf16-mixed; the last checkpoint is sound: resume from it"
+                "images if it did not, and train in 32-true or bf16-mixed; the last checkpoint is valid: resume from it"
             )
         self.used.append(step)
         file = trainer.strategy.broadcast(newest(path.parent) if path else None)
         if file is None:
             if poisoned(trainer, pl_module, thorough=True):
-                raise NonFinite(f"{said}{where}. There is no checkpoint to go back to")
-            done = "the step was not taken, and there is no checkpoint yet: going on with the next batch"
+                raise NonFinite(f"{said}{where}. There is no checkpoint to roll back to")
+            done = "the step was skipped; there is no checkpoint yet, continuing with the next batch"
         else:
             at = restore(trainer, pl_module, file)
-            done = f"weights, EMA and optimizer go back to those of step {at:,}; data and noise go on"
+            done = f"weights, EMA and optimizer rolled back to step {at:,}; data and noise continue"
         if trainer.is_global_zero:
             warnings.warn_explicit(f"{said}{where}; {done}", Advice, "step", step, registry={})
 

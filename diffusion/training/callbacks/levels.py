@@ -1,4 +1,4 @@
-"""The error of a denoiser by noise level, in a unit that every target, weight and schedule shares."""
+"""The error of a denoiser by noise level, in a unit common to all targets, weights and schedules."""
 
 import math
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
 from diffusion.noise.times import Times
 
-END, WIDTH = 10, 2  # bins of log-SNR are fixed, so that runs can be compared; the outer two are open
+END, WIDTH = 10, 2  # fixed bins of log-SNR make runs comparable; the outer two are open
 BINS = 2 * END // WIDTH
-FEW = 4  # images in a bin, below which its mean and error bar say nothing
+FEW = 4  # a bin with fewer images is nan: its mean and standard error would be meaningless
 KNOTS = torch.linspace(-20, 30, 1001, dtype=torch.float64)  # log-SNRs at which the linear error is tabulated
 TAILS = torch.tensor([1e-5, 1e-4, 1 - 1e-4, 1 - 1e-5], dtype=torch.float64)
 
@@ -34,14 +34,14 @@ def bins(log_snr: Tensor) -> Tensor:
 
 
 class Spectrum:
-    """Mean and variance of a data set at each frequency F x_0, and the best denoiser that is linear there:
+    """Mean and variance of a data set at each frequency F x_0, and the best linear denoiser of each frequency:
 
         F x_0_hat = mean + alpha var / (alpha^2 var + sigma^2) (F x - alpha mean)
         E |x_0 - x_0_hat|^2 = mean_k var_k / (snr var_k + 1)
 
-    Exact for any data whatever their law, since only second moments enter. A network that learns more than the
-    average power of the images is better. Its error is a unit: a target is linear in (x_0, eps) and x is given, so a
-    ratio of two errors is the same in x_0, in eps, and in what the network says.
+    Exact for data of any distribution, since only second moments enter. A network that learns more than the average
+    power of the images has a smaller error. The linear denoiser's error is the unit of errors: a target is linear in
+    (x_0, eps) and x is given, so a ratio of two errors is the same in x_0, in eps and in the network's output.
     Source: Wiener 1949; Gonzalez & Woods 2018, sec. 5.8.
 
     Args:
@@ -57,30 +57,30 @@ class Spectrum:
         self._table = torch.stack([(var / (snr * var + 1)).mean() for snr in KNOTS.exp()]).log()
 
     def error(self, log_snr: Tensor) -> Tensor:
-        """The expected squared error of x_0 a pixel at each log-SNR (B,), float64; between knots good to 1e-4."""
+        """Expected squared error of x_0 per pixel at each log-SNR (B,), float64; interpolation error below 1e-4."""
         at = (log_snr.double().clamp(KNOTS[0], KNOTS[-1]) - KNOTS[0]) / (KNOTS[1] - KNOTS[0])
         k = at.long().clamp(max=len(KNOTS) - 2)
         return torch.lerp(self._table[k], self._table[k + 1], at - k).exp()
 
     def denoise(self, x: Tensor, t: Level) -> Tensor:
-        """x_0_hat of x (B, C, H, W)."""
+        """The linear estimate x_0_hat for x (B, C, H, W)."""
         gain = t.alpha * self.var / (t.alpha**2 * self.var + t.sigma**2)
         f = torch.fft.fft2(x, norm="ortho")
         return torch.fft.ifft2(self.mean + gain * (f - t.alpha * self.mean), norm="ortho").real
 
     def std(self, t: Level) -> Tensor:
-        """Root mean square of x at a level (), for each channel and frequency (C, H, W)."""
+        """Root mean square of x at a scalar level, per channel and frequency (C, H, W)."""
         return (t.alpha**2 * self.power + t.sigma**2).sqrt()
 
 
 def ideal(x: Tensor, t: Level, images: Tensor, mine: Tensor | None = None) -> Tensor:
-    """E[x_0 | x] over a set of images: what a network of endless capacity learns, and no other beats on that set.
+    """E[x_0 | x] over a set of images: the optimum on that set, which a network of unlimited capacity learns.
 
-    `analytic.Empirical` by a matrix product: many images at levels of their own, in float32.
+    `analytic.Empirical` as a matrix product: many images, each at its own level, in float32.
     Source: Karras et al. 2022, arXiv:2206.00364, app. B.3, eq. 57.
 
     Args:
-        mine: (B, N) bool, which of the images each x may be: those of its label, for a network that is told it.
+        mine: (B, N) bool, the images that each x may come from: those of its label, for a conditional network.
     """
     flat, alpha, sigma = images.flatten(1), t.alpha.flatten(1), t.sigma.flatten(1)
     kernel = (alpha * (x.flatten(1) @ flat.T) - alpha**2 / 2 * flat.square().sum(1)) / sigma**2  # up to a constant
@@ -90,14 +90,14 @@ def ideal(x: Tensor, t: Level, images: Tensor, mine: Tensor | None = None) -> Te
 
 
 def spread(schedule: Schedule, u: Tensor) -> Tensor:
-    """Times, even in log-SNR over what the schedule has between the outer bins' ends, for u (n,) in [0, 1)."""
+    """Times for u (n,) in [0, 1), uniform in log-SNR over the part of the schedule between -END and END."""
     ends = schedule.level(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).log_snr.clamp(-END, END)
     t = schedule.time(torch.lerp(ends[0], ends[1], u)).clamp(schedule.t_min, 1)
     return (t * schedule.T).round().clamp(1, schedule.T) / schedule.T if schedule.T else t
 
 
 class Ratio(NamedTuple):
-    """A ratio by bin (nan where there are too few images), its standard error, and the mean of the bins."""
+    """A ratio per bin (nan for too few images), its standard error, and the mean over the bins."""
 
     value: Tensor
     error: Tensor
@@ -113,7 +113,7 @@ class Ratio(NamedTuple):
         return float(self.error[known].square().sum().sqrt() / known.sum())
 
     def over(self, other: "Ratio") -> "Ratio":
-        """self / other - 1, of two independent ratios."""
+        """self / other - 1, for independent ratios."""
         q = self.value / other.value
         return Ratio(q - 1, q * ((self.error / self.value) ** 2 + (other.error / other.value) ** 2).sqrt())
 
@@ -121,7 +121,7 @@ class Ratio(NamedTuple):
 def ratio(top: Tensor, bottom: Tensor, k: Tensor) -> Ratio:
     """sum(top) / sum(bottom) in each bin, for pairs (n,) in bins k (n,).
 
-    The error bar is that of the ratio estimator: what top / bottom has in common from image to image cancels.
+    The standard error is that of the ratio estimator: variation common to top and bottom cancels.
     Source: Cochran 1977, Sampling Techniques, eq. 6.13.
     """
     value, error = (torch.full((BINS,), math.nan, dtype=torch.float64) for _ in range(2))
@@ -135,13 +135,13 @@ def ratio(top: Tensor, bottom: Tensor, k: Tensor) -> Ratio:
 
 
 class Probe:
-    """Some images of a split with fixed levels and fixed noise: the same questions every time.
+    """Images of a split with fixed levels and fixed noise, so that all probes of a run are comparable.
 
     Args:
         images: (n, C, H, W) in [-1, 1].
         y: their labels or contexts.
-        seed: of the noise. Image k has level k of n that are spread evenly over log-SNR.
-        spectrum: of the training images, the unit of the errors.
+        seed: of the noise. The n levels are evenly spread over log-SNR; image k has the k-th.
+        spectrum: of the training images; defines the unit of the errors.
     """
 
     def __init__(self, images: Tensor, y: Tensor, schedule: Schedule, seed: int, spectrum: Spectrum) -> None:
@@ -154,7 +154,7 @@ class Probe:
         self.linear = self.of(spectrum.denoise(self.x, self.t))
 
     def of(self, guess: Tensor) -> Tensor:
-        """The error of guesses of x_0, in units of what the linear denoiser is expected to have (n,), float64."""
+        """The error of estimates of x_0, in units of the linear denoiser's expected error: (n,) float64."""
         return (guess.cpu().float() - self.x0).square().flatten(1).mean(1).double() / self.unit
 
     @torch.no_grad()
@@ -166,7 +166,7 @@ class Probe:
         batch_size: int,
         image: Tensor | None = None,
     ) -> Tensor:
-        """A denoiser's errors with labels y, and with hints of the images where it is shown any: (n,) float64."""
+        """A denoiser's errors with labels y, and with the hints `image` if it is conditioned on any: (n,) float64."""
         guesses = []
         for part in torch.arange(len(self.x)).split(batch_size):
             level = Level(*(v[part] for v in self.level))
@@ -175,15 +175,15 @@ class Probe:
         return self.of(torch.cat(guesses))
 
     def score(self, errors: Tensor) -> Ratio:
-        """Errors as a share of the linear denoiser's own on these very images and this noise."""
+        """Errors relative to the linear denoiser's on the same images and noise."""
         return ratio(errors, self.linear, self.k)
 
 
 def law(times: Times, schedule: Schedule, n: int = 4096) -> tuple[Tensor, Tensor, Tensor]:
-    """What training looks at: the share of each bin (BINS,), and the ends of log-SNR that hold 99.998 % of it."""
+    """Distribution of training levels: the share of each bin (BINS,), and log-SNR limits of the central 99.998 %."""
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     seen = schedule.level(times(u, schedule)).log_snr
-    # Times that give each image of a batch its own slice are asked for the tails as whole batches.
+    # Stratified times give each image of a batch its own slice, so the tails are evaluated as whole batches.
     ends = [schedule.level(times(v.repeat(64), schedule)).log_snr for v in TAILS]
     ends = torch.cat([seen, *ends])
     return torch.bincount(bins(seen), minlength=BINS).double() / n, ends.min(), ends.max()

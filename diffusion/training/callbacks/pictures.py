@@ -36,7 +36,9 @@ class Samples(pl.Callback):
 
     def __init__(self, every_n_epochs: int = 1, n: int = 64, columns: int = 0) -> None:
         if every_n_epochs < 0 or n < 1:
-            raise ValueError(f"Samples: every_n_epochs >= 0 and n >= 1, got {every_n_epochs} and {n}")
+            raise ValueError(
+                f"Samples: every_n_epochs must be at least 0 and n at least 1, got {every_n_epochs} and {n}"
+            )
         self.every_n_epochs, self.n, self.columns = every_n_epochs, n, columns
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,7 +86,7 @@ class Gif(pl.Callback):
 
     def __init__(self, n: int = 16, frames: int = 40, fps: float = 15.0, hold: float = 2.0) -> None:
         if n < 1 or frames < 2:
-            raise ValueError(f"Gif: n >= 1 and frames >= 2, got {n} and {frames}")
+            raise ValueError(f"Gif: n must be at least 1 and frames at least 2, got {n} and {frames}")
         self.n, self.frames, self.fps, self.hold = n, frames, fps, hold
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

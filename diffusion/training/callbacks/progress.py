@@ -1,4 +1,4 @@
-"""Progress that shows where a run is: a bar on a terminal, one with pictures in a notebook, lines elsewhere."""
+"""Progress display: a bar on a terminal, a bar with pictures in a notebook, lines elsewhere."""
 
 import html
 import time
@@ -11,10 +11,7 @@ from diffusion.support.console import clock
 
 
 class Rate(pl.Callback):
-    """Measure images/s, and log it as train/images_per_s at the trainer's logging steps.
-
-    Time in validation and previews does not count.
-    """
+    """Measure images/s without validation and previews, and log it as train/images_per_s at the logging steps."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -38,12 +35,12 @@ class Rate(pl.Callback):
 
     @property
     def per_second(self) -> float:
-        """Images a second since training began."""
+        """Images per second since training began."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
 class Lines(pl.Callback):
-    """A line every few seconds (epoch, step, loss, images/s, time left): for logs, where a bar would be a mess.
+    """Print a line every few seconds (epoch, step, loss, images/s, time left), for logs, where a bar is unreadable.
 
     Args:
         every: seconds between two lines, > 0.
@@ -70,7 +67,7 @@ def told(trainer: pl.Trainer, first: int, since: float) -> str:
     """Epoch, step, losses, images/s and the time left.
 
     Args:
-        first: the step that was trained up to at the time `since`.
+        first: the step at the time `since`, on `time.perf_counter`'s clock.
     """
     step, total = trainer.global_step, trainer.estimated_stepping_batches
     left = (time.perf_counter() - since) / max(1, step - first) * (total - step)
@@ -78,16 +75,16 @@ def told(trainer: pl.Trainer, first: int, since: float) -> str:
     shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
     losses = "  ".join(f"{k} {v:.4f}" for k, v in sorted(shown.items()))
     epoch = f"{trainer.current_epoch + 1}"
-    if trainer.max_epochs and trainer.max_epochs > 0:  # at the end Lightning has counted the next one
+    if trainer.max_epochs and trainer.max_epochs > 0:  # after the last epoch Lightning counts one more
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
     return f"epoch {epoch}  step {step:,}/{total:,}  {losses}  {rate:,.0f} images/s  {clock(left)} left"
 
 
 class Live(pl.Callback):
-    """A bar and the newest grid of samples below the cell, each drawn anew in its place.
+    """A bar and the newest grid of samples below the cell, each updated in place.
 
     Args:
-        every: seconds between two looks, >= 0.
+        every: seconds between two updates, >= 0.
     """
 
     def __init__(self, every: float = 0.5) -> None:
@@ -106,7 +103,7 @@ class Live(pl.Callback):
             self.draw(trainer)
 
     def draw(self, trainer: pl.Trainer, *args) -> None:
-        """Bring the bar and the grid up to date."""
+        """Update the bar and the grid."""
         if self._bar is None:
             return
         self._bar.update(self.bar(trainer), raw=True)
@@ -123,7 +120,7 @@ class Live(pl.Callback):
 
     @staticmethod
     def show(bundle: dict[str, Any]) -> Any:
-        """Display something that can be changed later; None where there is no notebook."""
+        """Display something that can be updated later; None outside a notebook."""
         from IPython.display import display
 
         return display(bundle, raw=True, display_id=True)

@@ -76,12 +76,12 @@ class Diffusion(System):
         self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
         if denoiser.learn_variance != (parts["objective"].vlb > 0):
             raise ValueError(
-                "Diffusion: a learned variance takes net.learn_variance: true and objective.vlb: 0.001 together; "
+                "Diffusion: a learned variance requires both net.learn_variance: true and objective.vlb: 0.001; "
                 f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
         if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
             raise ValueError(
-                f"Diffusion: {type(parts['hint']).__name__} shows an image of {channels} channels beside x; "
+                f"Diffusion: {type(parts['hint']).__name__} adds an input image of {channels} channels; "
                 f"make the network with image_channels {channels}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
@@ -151,12 +151,12 @@ class Diffusion(System):
     def configure_model(self) -> None:
         """Under Lightning's ModelParallelStrategy the network is one FSDP2 unit over the data-parallel processes.
 
-        Each keeps its part of the weights, gradients and the optimizer's state between two steps.
+        Between steps each process keeps only its part of the weights, gradients and optimizer state.
         """
-        mesh, net = self.device_mesh, self.denoiser.net  # no mesh elsewhere
+        mesh, net = self.device_mesh, self.denoiser.net  # the mesh is None with other strategies
         if mesh is not None and not any(isinstance(p, DTensor) for p in net.parameters()):
-            net.to(memory_format=torch.contiguous_format)  # all that FSDP2 takes
-            # Sharded again after each forward pass: so are then the weights that validation swaps for the averages.
+            net.to(memory_format=torch.contiguous_format)  # the only layout that FSDP2 supports
+            # Resharded after each forward pass, so that the weights are sharded when validation swaps in the averages.
             fully_shard(net, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
     # --- checkpoints ------------------------------------------------------------------------------------

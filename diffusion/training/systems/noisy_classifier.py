@@ -57,7 +57,9 @@ class NoisyClassifier(NoisyImageClassifier, System):
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         super().__init__(parts["net"], parts["schedule"], shape, class_names)
         if lr <= 0 or weight_decay < 0:
-            raise ValueError(f"NoisyClassifier: lr must be positive, weight_decay at least 0; got {lr}, {weight_decay}")
+            raise ValueError(
+                f"NoisyClassifier: lr must be positive, weight_decay at least 0; got {lr} and {weight_decay}"
+            )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.times = parts["times"]
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed

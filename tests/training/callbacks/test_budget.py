@@ -1,4 +1,4 @@
-"""Training that ends in time, by a clock that the test turns."""
+"""Training with a time budget, under a simulated clock."""
 
 from dataclasses import replace
 
@@ -18,18 +18,18 @@ from diffusion.training.systems import Diffusion, base
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("0.5h", 1800), ("2", 120)])
-def test_times_as_they_are_typed(text, wanted):
+def test_times_are_parsed_to_seconds(text, wanted):
     assert seconds(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "0m", "m", "20 minutes", "-5m", "1d"])
-def test_what_is_no_time(text):
+def test_invalid_times_are_refused(text):
     with pytest.raises(ValueError, match="wanted a time such as 90s, 20m or 1h30m"):
         seconds(text)
 
 
 class Clock(pl.Callback):
-    """A step takes as long as `step(n)` says, a step of a sampler half a second."""
+    """A clock on which training step n takes `step(n)` seconds and a step of `Slow` half a second."""
 
     def __init__(self, monkeypatch, step):
         self.now, self.step = 0.0, step
@@ -40,7 +40,7 @@ class Clock(pl.Callback):
 
 
 class Slow(DDIM):
-    """Tells the clock that a step takes half a second."""
+    """A sampler whose steps take half a second of the clock."""
 
     def step(self, *args):
         self.clock.now += 0.5
@@ -66,12 +66,12 @@ def train(tmp_path, keeper, clock, diffusion, *more):
     ("step", "low", "high"),
     [
         (lambda n: 1.0, 99, 101),
-        (lambda n: 1.0 if n < 50 else 2.0, 95, 105),  # the machine turns slower in the middle
-        (lambda n: 3.0 if n < 10 else 0.5, 95, 105),  # or faster
-        (lambda n: 1.0 + 9 * (n % 10 == 9), 90, 110),  # and now and then there is a validation
+        (lambda n: 1.0 if n < 50 else 2.0, 95, 105),  # the machine becomes slower halfway
+        (lambda n: 3.0 if n < 10 else 0.5, 95, 105),  # or faster near the start
+        (lambda n: 1.0 + 9 * (n % 10 == 9), 90, 110),  # or every tenth step includes a validation
     ],
 )
-def test_it_ends_in_time(tmp_path, monkeypatch, step, low, high):
+def test_training_ends_within_its_budget(tmp_path, monkeypatch, step, low, high):
     clock, diffusion = Clock(monkeypatch, step), model()
     keeper = Budget(100, 1.3, 0.0)
     rates = []
@@ -83,18 +83,18 @@ def test_it_ends_in_time(tmp_path, monkeypatch, step, low, high):
     )  # rises only with a new plan
 
 
-def test_the_pictures_at_the_end_are_in_it(tmp_path, monkeypatch, capsys):
+def test_budget_includes_the_final_pictures(tmp_path, monkeypatch, capsys):
     clock, diffusion = Clock(monkeypatch, lambda n: 1.0), model()
     sampler = Slow(40)
     sampler.clock = clock
     diffusion.pipeline = replace(diffusion.pipeline, sampler=sampler)
     train(tmp_path, Budget(100, 1.0, 0.0), clock, diffusion, Samples(0, 4), Gif(4))
-    assert 98 <= clock.now <= 102  # 40 seconds of it are theirs
+    assert 98 <= clock.now <= 102  # 40 seconds of it are for the pictures
     assert len(list(tmp_path.rglob("*.gif"))) == 1
-    assert "budget: the grid and the GIF at its end take 0:40 of it" in capsys.readouterr().out
+    assert "budget: the final grid and GIF take 0:40 of it" in capsys.readouterr().out
 
 
-def test_time_before_a_resumption_counts(monkeypatch):
+def test_budget_counts_the_time_before_a_resumption(monkeypatch):
     clock = Clock(monkeypatch, lambda n: 1.0)
     first = Budget(100, 1.0, 0.0)
     clock.now = 60.0
@@ -104,12 +104,12 @@ def test_time_before_a_resumption_counts(monkeypatch):
     assert second.spent == 70
 
 
-def test_the_smallest_batch_that_is_nearly_as_fast():
+def test_smallest_is_the_smallest_batch_near_the_best_speed():
     assert smallest([(32, 1.0), (64, 1.0), (128, 2.0), (16, 0.9)]) == (64, 1.0)  # images/s: 32, 64, 64, 18
-    assert smallest([(16, 0.5), (64, 1.6), (256, 6.5)]) == (16, 0.5)  # a processor: 32, 40, 39
+    assert smallest([(16, 0.5), (64, 1.6), (256, 6.5)]) == (16, 0.5)  # a CPU: 32, 40, 39
 
 
-def test_the_command(tmp_path, capsys):
+def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys):
     argv = [
         "fit", "-c", "configs/digits.yaml", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
         "--gif.n", "1", "--samples.n", "4", "--model.sampler.steps", "2", "--out", str(tmp_path),
@@ -122,11 +122,11 @@ def test_the_command(tmp_path, capsys):
     assert f"budget 0:04: batch {batch}, lr {lr:.2g}" in said and "budget 0:04, spent 0:" in said
     assert lr == pytest.approx(0.003 * (batch / 64) ** 0.5)
     assert config["trainer"]["precision"] in ("32-true", "bf16-mixed") and config["trainer"]["max_epochs"] == -1
-    assert main([*argv, "--budget", "8s", "--resume", "auto", "--data.batch_size", "32"]) == 0  # the run's own goes on
+    assert main([*argv, "--budget", "8s", "--resume", "auto", "--data.batch_size", "32"]) == 0  # the run's is kept
     again = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
     assert again["data"]["init_args"]["batch_size"] == batch and again["model"]["lr"] == lr
     capsys.readouterr()
     assert main([*argv, "--budget", "4s", "--resume", "auto"]) == 0
-    assert "nothing left to train; raise --budget to go on" in capsys.readouterr().out
+    assert "nothing left to train; raise --budget to continue" in capsys.readouterr().out
     assert main(["fit", "-c", "configs/features_digits.yaml", "--budget", "1m", "--out", str(tmp_path)]) == 2
-    assert "budget: Classifier plans its learning rate ahead" in capsys.readouterr().err
+    assert "budget: Classifier requires a fixed number of epochs" in capsys.readouterr().err

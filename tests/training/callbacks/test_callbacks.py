@@ -53,7 +53,7 @@ class Spy(pl.Callback):
             ].clone()
 
 
-def test_ema_is_the_formula_and_is_what_validation_sees(tmp_path):
+def test_ema_follows_its_formula_and_is_used_in_validation(tmp_path):
     ema, spy = EMA(0.3), Spy()
     _, m = fit(tmp_path, [ema, spy])
     shadow = spy.raw[0]
@@ -64,7 +64,7 @@ def test_ema_is_the_formula_and_is_what_validation_sees(tmp_path):
     torch.testing.assert_close(ema.shadow["denoiser.net.outc.weight"], shadow)
     assert torch.equal(spy.validated, ema.shadow["denoiser.net.outc.weight"])
     assert torch.equal(spy.saved, spy.raw[-1])  # a file written inside validation holds the raw weights
-    assert torch.equal(m.denoiser.net.outc.weight, spy.raw[-1])  # and the run goes on with them
+    assert torch.equal(m.denoiser.net.outc.weight, spy.raw[-1])  # and training continues with them
 
 
 def test_ema_counts_optimizer_steps_not_batches(tmp_path):
@@ -73,7 +73,7 @@ def test_ema_counts_optimizer_steps_not_batches(tmp_path):
     assert trainer.global_step == 1 and ema.updates == 1
 
 
-def test_ema_stays_float32_and_comes_back_after_an_error():
+def test_ema_stays_float32_and_is_swapped_back_after_an_error():
     ema, m = EMA(), model()
     ema.shadow = {k: torch.zeros_like(v) for k, v in m.named_parameters()}
     before = m.denoiser.net.outc.weight.detach().clone()
@@ -84,7 +84,7 @@ def test_ema_stays_float32_and_comes_back_after_an_error():
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2])
-def test_impossible_decay(decay):
+def test_ema_refuses_a_decay_outside_the_unit_interval(decay):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         EMA(decay)
 
@@ -120,7 +120,7 @@ def test_a_failed_write_keeps_the_last_good_file(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
-def test_pictures_in_files_and_in_tensorboard(tmp_path):
+def test_samples_and_gif_write_files_and_tensorboard_images(tmp_path):
     trainer, m = fit(tmp_path, [EMA(), Samples(every_n_epochs=1, n=20), Gif(n=4, frames=4), Rate()], max_epochs=2)
     run = tmp_path / "x" / "version_0"
     names = sorted(p.name for p in (run / "samples").iterdir())
@@ -130,14 +130,14 @@ def test_pictures_in_files_and_in_tensorboard(tmp_path):
     assert [e.step for e in events.Images("samples")] == [5, 10]
     assert [e.step for e in events.Scalars("train/loss")] == list(range(10))
     assert len(events.Scalars("val/loss")) == 2 and events.Scalars("train/images_per_s")[-1].value > 0
-    # The same seeds and labels every time: a preview can be made again from the averaged weights.
+    # Seeds and labels are fixed, so a preview can be reproduced from the averaged weights.
     (run / "samples" / "step00000010.png").rename(tmp_path / "old.png")
     Samples(n=20).draw(trainer, m)
     again, old = (np.asarray(Image.open(p)) for p in (run / "samples" / "step00000010.png", tmp_path / "old.png"))
     assert np.array_equal(again, old)
 
 
-def test_lines_say_where_a_run_is(tmp_path, capsys):
+def test_lines_report_the_progress_of_a_run(tmp_path, capsys):
     fit(tmp_path, [Rate(), Lines(every=0.0)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 5 and "step 3/5" in lines[2] and "images/s" in lines[2] and lines[2].endswith("left")
@@ -145,13 +145,13 @@ def test_lines_say_where_a_run_is(tmp_path, capsys):
 
 @pytest.mark.parametrize("bad", [lambda: Samples(-1), lambda: Samples(n=0), lambda: Gif(frames=1), lambda: Gif(n=0),
                                  lambda: Checkpoint(0), lambda: Checkpoint(keep=0)])  # fmt: skip
-def test_impossible_settings(bad):
+def test_callbacks_refuse_impossible_settings(bad):
     with pytest.raises(ValueError):
         bad()
 
 
 def test_ema_of_a_resumed_run_counts_no_step_twice(tmp_path):
-    """With gradient accumulation the first batch after a resume ends no optimizer step."""
+    """With gradient accumulation the first batch after a resumption does not complete an optimizer step."""
     whole, rest = EMA(0.5), EMA(0.5)
     fit(tmp_path / "a", [whole, Checkpoint(1, keep=9)], accumulate_grad_batches=2, max_epochs=2)
     logger = pl.loggers.TensorBoardLogger(tmp_path / "b", name="x", version=0)

@@ -1,4 +1,4 @@
-"""Diagnostics: figures with a right answer, no trace on the training, advice when it is due and only then."""
+"""Diagnostics: figures against known values, no effect on training, and advice only when it applies."""
 
 import warnings
 from pathlib import Path
@@ -56,7 +56,7 @@ class Spy(pl.Callback):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A tiny run of 10 steps with diagnostics: its curves, callback, trainer and spy. It gives no advice."""
+    """A tiny run of 10 steps with diagnostics and without advice: curves, callback, trainer, module and spy."""
     path = tmp_path_factory.mktemp("run")
     ema, diagnostics = EMA(0.9), Diagnostics(120)
     spy = Spy(ema)
@@ -69,7 +69,7 @@ def run(tmp_path_factory):
     return curves, diagnostics, t, m, spy
 
 
-def test_errors_by_level_are_those_of_the_steps_since_the_last_log(run):
+def test_train_errors_are_means_over_the_steps_since_the_last_log(run):
     curves, diagnostics, _, m, spy = run
     schedule, spectrum = m.denoiser.schedule, Spectrum(Digits(limit=320).arrays("train")[0].float() / 127.5 - 1)
     for log, steps in ((2, spy.steps[:2]), (8, spy.steps[6:8])):
@@ -86,15 +86,15 @@ def test_errors_by_level_are_those_of_the_steps_since_the_last_log(run):
         assert seen > 5
 
 
-def test_gradient_norm_and_distance_of_the_averaged_weights(run):
+def test_gradient_norm_and_ema_distance_match_their_values(run):
     curves, *_, spy = run
     norms, far = ({e.step: e.value for e in curves.Scalars(n)} for n in ("train/grad_norm", "train/ema_distance"))
-    assert list(norms) == list(far) == [2, 4, 6, 8, 10] and max(spy.norms) > 1  # above the clip: taken before it
+    assert list(norms) == list(far) == [2, 4, 6, 8, 10] and max(spy.norms) > 1  # measured before clipping
     assert list(norms.values()) == pytest.approx([spy.norms[s - 1] for s in norms], rel=1e-5)
     assert list(far.values()) == pytest.approx([spy.far[s - 1] for s in far], rel=1e-4)
 
 
-def test_a_probe_at_the_end_with_a_table(run):
+def test_final_probe_writes_a_table(run):
     curves, diagnostics, t, m, _ = run
     (mean,) = curves.Scalars("val_error/mean")
     assert mean.step == 10 and 0.9 < mean.value < 4  # 10 steps: worse than linear
@@ -103,8 +103,8 @@ def test_a_probe_at_the_end_with_a_table(run):
     text = curves.Tensors("diagnostics/levels/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "floor (320 images)" in text and text.count("\n| ") == len(levels) + 1
     share = [float(row.split("|")[2].strip(" %")) for row in text.splitlines()[4:]]
-    assert sum(share) == pytest.approx(100, abs=4)  # without bins of too few images
-    # The same question has the same answer: from EMA weights, at the end of training.
+    assert sum(share) == pytest.approx(100, abs=4)  # bins of too few images are omitted
+    # A probe is reproducible: from the EMA weights at the end of training.
     ema = next(c for c in t.callbacks if isinstance(c, EMA))
     with ema.applied(m):
         again = diagnostics._ask(t, m, diagnostics._probes[1], diagnostics._probes[1].y)
@@ -113,8 +113,8 @@ def test_a_probe_at_the_end_with_a_table(run):
     assert not torch.equal(raw, again) and m.training
 
 
-def test_a_probe_waits_until_it_is_cheap(tmp_path):
-    """1 image: 200 trained images between probes at validations every 320; 3 images wait for 600."""
+def test_probes_are_spaced_by_their_cost(tmp_path):
+    """Probes need 200 trained images per image: with 1 each validation (every 320), with 3 every second."""
     for n, steps in ((1, [5, 10, 15, 20]), (3, [10, 20])):
         probed = []
 
@@ -128,8 +128,8 @@ def test_a_probe_waits_until_it_is_cheap(tmp_path):
         assert probed == steps
 
 
-def test_the_training_is_the_same_with_and_without_and_resumed(tmp_path):
-    """To the bit: weights of 14 steps without, with, and resumed from step 10 with diagnostics."""
+def test_training_is_the_same_with_and_without_diagnostics_and_resumed(tmp_path):
+    """14 steps without diagnostics, with them, and resumed from step 10 give equal weights to the bit."""
 
     def fit(name, callbacks, **options):
         t = trainer(tmp_path / name, [EMA(0.9), Checkpoint(1, keep=99), *callbacks], **options)
@@ -149,7 +149,7 @@ def test_the_training_is_the_same_with_and_without_and_resumed(tmp_path):
 FOLDER = Path("x") / "version_0" / "checkpoints"
 
 
-def test_a_finished_run_that_is_resumed_is_asked_nothing(tmp_path):
+def test_a_resumed_finished_run_is_not_probed(tmp_path):
     callbacks = [EMA(0.9), Checkpoint(1), Diagnostics(20)]
     trainer(tmp_path, callbacks, max_epochs=1).fit(model(), Digits(batch_size=160, limit=320))
     again = Diagnostics(20)
@@ -158,7 +158,7 @@ def test_a_finished_run_that_is_resumed_is_asked_nothing(tmp_path):
     assert again._probed == -1 and again.best[0] == 2 and again.trained == 320  # saved after its validation
 
 
-def test_what_was_said_and_the_best_step_are_in_the_checkpoint():
+def test_checkpoint_has_the_advice_given_and_the_best_step():
     one, other = Diagnostics(), Diagnostics()
     one.said, one.trained, one.best = ["overfitting"], 7, (3, 0.5)
     other.load_state_dict(one.state_dict())
@@ -168,7 +168,7 @@ def test_what_was_said_and_the_best_step_are_in_the_checkpoint():
 @pytest.mark.filterwarnings("ignore:step.0. Advice. labels never used")
 @pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"fast_dev_run": 1},
                                      {"limit_val_batches": 0}, {"logger": False}])  # fmt: skip
-def test_every_way_of_training(tmp_path, options):
+def test_diagnostics_work_with_every_trainer_option(tmp_path, options):
     if "logger" in options:
         t = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=[Diagnostics(10)],
                        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
@@ -184,7 +184,7 @@ def test_every_way_of_training(tmp_path, options):
     assert "labels/gain" not in curves.Tags()["scalars"]
 
 
-def test_other_loaders_get_what_needs_no_images(tmp_path):
+def test_other_loaders_get_the_curves_that_need_no_images(tmp_path):
     data = Digits(batch_size=64, limit=320)
     t = trainer(tmp_path, [EMA(), Diagnostics()], max_epochs=1)
     data.setup("fit")
@@ -193,7 +193,7 @@ def test_other_loaders_get_what_needs_no_images(tmp_path):
     assert "train/grad_norm" in tags and not any("log_snr" in name for name in tags)
 
 
-def test_impossible_settings():
+def test_diagnostics_refuses_impossible_settings():
     with pytest.raises(ValueError, match="at least 0"):
         Diagnostics(-1)
 
@@ -212,9 +212,9 @@ class Starved(Cosine):
 
 
 @pytest.mark.parametrize("schedule", [VE(sigma_max=2.0), Starved()], ids=lambda s: type(s).__name__)
-def test_prior_mismatch(schedule):
+def test_prior_mismatch_is_reported(schedule):
     text = advice.prior_mismatch(Spectrum(digits()), schedule)
-    assert text.startswith("prior mismatch: at t = 1 the training images still show")
+    assert text.startswith("prior mismatch: at t = 1 the training images are still visible")
 
 
 def test_prior_mismatch_by_hand():
@@ -226,13 +226,13 @@ def test_prior_mismatch_by_hand():
         schedule = ScaledLinear()
     a, s = schedule.scales(one)
     assert float(spectrum.std(schedule.level(one)).max()) == pytest.approx(float((64 * a**2 + s**2) ** 0.5), rel=1e-5)
-    text = advice.prior_mismatch(Spectrum(torch.ones(4, 1, 32, 32)), schedule)  # 32 in place of 8
+    text = advice.prior_mismatch(Spectrum(torch.ones(4, 1, 32, 32)), schedule)  # 32 instead of 8
     assert "their mean brightness has 2.4" in text
 
     class Loud(Cosine):
         prior_std = 2.0
 
-    assert "2.00 times what training images have" in advice.prior_mismatch(spectrum, Loud())
+    assert "2.00 times that of training images" in advice.prior_mismatch(spectrum, Loud())
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Linear(500), Cosine(), Flow(), Karras(), VE()],
@@ -242,11 +242,11 @@ def test_sound_priors_are_silent(schedule):
 
 
 @pytest.mark.parametrize("times, schedule, word", [
-    (LogNormal(-1.2, 0.5), Karras(), "log-SNR of -8.8"),  # what sampling starts from, sigma 80, has log-SNR -8.76
+    (LogNormal(-1.2, 0.5), Karras(), "log-SNR of -8.8"),  # sampling starts from sigma 80, a log-SNR of -8.76
     (LogNormal(), VE(sigma_max=400.0), "-10.0"),
     (LogNormal(2.0, 0.5), Karras(), "sigma_min"),  # clean levels
 ])  # fmt: skip
-def test_levels_never_trained(times, schedule, word):
+def test_levels_that_are_never_trained_are_reported(times, schedule, word):
     text = advice.never_trained(times, schedule, Heun(18, grid="karras"))
     assert text.startswith("levels never trained") and word in text and "LogNormal" in text
 
@@ -259,7 +259,7 @@ def test_published_recipes_are_silent(times, schedule):
 
 
 class Ideal(torch.nn.Module):
-    """The ideal denoiser of some images in the place of a trained network; of those of the class, if it has labels."""
+    """The ideal denoiser of given images, or of those of the class if labels are given, in place of a network."""
 
     def __init__(self, m, images, y=None):
         super().__init__()
@@ -275,57 +275,57 @@ class Ideal(torch.nn.Module):
 
 
 def everything():
-    """All digits of both splits, so that the ideal denoiser of them knows the validation images as well."""
+    """All digits of both splits, so that their ideal denoiser includes the validation images."""
     (a, ya), (b, yb) = Digits(limit=320).arrays("train"), Digits().arrays("test")
     return torch.cat([a, b]).float() / 127.5 - 1, torch.cat([ya, yb])
 
 
 def advised(run, denoiser, monkeypatch):
-    """What a probe of this denoiser says."""
+    """The advice that a probe of this denoiser gives."""
     _, diagnostics, t, m, _ = run
     monkeypatch.setattr(diagnostics, "said", [])
     monkeypatch.setitem(m._modules, "denoiser", denoiser)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         diagnostics.probe(t, m)
-        diagnostics.probe(t, m)  # each kind is said once
+        diagnostics.probe(t, m)  # each kind is given once
     return [str(w.message).partition(":")[0] for w in caught if w.category is Advice]
 
 
-def test_a_denoiser_that_uses_its_labels_and_copies_nothing_is_let_alone(run, monkeypatch):
+def test_a_denoiser_that_uses_labels_and_copies_nothing_gets_no_advice(run, monkeypatch):
     assert advised(run, Ideal(run[3], *everything()), monkeypatch) == []
 
 
-def test_labels_ignored(run, monkeypatch):
+def test_ignored_labels_are_reported(run, monkeypatch):
     assert advised(run, Ideal(run[3], everything()[0]), monkeypatch) == ["labels ignored"]
 
 
-def test_overfitting(run, monkeypatch):
-    """The ideal denoiser of the training images: what learning by heart ends with."""
+def test_overfitting_is_reported(run, monkeypatch):
+    """The ideal denoiser of the training images, the result of complete memorisation."""
     images, y = everything()
     assert advised(run, Ideal(run[3], images[:320], y[:320]), monkeypatch) == ["overfitting"]
 
 
-def test_an_untrained_network_is_not_blamed_for_its_labels(run, monkeypatch):
+def test_an_untrained_network_gets_no_advice_about_labels(run, monkeypatch):
     assert advised(run, model(lr=1e-3).denoiser, monkeypatch) == []
 
 
 class Late(EMA):
-    """An average that keeps its first weights: without the rise of d."""
+    """An EMA without warm-up of the decay, which keeps its first weights."""
 
     def on_fit_start(self, *args):
         super().on_fit_start(*args)
         self.updates = 10**6
 
 
-def test_ema_not_warm(tmp_path):
+def test_ema_that_is_not_warm_is_reported(tmp_path):
     t = trainer(tmp_path, [Late(0.999), Diagnostics(100)], max_epochs=6)
     with pytest.warns(Advice, match=r"EMA not warm: after 1,000,030 updates .* lower --ema.decay \(now 0.999\)"):
         t.fit(model(objective=Objective(drop=0)), Digits(batch_size=64, limit=320))
 
 
-def test_a_short_flow_run_is_let_alone(tmp_path):
-    """6 epochs with the EMA as it is, end to end, under another schedule and target."""
+def test_a_short_flow_run_gets_no_advice(tmp_path):
+    """6 epochs end to end, with the default EMA, under another schedule and target."""
     m = model()
     m = Diffusion(m.denoiser.net, Flow(), Velocity(), sampler=DDIM(5), lr=1e-2, shape=(1, 8, 8))
     with warnings.catch_warnings():
@@ -334,8 +334,8 @@ def test_a_short_flow_run_is_let_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_32_images_learned_by_heart(tmp_path):
-    """End to end: a network that is trained on 32 digits for 1,200 steps is told so."""
+def test_memorising_32_images_is_reported(tmp_path):
+    """End to end: training on 32 digits for 1,200 steps gives the advice."""
     t = trainer(tmp_path, [EMA(), Diagnostics()], max_epochs=1200, check_val_every_n_epoch=300, log_every_n_steps=100)
     with pytest.warns(Advice, match="overfitting: .* val/loss was lowest at step"):
         t.fit(model(lr=3e-3), Digits(batch_size=64, limit=32))
@@ -345,13 +345,13 @@ def test_32_images_learned_by_heart(tmp_path):
     (10, 0, 0.1, "10 classes, but the network takes none"), (10, 10, 1.0, "objective.drop is 1"),
     (10, 10, 0.1, None), (0, 0, 0.1, None), (0, 0, 1.0, None),
 ])  # fmt: skip
-def test_labels_never_used(kinds, takes, drop, word):
+def test_labels_that_are_never_used_are_reported(kinds, takes, drop, word):
     said = advice.labels_unused(kinds, takes, drop)
     assert said is None if word is None else word in said
 
 
-def test_a_network_without_labels_on_data_with_labels_is_told(tmp_path):
-    with pytest.warns(Advice, match="labels never used: the data give 10 classes"):
+def test_a_network_without_labels_on_data_with_labels_is_reported(tmp_path):
+    with pytest.warns(Advice, match="labels never used: the data have 10 classes"):
         trainer(tmp_path, [Diagnostics(0)], max_epochs=1).fit(model(num_classes=0), Digits(batch_size=64, limit=64))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Advice)

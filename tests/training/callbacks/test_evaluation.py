@@ -1,4 +1,4 @@
-"""Quality while training: when it is measured, what is written, which checkpoint is kept."""
+"""Evaluation during training: its schedule, its files, and the checkpoint it keeps."""
 
 import json
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ def figure(value, better="low", name="frechet"):
     return Figure(name, value, value - 1, value + 1, 0, value, 10, better)
 
 
-def test_a_run_with_evaluations(tmp_path, monkeypatch):
-    """By the command: a line a figure, curves, and best.ckpt, which is not what a run is resumed from."""
+def test_fit_with_evaluations_writes_figures_curves_and_best(tmp_path, monkeypatch):
+    """`diffusion fit` writes one line per figure, curves, and best.ckpt, from which runs are not resumed."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     assert main(["fit", "-c", "configs/features_digits.yaml", "--trainer.max_epochs", "2",
                  "--trainer.accelerator", "cpu"]) == 0  # fmt: skip
@@ -43,7 +43,7 @@ def test_a_run_with_evaluations(tmp_path, monkeypatch):
     assert best["global_step"] == kept["step"] and find_checkpoint(run).name == "last.ckpt"
 
 
-def test_the_best_is_better_beyond_the_interval_of_the_last_best():
+def test_best_improves_beyond_the_interval_of_the_previous_best():
     callback = Evaluation(every_n_epochs=1)
     values = {10.0: True, 9.5: False, 8.9: True, 12.0: False, 8.0: False, 7.8: True}
     assert [callback.improves([figure(v)], 0) for v in values] == list(values.values())
@@ -55,8 +55,8 @@ def test_the_best_is_better_beyond_the_interval_of_the_last_best():
     assert not callback.improves([figure(5.0)], 0)
 
 
-def test_the_budget(monkeypatch):
-    """Each evaluation takes 10 s; they may take a tenth of the training: one in 100 s of it, but for the first."""
+def test_evaluations_stay_within_their_budget(monkeypatch):
+    """Each evaluation takes 10 s and the budget is a tenth: one per 100 s of training, except the first."""
     now, measured = [0.0], []
     monkeypatch.setattr("diffusion.training.callbacks.evaluation.time.perf_counter", lambda: now[0])
     callback = Evaluation(every_n_epochs=2, best="", budget=0.1)
@@ -76,7 +76,7 @@ def test_the_budget(monkeypatch):
     assert callback.spent == 80
 
 
-def test_it_is_off_unless_asked_for():
+def test_evaluation_is_off_by_default_and_refuses_bad_settings():
     callback = Evaluation()
     callback.on_train_epoch_end(SimpleNamespace(fast_dev_run=False, log_dir="x"), None)
     for wrong in ({"n": 1}, {"budget": 0}, {"every_n_epochs": -1}, {"metrics": ["nope"]},

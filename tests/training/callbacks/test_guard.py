@@ -1,4 +1,4 @@
-"""The guard: no non-finite step is taken, the run goes back once, no checkpoint holds a NaN."""
+"""The guard: non-finite steps are skipped, the run rolls back once, and no checkpoint contains a NaN."""
 
 import json
 import warnings
@@ -40,7 +40,7 @@ def fit(path, m, data=None, callbacks=(), **options):
 
 
 class Broken(Digits):
-    """Digits whose 17th training image is not a number when it is asked for in a given epoch."""
+    """Digits whose training image 17 is NaN in the given epochs."""
 
     epochs = (1,)
 
@@ -74,7 +74,7 @@ def same(a, b):
 
 
 def check_files(path):
-    """Every checkpoint of the run holds numbers only."""
+    """Assert that all numbers in the checkpoints of the run are finite."""
     files = sorted((path / "x" / "version_0" / "checkpoints").glob("*.ckpt"))
     for file in files:
         read = torch.load(file, weights_only=True)
@@ -85,14 +85,14 @@ def check_files(path):
 
 
 def where(data, epoch):
-    """The batch of an epoch that holds image 17."""
+    """The index of the batch of an epoch that contains image 17."""
     loader = data.trainer.train_dataloader
     return next(b for b in range(len(loader)) if 17 in loader.indices(epoch, b))
 
 
 def test_a_nan_in_the_data_is_named_and_not_learned(tmp_path):
     data, ema, guard, spy = Broken(batch_size=64, limit=320), EMA(0.5), Guard(), Weights()
-    with pytest.warns(Advice, match="training image 17 at t = .* go back to those of step 4"):
+    with pytest.warns(Advice, match="training image 17 at t = .* rolled back to step 4"):
         fit(tmp_path, m := model(), data, [ema, guard, spy, Checkpoint(every_n_steps=4, keep=9)])
     batch = where(data, 1)
     step = 5 + batch
@@ -104,14 +104,14 @@ def test_a_nan_in_the_data_is_named_and_not_learned(tmp_path):
     loader = data.trainer.train_dataloader
     assert (said["epoch"], said["batch"], said["bad"], said["loss"]) == (1, batch, [17], "nan")
     assert said["images"] == loader.indices(1, batch).tolist() and len(said["t"]) == len(said["log_snr"]) == 64
-    # The levels are those of the step's own draws.
+    # The levels are those drawn for the step.
     t = Objective().times(StepDraws(m.seed, step, 0).uniform(64), m.denoiser.schedule)
     assert said["t"] == pytest.approx(t.tolist(), abs=1e-6)
     assert len(spy.seen) == 10 and all(finite(w) and finite(a) for w, a in spy.seen)
     assert finite(ema.shadow.values()) and len(check_files(tmp_path)) >= 3
 
 
-def test_it_goes_back_to_the_checkpoint_and_the_data_go_on(tmp_path):
+def test_the_run_rolls_back_to_the_checkpoint_and_the_data_continue(tmp_path):
     data, spy = Broken(batch_size=64, limit=320), Weights()
     ema = EMA(0.5)
 
@@ -135,18 +135,18 @@ def test_it_goes_back_to_the_checkpoint_and_the_data_go_on(tmp_path):
     assert guard.lr == pytest.approx(1e-2 * (1 - (step + 1) / 10))  # the step's own, not the checkpoint's
 
 
-def test_the_second_time_it_gives_up(tmp_path):
+def test_the_second_failure_stops_the_run(tmp_path):
     class Always(Broken):
         epochs = (0, 1, 2)
 
     data, guard = Always(batch_size=64, limit=320), Guard()
-    with pytest.warns(Advice), pytest.raises(NonFinite, match="training image 17 .*had gone back at step .*model.lr"):
+    with pytest.warns(Advice), pytest.raises(NonFinite, match="training image 17 .*had rolled back at step .*model.lr"):
         fit(tmp_path, model(), data, [EMA(), guard, Checkpoint(every_n_steps=1)], max_epochs=3)
     assert len(list((tmp_path / "x" / "version_0").glob("nonfinite-*.json"))) == 2
     assert check_files(tmp_path)
 
 
-def test_retries_0_gives_up_at_once(tmp_path):
+def test_retries_0_stops_at_the_first_failure(tmp_path):
     with pytest.raises(NonFinite, match="image 17"):
         fit(tmp_path, model(), Broken(batch_size=64, limit=320), [EMA(), Guard(retries=0)])
 
@@ -164,7 +164,7 @@ class Plant(pl.Callback):
                 m.denoiser.net.outc.weight[0, 0] = float("nan")
 
 
-def test_a_nan_in_the_weights_is_healed_from_the_checkpoint(tmp_path):
+def test_a_nan_in_the_weights_is_replaced_from_the_checkpoint(tmp_path):
     guard = Guard()
     with pytest.warns(Advice, match=r"all 64 images.*not finite before it: weights.denoiser.net.outc.weight.*step 5"):
         fit(tmp_path, m := model(), None, [EMA(), Plant(7), guard, Checkpoint(every_n_steps=5, keep=9)])
@@ -172,7 +172,7 @@ def test_a_nan_in_the_weights_is_healed_from_the_checkpoint(tmp_path):
     assert len(check_files(tmp_path)) == 3  # 5, 10, last
 
 
-def test_no_checkpoint_is_written_of_weights_that_broke_after_the_step(tmp_path):
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path):
     class Late(pl.Callback):
         def on_train_batch_end(self, trainer, m, *args):
             if trainer.global_step == 8:
@@ -184,12 +184,12 @@ def test_no_checkpoint_is_written_of_weights_that_broke_after_the_step(tmp_path)
 
 
 def test_a_nan_in_the_weights_without_a_checkpoint_ends_the_run(tmp_path):
-    with pytest.raises(NonFinite, match="no checkpoint to go back to"):
+    with pytest.raises(NonFinite, match="no checkpoint to roll back to"):
         fit(tmp_path, model(), None, [EMA(), Plant(3), Guard()])
 
 
-def test_an_exploding_learning_rate(tmp_path):
-    """Weights of 1e30 give infinite activations: the run goes back once, explodes again, and is told what to do."""
+def test_an_exploding_learning_rate_stops_with_suggestions(tmp_path):
+    """Weights of 1e30 give infinite activations: the run rolls back once, then stops with suggestions."""
     guard, spy = Guard(), Weights()
     with pytest.warns(Advice), pytest.raises(NonFinite, match="Lower model.lr"):
         fit(tmp_path, model(lr=1e30), None, [EMA(), guard, spy, Checkpoint(every_n_steps=1)])
@@ -197,10 +197,10 @@ def test_an_exploding_learning_rate(tmp_path):
     check_files(tmp_path)
 
 
-def test_a_step_that_is_not_taken_leaves_weights_and_averages_as_they_were(tmp_path):
-    """Without a checkpoint: only the step is left out, fused on the device as elsewhere."""
+def test_a_skipped_step_leaves_weights_and_averages_unchanged(tmp_path):
+    """Without a checkpoint only the step is skipped."""
     data, guard, spy = Broken(batch_size=64, limit=320), Guard(), Weights()
-    with pytest.warns(Advice, match="the step was not taken, and there is no checkpoint yet"):
+    with pytest.warns(Advice, match="the step was skipped; there is no checkpoint yet"):
         fit(tmp_path, model(), data, [guard, spy])
     step = guard.used[0]
     (before, averages), (after, averages_after) = spy.seen[step - 1], spy.seen[step]
@@ -208,7 +208,7 @@ def test_a_step_that_is_not_taken_leaves_weights_and_averages_as_they_were(tmp_p
     assert not same(spy.seen[step][0], spy.seen[step + 1 if step < 9 else step - 2][0])
 
 
-def test_with_accumulation_the_batch_is_the_right_one(tmp_path):
+def test_the_reported_batch_is_correct_with_accumulation(tmp_path):
     data, guard = Broken(batch_size=32, limit=320), Guard()
     with pytest.warns(Advice, match="training image 17"):
         trainer = fit(tmp_path, model(), data, [guard], accumulate_grad_batches=2)
@@ -220,17 +220,17 @@ def test_with_accumulation_the_batch_is_the_right_one(tmp_path):
     assert [i for b in found["batches"] for i in b["bad"]] == [17]
 
 
-def test_a_classifier_is_watched_too(tmp_path):
-    """Its optimizer is not fused; its batch norms keep averages that a broken batch reaches before any gradient."""
+def test_the_guard_covers_classifiers(tmp_path):
+    """Its optimizer is not fused, and a broken batch reaches the averages of its batch norms before any gradient."""
     guard, spy = Guard(), Weights()
     net = FeatureNet(widths=(8, 8, 8), width=8)
     data = Broken(batch_size=64, limit=320)
-    with pytest.warns(Advice, match="weights.net.*running_mean.* go back to those of step"):
+    with pytest.warns(Advice, match="weights.net.*running_mean.* rolled back to step"):
         fit(tmp_path, m := Classifier(net, shape=(1, 8, 8)), data, [guard, spy, Checkpoint(every_n_steps=1)])
     assert len(guard.used) == 1 and all(finite(w) and finite(a) for w, a in spy.seen) and finite(m.buffers())
 
 
-def test_the_training_is_the_same_with_and_without(tmp_path):
+def test_training_is_the_same_with_and_without_the_guard(tmp_path):
     runs = []
     for name, callbacks in (("a", []), ("b", [Guard()])):
         spy = Weights()
@@ -241,12 +241,12 @@ def test_the_training_is_the_same_with_and_without(tmp_path):
     assert same(runs[0][0], runs[1][0]) and same(runs[0][1], runs[1][1])
 
 
-def test_loss_aware_times_forget_a_broken_batch():
+def test_loss_aware_times_ignore_losses_that_are_not_finite():
     times = LossAware(bins=2, history=1)
     times.observe(torch.tensor([0.2, 0.7]), torch.tensor([float("nan"), 1.0]), Cosine(50))
     assert times.state_dict()["count"].tolist() == [0, 1] and finite([times.state_dict()["losses"]])
 
 
-def test_impossible_settings():
+def test_guard_refuses_impossible_settings():
     with pytest.raises(ValueError, match="at least 0"):
         Guard(-1)

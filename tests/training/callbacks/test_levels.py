@@ -1,4 +1,4 @@
-"""Errors by noise level: a unit in closed form, the ideal denoiser, ratios with error bars, laws of training times."""
+"""Errors by noise level: the unit in closed form, the ideal denoiser, ratios and error bars, training times."""
 
 import math
 
@@ -31,8 +31,8 @@ def test_bins_have_names_and_ends():
 
 
 @pytest.mark.parametrize("log_snr", [-6.0, -1.0, 0.0, 3.0, 8.0])
-def test_the_linear_error_is_that_of_the_linear_denoiser(log_snr):
-    """Monte-Carlo error on the images whose moments were taken, against the closed form."""
+def test_the_linear_error_matches_the_linear_denoiser(log_snr):
+    """The Monte Carlo error on the images of the spectrum, against the closed form."""
     images = smooth(2000)
     spectrum, schedule = Spectrum(images), Linear()
     t = schedule.level(schedule.time(torch.full((len(images),), log_snr))).like(images)
@@ -72,7 +72,7 @@ def test_no_linear_denoiser_is_better():
         assert float(((1 - gain) ** 2 * var + gain**2).mean()) > best
 
 
-def test_the_ideal_denoiser_is_that_of_the_data_set():
+def test_the_ideal_denoiser_matches_the_empirical_posterior():
     """Against `analytic.Empirical` in float64, from certainty to a mean of all."""
     images = smooth(300)
     schedule = Linear()
@@ -82,7 +82,7 @@ def test_the_ideal_denoiser_is_that_of_the_data_set():
     x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
     expected = Empirical(images)(x.double(), t).x0.float()
     torch.testing.assert_close(ideal(x, level, images), expected, rtol=0, atol=1e-4)
-    assert (expected - x0)[-5:].abs().max() < 1e-4 < (expected - x0)[:5].abs().max()  # the test sees both ends
+    assert (expected - x0)[-5:].abs().max() < 1e-4 < (expected - x0)[:5].abs().max()  # both ends are covered
 
 
 @pytest.mark.parametrize("schedule, low, high", [(Linear(), -10, 9.2), (Flow(), -10, 10), (Karras(), -8.8, 10)])
@@ -95,8 +95,8 @@ def test_levels_of_a_probe_are_even_in_log_snr(schedule, low, high):
         assert torch.equal(t, t.round())
 
 
-def test_a_ratio_and_its_error_bar():
-    """Values from the formulas by hand, and coverage: the error bar is the spread over many sets."""
+def test_ratios_and_error_bars_match_values_by_hand():
+    """Values by hand, and coverage: the error bar equals the standard deviation over many sets."""
     k = torch.tensor([0] * 4 + [5] * 3)
     top, bottom = torch.tensor([1.0, 2, 3, 4, 9, 9, 9]), torch.ones(7)
     got = ratio(top.double(), bottom.double(), k)
@@ -114,7 +114,7 @@ def test_a_ratio_and_its_error_bar():
     assert sum(values) / 400 == pytest.approx(3, abs=4 * spread_ / 20)
 
 
-def test_a_ratio_of_ratios():
+def test_ratio_of_ratios_is_relative():
     k = torch.zeros(100, dtype=torch.long)
     a, b = (ratio(torch.full((100,), v).double(), torch.ones(100).double(), k) for v in (1.5, 1.2))
     assert a.over(b).mean == pytest.approx(0.25) and a.over(b).margin == 0
@@ -127,12 +127,12 @@ def test_the_linear_denoiser_scores_one_and_the_ideal_one_less(schedule):
     probe = Probe(images[:200], torch.zeros(200), schedule, 0, spectrum)
     linear = probe.score(probe.of(spectrum.denoise(probe.x, probe.t)))
     assert linear.mean == pytest.approx(1, abs=1e-6)
-    assert float(probe.linear.mean()) == pytest.approx(1, abs=0.1)  # the unit is what it is expected to have
+    assert float(probe.linear.mean()) == pytest.approx(1, abs=0.1)  # the unit is its expected error
     best = probe.score(probe.of(ideal(probe.x, probe.t, images)))
     assert best.mean < 0.7 and float(best.value[~best.value.isnan()].max()) < 1.02
 
 
-def test_a_probe_asks_about_its_own_levels_and_labels_in_any_batches():
+def test_probe_uses_its_own_levels_and_labels_in_any_batches():
     images, y = smooth(50), torch.arange(50)
     probe = Probe(images, y, Cosine(), 0, Spectrum(images))
     asked = []
@@ -149,8 +149,8 @@ def test_a_probe_asks_about_its_own_levels_and_labels_in_any_batches():
 
 @pytest.mark.parametrize("weight, distance", [(MinSNR(), Huber()), (MinSNR(1.0), Huber(1.0))])
 @pytest.mark.parametrize("schedule, target", [(Cosine(), V()), (Flow(), Velocity()), (Karras(), EDM())])
-def test_the_error_of_a_step_knows_no_weight_distance_or_target(schedule, target, weight, distance):
-    """A network that says 0 under V, Velocity and EDM; its error of x_0 by hand."""
+def test_the_error_of_a_step_is_independent_of_weight_distance_and_target(schedule, target, weight, distance):
+    """A network that outputs 0 under V, Velocity and EDM, and its error of x_0 by hand."""
 
     class Silent(torch.nn.Module):
         def forward(self, x, clock, y=None, keep=None):
@@ -167,7 +167,7 @@ def test_the_error_of_a_step_knows_no_weight_distance_or_target(schedule, target
     assert not terms.error.requires_grad
 
 
-def test_the_law_of_training_times():
+def test_shares_of_log_normal_times_match_the_normal_law():
     """LogNormal's shares are those of a normal law of mean 2.4 and deviation 2.4 in log-SNR."""
     share, low, high = law(LogNormal(), Karras())
     ends = torch.special.ndtr((torch.arange(-8, 10, 2).double() - 2.4) / 2.4)
@@ -178,14 +178,14 @@ def test_the_law_of_training_times():
 
 
 @pytest.mark.parametrize("times", [Uniform(), Stratified(), LogitNormal(), LossAware()], ids=lambda t: type(t).__name__)
-def test_every_law_gives_shares(times):
+def test_shares_of_every_distribution_of_times_add_up_to_one(times):
     share, low, high = law(times, Flow())
     assert float(share.sum()) == pytest.approx(1) and low < -7 and high > 7
     if not isinstance(times, LogitNormal):  # t < sigmoid(-v) for log-SNR above 2 v
         assert float(share[9]) == pytest.approx(1 / (1 + math.exp(4)) - 1e-3, abs=1e-3)
 
 
-def test_the_ideal_denoiser_that_is_told_the_label_is_that_of_its_class():
+def test_the_ideal_denoiser_with_labels_is_that_of_the_class():
     images = smooth(60)
     label = torch.arange(60) % 3
     t = Cosine().level(torch.full((6,), 0.6, dtype=torch.float64)).like(images[:6])

@@ -1,4 +1,4 @@
-"""A condition from end to end: an image beside x, its hint, null, guidance, resuming, refusals."""
+"""Conditions from end to end: an image beside x, hints, null, guidance, resumption, errors."""
 
 import pytest
 import pytorch_lightning as pl
@@ -19,12 +19,12 @@ from diffusion.samplers import DDIM
 def tiny(hint=LowResolution(2), num_classes=0, image_channels=1, width=16, **kwargs):
     torch.manual_seed(0)
     net = ResidualMLP(1, (8, 8), width=width, depth=1, num_classes=num_classes, image_channels=image_channels)
-    nn.init.normal_(net.outc.weight, std=0.1)  # it starts by saying nothing
+    nn.init.normal_(net.outc.weight, std=0.1)  # initially 0
     return Diffusion(net, Cosine(50), V(), sampler=DDIM(3), hint=hint, shape=(1, 8, 8), **kwargs)
 
 
 class Shown(nn.Module):
-    """Says what it is shown beside x, and keeps all that it was asked."""
+    """Outputs the image that it receives beside x, and records its inputs."""
 
     image_channels = 1
 
@@ -33,16 +33,16 @@ class Shown(nn.Module):
         return x[:, -1:]
 
 
-def test_the_image_is_shown_in_x_s_size_and_the_network_can_say_it():
+def test_the_image_is_resized_to_x_and_reaches_the_network():
     net, t = Shown(), Linear().level(torch.tensor(0.5, dtype=torch.float64))
     denoiser, x, image = Denoiser(net, Linear(), X0()), torch.randn(3, 1, 4, 4), torch.randn(3, 1, 2, 2)
     pred = denoiser(x, t, Condition(image=image))
     assert net.asked[0].shape == (3, 2, 4, 4) and torch.equal(net.asked[0][:, :1], x)
     assert torch.equal(pred.x0, image.repeat_interleave(2, 2).repeat_interleave(2, 3))  # nearest
-    assert torch.equal(denoiser(x, t, Condition(image=pred.x0)).x0, pred.x0)  # of x's size: as it is
+    assert torch.equal(denoiser(x, t, Condition(image=pred.x0)).x0, pred.x0)  # of x's size: unchanged
 
 
-def test_the_order_of_channels_is_x_guess_image():
+def test_the_order_of_channels_is_x_previous_image():
     net, t = Shown(), Linear().level(torch.tensor(0.5, dtype=torch.float64))
     net.self_condition = True
     x, guess, image = torch.randn(3, 2, 1, 4, 4)
@@ -59,7 +59,7 @@ def test_training_drops_labels_and_never_the_image():
 
 
 def test_guidance_keeps_the_image():
-    """Both halves of a guided batch are shown it: with a network that says only that, guidance changes nothing."""
+    """Both halves of a guided batch receive it: guidance has no effect on a network that outputs the image."""
     net, t = Shown(), Linear().level(torch.tensor(0.5, dtype=torch.float64))
     denoiser, x, image = Denoiser(net, Linear(), X0()), torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
     cond = Condition(torch.arange(3), image=image)
@@ -67,7 +67,7 @@ def test_guidance_keeps_the_image():
     assert len(net.asked[0]) == 6
 
 
-def test_null_is_a_learned_row_and_no_condition_of_zeros(float64):
+def test_null_is_a_learned_row_and_not_a_context_of_zeros(float64):
     net = AttentionUNet(1, (8, 16), attention=9, context_dim=4)
     nn.init.normal_(net.condition.null)
     x, clock = torch.randn(2, 1, 8, 8), torch.zeros(2)
@@ -87,10 +87,10 @@ def test_the_image_reaches_the_samples(float64):
     assert (model.pipeline.sample(4, image=-image) - x).abs().max() > 0.05
     assert torch.equal(model.pipeline.sample(4, image=image), x)
     torch.testing.assert_close(model.pipeline.sample(4, image=image, batch_size=3), x)
-    assert (model.pipeline.sample(4, image=image[[0, 1, 2, 0]])[:3] - x[:3]).abs().max() == 0  # each image its own
+    assert (model.pipeline.sample(4, image=image[[0, 1, 2, 0]])[:3] - x[:3]).abs().max() == 0  # one per image
 
 
-def test_what_does_not_fit_is_refused_in_words():
+def test_conditions_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="image of 1 channels, but none was given; pass image="):
         tiny().pipeline.sample(2)
     with pytest.raises(ValueError, match="got an image as a condition, but .* image_channels 0"):
@@ -111,8 +111,8 @@ def trainer(path, epochs):
     )  # fmt: skip
 
 
-def test_validation_asks_the_same_question_and_knows_the_hint(tmp_path):
-    """The same loss for every batch size, another one for another seed's masks, and a hint that is looked at."""
+def test_validation_is_reproducible_and_uses_the_hint(tmp_path):
+    """The loss is the same for every batch size, differs with the seed of the masks, and depends on the hint."""
     losses = []
     for size, seed in ((50, 0), (50, 0), (36, 0), (50, 1)):
         found = trainer(tmp_path, 1).validate(tiny(Masked(), 10, 2, seed=seed), Digits(batch_size=size), verbose=False)
@@ -120,8 +120,8 @@ def test_validation_asks_the_same_question_and_knows_the_hint(tmp_path):
     assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-5) and losses[0] != losses[3]
 
 
-def test_masks_of_training_are_drawn_anew_and_apart_from_the_noise():
-    """By step and by image number; neither is the noise of the same seed."""
+def test_training_masks_are_redrawn_and_independent_of_the_noise():
+    """Masks depend on step and image, and are independent of the noise of the same seed."""
     model = tiny(Masked(), 10, 2)
     x0 = torch.ones(8, 1, 8, 8)
     masks = model.pipeline.shown(x0, range(8))[:, 1]
@@ -135,7 +135,7 @@ def test_masks_of_training_are_drawn_anew_and_apart_from_the_noise():
 
 
 def test_a_run_with_a_hint_resumes_to_the_bit_and_rebuilds(tmp_path):
-    """Masks are a function of the step: two epochs are one epoch and one resumed."""
+    """Masks are a function of the step: two epochs equal one epoch and one resumed."""
 
     def fit(epochs, **kwargs):
         model = tiny(Masked(0.2, 0.9, 2), 10, 2, lr=1e-2)
@@ -158,7 +158,7 @@ def test_a_run_with_a_hint_resumes_to_the_bit_and_rebuilds(tmp_path):
 
 
 def test_a_network_learns_from_its_hint():
-    """Digits of their 4x4 means: after 150 steps the loss is well below that of a network without the hint."""
+    """Digits from their 4x4 means: after 150 steps the loss is well below that of a network without the hint."""
     images = Digits().arrays("train")[0].float() / 127.5 - 1
     losses = {}
     for hint in (LowResolution(2), None):

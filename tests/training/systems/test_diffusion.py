@@ -1,4 +1,4 @@
-"""The LightningModule: rebuilt from one file, sampled image by image, resumed exactly."""
+"""The LightningModule: rebuilding from one file, sampling per image, exact resumption."""
 
 import copy
 import json
@@ -69,8 +69,8 @@ def test_raw_and_averaged_weights_are_both_saved(run):
 
 
 @pytest.mark.parametrize("step", [3, 7, 10])
-def test_a_resumed_run_is_the_same_run_to_the_bit(tmp_path, step):
-    """From mid-epoch, an epoch's end (7) and the second epoch: data, noise, labels and units dropped, rates."""
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, step):
+    """From mid-epoch, the end (7) and the second epoch: data, noise, labels and units dropped, learning rates."""
 
     def model():
         torch.manual_seed(0)
@@ -113,7 +113,7 @@ def test_guidance_and_labels_reach_the_network():
     assert (guided - three).abs().max() > 1e-3
 
 
-def test_classes_in_turn():
+def test_in_turn_gives_classes_by_number_and_name():
     assert tiny().pipeline.in_turn(12).tolist() == [*range(10), 0, 1]
     assert tiny().pipeline.in_turn(3, 7).tolist() == [7] * 3
     assert tiny(num_classes=0).pipeline.in_turn(5) is None
@@ -125,7 +125,7 @@ def test_classes_in_turn():
             model.pipeline.in_turn(1, label)
     in_turn = context.pipeline.in_turn
     assert in_turn(1, "food").tolist() == [[0, 0, 1, 0, 0]] == in_turn(1, 2).tolist()
-    assert in_turn(1, "3").argmax() == 4 and in_turn(1, 3).argmax() == 3  # a name goes before a number
+    assert in_turn(1, "3").argmax() == 4 and in_turn(1, 3).argmax() == 3  # a name takes precedence over a number
     with pytest.raises(ValueError, match="label herp: labels are 0 .. 4 .*; did you mean 'hero'"):
         context.pipeline.in_turn(1, "herp")
     nameless = Diffusion(net, Linear(), shape=(3, 8, 8))  # vectors, such as text embeddings: a one-hot means nothing
@@ -145,7 +145,7 @@ def test_validation_loss_is_the_same_every_time_and_for_every_batch_size(tmp_pat
 
 
 def test_validation_loss_is_an_unbiased_estimate():
-    """Against a Monte-Carlo mean of 20 passes with free noise."""
+    """Against the Monte Carlo mean of 20 passes with random noise."""
     model, (images, y) = tiny().eval(), Digits().arrays("test")
     x0 = images.float() / 127.5 - 1
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_validation_loss_is_an_unbiased_estimate():
     assert float(fixed) == pytest.approx(float(free.mean()), abs=4 * float(free.std()))
 
 
-def test_learning_rate_rises_then_falls():
+def test_learning_rate_warms_up_then_decays():
     assert lr_factor(0, 100, 9, "cosine") == pytest.approx(0.1)
     assert lr_factor(9, 100, 9, "cosine") == pytest.approx(1)
     assert lr_factor(100, 100, 9, "cosine") == pytest.approx(0, abs=1e-12)
@@ -173,7 +173,7 @@ def test_impossible_settings_are_refused(bad):
         tiny(**bad)
 
 
-def test_clipping_is_torch_s(tmp_path):
+def test_clipping_equals_torchs(tmp_path):
     """Two steps through `fit`, with gradients far over the limit, against torch's own clipping and AdamW."""
     torch.manual_seed(0)
     ours = tiny(lr=0.01, objective=Objective(drop=0.0))
@@ -186,7 +186,7 @@ def test_clipping_is_torch_s(tmp_path):
     for step, (x0, y) in enumerate(loader):
         draws = StepDraws(0, step, 0)
         theirs.objective(theirs.denoiser, x0, theirs.pipeline.condition(y), draws.normal, draws.uniform).loss.backward()
-        assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.1  # so it is clipped
+        assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.1  # so clipping takes effect
         optimizer.step()
         optimizer.zero_grad()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -218,7 +218,7 @@ def test_learned_variance_and_self_conditioning_sample(float64):
 
 
 @pytest.mark.parametrize("learn, vlb", [(True, 0.0), (False, 0.001)])
-def test_half_a_learned_variance_is_refused(learn, vlb):
+def test_learned_variance_and_vlb_require_each_other(learn, vlb):
     net = AttentionUNet(1, (8, 16), heads=2, attention=1, learn_variance=learn)
     with pytest.raises(ValueError, match="learn_variance: true and objective.vlb"):
         Diffusion(net, objective=Objective(vlb=vlb))

@@ -1,4 +1,4 @@
-"""The classifier of noisy images, and guidance by files of runs."""
+"""The classifier of noisy images, and guidance by checkpoint files."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ NAMES = ("a", "b", "c")
 
 
 def saved(model, path):
-    """A checkpoint of a model as Lightning writes it."""
+    """Write a checkpoint of a model as Lightning does."""
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=0)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path)
@@ -32,14 +32,14 @@ def saved(model, path):
 
 
 @pytest.mark.parametrize("channels, size", [(1, (8, 8)), (3, (8, 12)), (4, (6, 4))])
-def test_half_unet(channels, size):
-    """Any number of channels and size, gradients everywhere, the clock heard, and one answer in evaluation."""
+def test_half_unet_shapes_gradients_and_clock(channels, size):
+    """Any channels and size, gradients everywhere, dependence on the clock, and no randomness in evaluation."""
     torch.manual_seed(0)
     net = HalfUNet(channels, **SMALL, num_classes=5)
     x, clock = torch.randn(3, channels, *size), torch.tensor([0.0, 400.0, 999.0])
     out = net(x, clock)
     assert out.shape == (3, 5)
-    for p in net.parameters():  # zeroed branches keep gradients from what lies before them: move on from the start
+    for p in net.parameters():  # branches that are initially 0 block gradients: randomise all weights
         p.data += 0.02 * torch.randn_like(p)
     net(x, clock).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
@@ -59,8 +59,8 @@ def test_half_unet_refuses(options, x, words):
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), SubVP(), VE(), Karras(), Flow()],
                          ids=lambda s: type(s).__name__)  # fmt: skip
-def test_every_schedule_and_no_gradient_without_signal(schedule):
-    """Sampling divides by alpha: what c_in leaves of the gradient stays below the best linear guess's."""
+def test_gradient_vanishes_with_the_signal_on_every_schedule(schedule):
+    """Sampling divides by alpha: with c_in the gradient stays below that of the best linear prediction."""
     torch.manual_seed(0)
     model = NoisyClassifier(HalfUNet(**SMALL), schedule, shape=(1, 8, 8)).eval()
     x = torch.randn(4, 1, 8, 8, requires_grad=True)
@@ -75,8 +75,8 @@ def test_every_schedule_and_no_gradient_without_signal(schedule):
     torch.testing.assert_close(model(x, schedule.level(half[0])), model(x, schedule.level(half)))
 
 
-def test_it_learns_the_posterior():
-    """Two classes of known law: the cross-entropy comes near the ideal classifier's, and accuracy falls with noise."""
+def test_noisy_classifier_learns_the_posterior():
+    """For two known distributions the cross-entropy approaches the ideal one, and accuracy falls with noise."""
     pl.seed_everything(0)
     y = torch.arange(2000) % 2
     x = 0.4 * (2.0 * y[:, None, None, None] - 1) + 0.3 * torch.randn(2000, 1, 4, 4)
@@ -103,7 +103,7 @@ def test_it_learns_the_posterior():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A model, an unconditional one, and classifiers that fit and do not."""
+    """Files of a model, an unconditional one, and classifiers that match and that do not."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
     net = {"width": 8, "mults": (1, 2), "attention": (), "blocks": 1}
@@ -120,13 +120,13 @@ def files(tmp_path_factory):
     return {name: saved(model, folder / f"{name}.ckpt") for name, model in models.items()}
 
 
-def test_a_file_rebuilds_it(files):
+def test_noisy_classifier_is_rebuilt_from_its_file(files):
     one, two = NoisyClassifier.load(files["classifier"]), NoisyClassifier.load(files["classifier"])
     x, t = torch.randn(2, 1, 8, 8), Cosine().level(torch.tensor(0.4).double())
     assert torch.equal(one(x, t), two(x, t)) and one.class_names == NAMES and type(one.schedule) is Cosine
 
 
-def test_each_file_is_opened_as_what_it_is(files):
+def test_each_file_is_opened_as_its_own_system(files):
     for load, name, words in (
         (NoisyClassifier.load, "clean", "expected a classifier of noisy images"),
         (NoisyClassifier.load, "labelled", "expected a classifier of noisy images"),
@@ -141,18 +141,18 @@ def test_each_file_is_opened_as_what_it_is(files):
 @pytest.mark.parametrize("name, words", [("schedule", "schedule Linear.*the model on Cosine"),
                                          ("shape", "images of 1x16x16, the model on 1x8x8"),
                                          ("classes", "classes x, y, z, the model on a, b, c")])  # fmt: skip
-def test_a_classifier_of_something_else_is_refused(files, name, words):
+def test_a_classifier_of_other_data_is_refused(files, name, words):
     model = Pipeline.load(files["labelled"])
     for guidance in (ClassifierGuidance(files[name]), Interval(ClassifierGuidance(files[name]), 0.1, 5)):
         with pytest.raises(ValueError, match=words):
             model.sample(3, guidance=guidance)
 
 
-def test_an_unconditional_model_is_given_classes(files):
-    """Other labels, other pictures; it asks for all classes in turn once the guidance is its own."""
+def test_a_classifier_gives_classes_to_an_unconditional_model(files):
+    """Labels change the pictures; with the guidance as its own, the model samples all classes in turn."""
     model = Pipeline.load(files["free"])
     assert model.num_classes == 0 and model.in_turn(4) is None
-    guidance = ClassifierGuidance(files["classifier"], 500)  # an untrained classifier says little
+    guidance = ClassifierGuidance(files["classifier"], 500)  # an untrained classifier has small gradients
     a, b = (model.sample(4, torch.full((4,), k), guidance=guidance) for k in (0, 1))
     assert float((a - b).abs().max()) > 1e-3
     with pytest.raises(ValueError, match="no labels to steer to"):
@@ -164,8 +164,8 @@ def test_an_unconditional_model_is_given_classes(files):
 
 @pytest.mark.parametrize("make", [lambda f: ClassifierGuidance(f["classifier"], 3),
                                   lambda f: AutoGuidance(f["free"], 1.5, rescale=0.2)])  # fmt: skip
-def test_guides_by_file_go_through_a_spec(files, make, tmp_path):
-    """And a file that has changed since is refused."""
+def test_guides_by_file_survive_their_spec(files, make, tmp_path):
+    """Guides survive their spec, and a file that has changed since is refused."""
     guidance, model = make(files), Pipeline.load(files["labelled"])
     plain = spec(Interval(guidance, 0.1, 9))
     again = build(plain)
@@ -177,8 +177,8 @@ def test_guides_by_file_go_through_a_spec(files, make, tmp_path):
         build(plain)
 
 
-def test_a_model_keeps_its_guide(files, tmp_path):
-    """In its checkpoint, by path and hash."""
+def test_a_checkpoint_keeps_its_guide(files, tmp_path):
+    """The checkpoint of a model names its guide by path and hash."""
     model = Diffusion(UNet(1, width=8, mults=(1,), attention=(), blocks=1), Cosine(), V(), shape=(1, 8, 8),
                       guidance=ClassifierGuidance(files["classifier"], 4), class_names=NAMES)  # fmt: skip
     again = Pipeline.load(saved(model, tmp_path / "a.ckpt"))
