@@ -278,7 +278,7 @@ def judge(run: Run) -> None:
         return
     if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
         raise ValueError(
-            f"{no_extractor(data)}, and evaluation requires it; train it in one process first: "
+            f"evaluation during training: {no_extractor(data)}; train it in one process first: "
             f"{tool('diffusion')} fit {shlex.join(recipe(data))}"
         )
     if run.writes:

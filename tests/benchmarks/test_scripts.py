@@ -16,9 +16,10 @@ SCRIPTS = {
     "origin": "--batch 2 --rounds 1",
     "layouts": "--rounds 1",
     "startup": "--rounds 1",
+    "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
     "gpu": "race --small --minutes 0.2 --out {tmp}",
 }
-PRINTED = ("diagnostics", "gpu")  # without a file
+PRINTED = ("diagnostics", "unlabelled", "gpu")  # without a file
 
 
 @pytest.mark.slow
