@@ -8,15 +8,15 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-from diffusion.preparing import blocks as block
-from diffusion.preparing.contact import handedness, sheet, write_sheet
-from diffusion.preparing.crew import work
-from diffusion.preparing.finish import choose, write
-from diffusion.preparing.gather import Stored, gather
 from diffusion.preparing.items import Listing, plain
-from diffusion.preparing.report import page, report, write_page
+from diffusion.preparing.report.contact import handedness, sheet, write_sheet
+from diffusion.preparing.report.page import page, report, write_page
 from diffusion.preparing.settings import BLOCK, FORMAT, Form, Settings, settings
-from diffusion.preparing.sources import listing
+from diffusion.preparing.shards import blocks as block
+from diffusion.preparing.shards.crew import work
+from diffusion.preparing.shards.finish import choose, write
+from diffusion.preparing.shards.gather import Stored, gather
+from diffusion.preparing.sources.listing import listing
 from diffusion.preparing.survey import survey
 from diffusion.support.console import progress, shown, tool
 from diffusion.support.files import atomic, check_writable, sweep

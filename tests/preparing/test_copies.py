@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
-from diffusion.preparing.copies import Search, copies
-from diffusion.preparing.marks import marks
+from diffusion.preparing.images.marks import marks
+from diffusion.preparing.shards.copies import Search, copies
 
 
 def found(images, width=255):

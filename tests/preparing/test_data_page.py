@@ -15,7 +15,7 @@ FLAT = " ".join(PAGE.replace("\\|", "|").split())
 
 def messages():
     """The longest constant statement of each message that prepare raises, with its place."""
-    for path in sorted((ROOT / "diffusion/preparing").glob("*.py")):
+    for path in sorted((ROOT / "diffusion/preparing").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 text = node.exc.args[0]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.preparing.advice import RULES, Figures, advice
-from diffusion.preparing.contact import _handed
-from diffusion.preparing.marks import bars
+from diffusion.preparing.images.marks import bars
+from diffusion.preparing.report.advice import RULES, Figures, advice
+from diffusion.preparing.report.contact import _handed
 
 SOUND = Figures(train=9000, test=1000, classes={"a": 4500, "b": 4500})
 SPEAKING = {

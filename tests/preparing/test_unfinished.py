@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import diffusion
-from diffusion.preparing import blocks
 from diffusion.preparing.prepare import prepare
+from diffusion.preparing.shards import blocks
 from diffusion.support.lock import Lock
 
 
@@ -28,7 +28,7 @@ def contents(folder):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 5 items, so that a small folder has several."""
-    for name in ("prepare", "gather"):
+    for name in ("prepare", "shards.gather"):
         monkeypatch.setattr(f"diffusion.preparing.{name}.BLOCK", 5)
 
 
@@ -64,12 +64,12 @@ def test_a_kill_between_any_two_blocks_changes_nothing(photos, tmp_path, small_b
                 raise SystemExit
             return make_block(*words)
 
-        monkeypatch.setattr("diffusion.preparing.crew.make", until)
+        monkeypatch.setattr("diffusion.preparing.shards.crew.make", until)
         with pytest.raises(SystemExit):
             prepare(photos, out, name="a", workers=1)
         (out / "shards").mkdir(exist_ok=True)
         (out / "shards/.000003.tmp-left.npy").write_bytes(b"torn")
-    monkeypatch.setattr("diffusion.preparing.crew.make", make_block)
+    monkeypatch.setattr("diffusion.preparing.shards.crew.make", make_block)
     prepare(photos, out, name="a", workers=1)
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -113,7 +113,7 @@ def test_workers_end_with_their_parent(tmp_path, photos):
     """A parent that is killed leaves no process behind."""
     code = f"""
 import multiprocessing, os, signal, time, diffusion
-from diffusion.preparing import crew
+from diffusion.preparing.shards import crew
 def killed(flying, **words):
     print(*[p.pid for p in multiprocessing.active_children()], flush=True)
     time.sleep(2)

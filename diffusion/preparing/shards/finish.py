@@ -10,10 +10,10 @@ import numpy as np
 import PIL
 
 from diffusion import __version__
-from diffusion.preparing.copies import Copies, copies
-from diffusion.preparing.gather import Gathered, Stored, records
 from diffusion.preparing.items import Listing
 from diffusion.preparing.settings import FORMAT, Settings
+from diffusion.preparing.shards.copies import Copies, copies
+from diffusion.preparing.shards.gather import Gathered, Stored, records
 from diffusion.support.files import atomic
 
 UNLABELLED = "no class, and other images have one; --label none uses it"
