@@ -510,7 +510,7 @@ def test_batches_are_made_on_the_device(free, context):
         batches = Batches(
             torch.zeros(n, *SHAPE, dtype=torch.uint8), y, 2, shuffle=True, flip=torch.ones(n) > 0, device=DEVICE
         )
-        assert fake(batches.images) == (free > 0) and fake(batches.y)
+        assert fake(batches.store.images) == (free > 0) and fake(batches.y)
         walk = iter(batches)
         next(walk)
         first = len(gpu.waits)
