@@ -77,7 +77,7 @@ class Pipeline:
             compile: mode of `torch.compile`; "" does not compile.
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: not a sound checkpoint of a diffusion model of this project.
+            ValueError: not a valid checkpoint of a diffusion model of this project.
         """
         saved = load_denoiser(run, weights, device)
         denoiser, given = saved.denoiser, saved.hyper_parameters

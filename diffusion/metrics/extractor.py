@@ -83,7 +83,7 @@ def load_extractor(path: str | Path, device: torch.device | str = "cpu") -> Extr
         path: run directory, experiment folder, or checkpoint file.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: not a sound checkpoint of either.
+        ValueError: not a valid checkpoint of either.
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
