@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from diffusion import Diffusion
-from diffusion.data import Digits
+from diffusion.data import Digits, Prepared
 from diffusion.data.loader import Loader
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
@@ -106,16 +106,18 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
     )  # fmt: skip
 
 
-def train(folder: str, checkpoint: str | None = None, workers: int | None = None) -> int:
+def train(folder: str, checkpoint: str | None = None, workers: int | None = None, address: str = "") -> int:
     """Two epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt.
 
     Args:
         workers: of a `Loader`; None for `Batches`.
+        address: of a prepared folder of digits, to read in windows of 2 shards.
     """
     folder, record = Path(folder), Record()
     t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=2)
     m = model()
     data = Odd(batch_size=24, limit=330) if workers is None else Own(workers, 24)
+    data = Prepared(address, batch_size=24, window=2) if address else data
     t.fit(m, data, ckpt_path=checkpoint, weights_only=True)
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)
