@@ -80,7 +80,7 @@ def main() -> None:
         )  # fmt: skip
         trainer.fit(model, data)
         # The error without weight is computed in every block: timed alone.
-        x0 = torch.randn(64, *model.shape, device=model.device)
+        x0 = torch.randn(64, *model.pipeline.shape, device=model.device)
         single = typical(lambda: (x0 - x0).square().flatten(1).mean(1))
         before = time.perf_counter()
         diagnostics.probe(trainer, model)

@@ -120,9 +120,9 @@ def race(args: argparse.Namespace) -> dict:
 
 
 @torch.no_grad()
-def asked(model: Diffusion, images: torch.Tensor, n: int = 2000) -> float:
+def asked(model: Diffusion | Pipeline, images: torch.Tensor, n: int = 2000) -> float:
     """The mean squared error of eps on the first test images, at times and noise that are the same for every model."""
-    model.eval()
+    model.denoiser.eval()
     total, images = 0.0, images[:n]
     for first in range(0, len(images), 500):
         part = slice(first, min(first + 500, len(images)))

@@ -87,7 +87,7 @@ def main() -> None:
     for n in IMAGES:
         loader = epoch(n, device)
         keep("data", n, n, lambda b=loader: [None for _ in b])
-    small = model(8, device).eval()
+    small = model(8, device).eval().pipeline
     for n in SAMPLES:
         keep("samples", n, n, lambda k=n: [None for _ in small.batches(k, batch_size=32)])
     print(f"written: {save('growth', {'rows': rows})}, {draw(rows, args.plot)}")

@@ -28,9 +28,10 @@ class Bare:
         self.net = copy.deepcopy(model.denoiser.net).train()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), 2e-4, fused=True)
         self.mixed, device = precision == "bf16-mixed", model.device
-        self.x = torch.randn(batch, *model.shape, device=device)
+        self.x = torch.randn(batch, *model.pipeline.shape, device=device)
         self.clock = torch.randint(0, 1000, (batch,), device=device).float()
-        self.y = torch.arange(batch, device=device) % max(1, model.num_classes) if model.num_classes else None
+        classes = model.pipeline.num_classes
+        self.y = torch.arange(batch, device=device) % max(1, classes) if classes else None
         self.goal = torch.randn_like(self.x)
 
     def steps(self, n: int) -> None:

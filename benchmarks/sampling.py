@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval()
+    model = Diffusion(DiffusersUNet(3, OPTIONS), Linear(1000), shape=(3, 32, 32)).to(device).eval().pipeline
     body = model.denoiser.net.body
     if args.empty:
         body.forward = lambda x, clock, **options: SimpleNamespace(sample=x)

@@ -1,6 +1,6 @@
 """Features that were learned from digits without their labels: what they know, and what distances in them notice.
 
-    python -m benchmarks.unlabelled [--steps 600] [--extractors untrained VICReg ...]
+    python -m benchmarks.unlabelled [--steps 1000] [--extractors untrained VICReg ...]
 
 The probe is a linear (ridge) classifier of the features, fitted to the training labels, and 5-NN the vote of the five
 nearest training digits; both in per cent of the 360 test digits. The rank is the exponential of the entropy of the
@@ -31,7 +31,7 @@ BLUR, NOISE, DROPPED = (0.4, 0.5, 0.7, 1.0), (0.05, 0.1, 0.2, 0.4), (1, 2, 3, 5)
 
 def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600, help="of each training without labels")
+    parser.add_argument("--steps", type=int, default=1000, help="of each training without labels")
     parser.add_argument("--extractors", nargs="+", default=list(EXTRACTORS), choices=list(EXTRACTORS))
     args = parser.parse_args(argv)
     (x, y), (unseen, its) = ((v.float() / 127.5 - 1, y) for v, y in map(Digits().arrays, ("train", "test")))

@@ -8,7 +8,7 @@ from diffusion.preparing.settings import CHOICES, settings
 def main(argv: list[str]) -> int:
     parser = Parser("prepare", "Prepare images for training: look at them, resize them, and store them with a report.")
     add = parser.add_argument
-    add("source", help="a folder of images")
+    add("source", help="folder, .zip, .tar, .parquet, .npy, .npz, .h5, or torchvision:NAME (docs/data.md)")
     add("--out", required=True, help="folder to write; a run that was interrupted is continued")
     add("--size", help="pixels, one number for a square or HEIGHTxWIDTH: 64, 64x96 (default: that of the images)")
     add("--crop", choices=CHOICES["crop"], default="center", help="how other sides are met (default center)")

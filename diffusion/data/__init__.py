@@ -1,4 +1,4 @@
-"""Data sets, independent of models. A batch is (x0 in [-1, 1], y)."""
+"""Data sets, independent of models. A batch is (x0, y), or (x0, y, pair) with paired images."""
 
 from diffusion.data.arrays import Arrays
 from diffusion.data.base import ImageData

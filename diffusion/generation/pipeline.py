@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
-from diffusion.guidance import Bound, Guidance, Plain
-from diffusion.guidance.bounds import usual
+from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
@@ -35,7 +34,7 @@ class Pipeline:
         denoiser: network, schedule and target.
         sampler: performs the steps from noise to image.
         guidance: how a condition steers sampling.
-        clamp: limit on the predicted x_0; None is the range of the data if they are bounded, else no limit.
+        clamp: limit on the predicted x_0; `guidance.bounds.Unbounded()` for data without bounds.
         hint: maps an image to the network's additional input; None for a model without one.
         shape: (C, H, W) of an image.
         class_names: names of the classes or context features, if they have any.
@@ -47,16 +46,13 @@ class Pipeline:
     denoiser: Denoiser
     sampler: Sampler = field(default_factory=DDIM)
     guidance: Guidance = field(default_factory=Plain)
-    clamp: Bound | None = None
+    clamp: Bound = field(default_factory=Clamp)
     hint: Hint | None = None
     shape: tuple[int, int, int] = (1, 32, 32)
     class_names: tuple[str, ...] = ()
     seed: int = 0
     scaling: Scaling = Scaling()
     bands: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.clamp = self.clamp or usual(self.scaling.bounded)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
@@ -100,7 +96,7 @@ class Pipeline:
 
     def picture(self, x0: Tensor) -> np.ndarray:
         """Images x0 (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4) of the chosen bands."""
-        return visible(x0, self.bands, grey=self.scaling.dtype != "float32")
+        return visible(x0, self.bands, self.scaling.dtype)
 
     def in_units(self, x0: Tensor) -> Tensor:
         """Images x0 as Python callers receive them: of 8-bit data in [-1, 1], of others raw, in the data's units."""

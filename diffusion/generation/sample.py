@@ -131,20 +131,23 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
             part.stop - part.start, mine, request.seed, batch_size=request.batch_size, progress=processes.first,
             first=part.start, image=its,
         )  # fmt: skip
+        grid, scaling = out.suffix == ".png", pipeline.scaling
         if out.suffix:
-            raw = torch.cat([pipeline.scaling.decode(x) for x in batches])
+            made = torch.cat([x if grid else scaling.decode(x) for x in batches])
         else:
-            raw = stream(pipeline, batches, out, part.start, processes, keep=truth is not None)
-        raw = processes.gather(raw)
+            made = stream(pipeline, batches, out, part.start, processes, keep=truth is not None)
+        if processes.size > 1:
+            made = processes.gather(made)
         seconds = time.perf_counter() - started
         if not processes.first:
             return None
         if out.suffix:
-            save_sheet(opened, raw, out, columns)
-        compared = [] if truth is None else [pipeline.scaling.encode(raw)]
+            images = pictures.visible(made, pipeline.bands, scaling.dtype) if grid else arranged(made)
+            save_sheet(opened, images, out, columns)
+        compared = [] if truth is None else [made if grid else scaling.encode(made)]
         if truth is not None and not isinstance(pipeline.hint, Paired):
             compared.append(pipeline.hint.show(image, pipeline.shape))
-        found = tuple(psnr(v, truth, pipeline.scaling) for v in compared)
+        found = tuple(psnr(v, truth, scaling) for v in compared)
         return Written(opened, seconds, processes.size, found)
 
 

@@ -10,7 +10,6 @@ from diffusion import pictures
 from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.support.files import atomic
-from diffusion.support.scaling import arranged
 
 
 class Given(NamedTuple):
@@ -65,7 +64,8 @@ def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.nd
         kinds.insert(0, pipeline.picture(shown) if same else pictures.visible(shown))
     if given.truth is not None:
         kinds.append(pipeline.picture(given.truth))
-    kinds = pictures.alike(kinds)
+    if len(kinds) > 1:
+        kinds = pictures.alike(kinds)
     return np.stack(kinds, axis=1).reshape(-1, *kinds[0].shape[1:]), len(kinds)
 
 
@@ -110,12 +110,14 @@ def denoising(
     return [pictures.grid(state, columns, scale=scale, width=320) for state, _ in chosen]
 
 
-def save_sheet(opened: Opened, raw: Tensor, out: Path, columns: int) -> None:
-    """Write the raw images (n, C, H, W) of a request: a grid (.png), an array (.npy), or it with conditions (.npz)."""
+def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
+    """Write the images (n, H, W, C) of a request: pictures as a grid (.png), raw ones as an array (.npy, .npz).
+
+    Raw images of more than four channels are (n, C, H, W). A .npz also has their conditions.
+    """
     pipeline, n, given, across = opened
-    images = arranged(raw)
     if out.suffix == ".png":
-        shown, each = beside(pipeline, pipeline.picture(pipeline.scaling.encode(raw)), given)
+        shown, each = beside(pipeline, images, given)
         pictures.save_png(pictures.grid(shown, columns * each or across), out)
     elif out.suffix == ".npy":
         with atomic(out) as temporary:

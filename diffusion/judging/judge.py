@@ -1,6 +1,8 @@
 """The extractor for a data set: from the cache, trained if missing, or chosen by the user."""
 
 import hashlib
+import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from diffusion.metrics.inception import Inception
 from diffusion.support import runs
 from diffusion.support.paths import REPO, cache_root
 from diffusion.support.processes import Processes
+from diffusion.support.specs import spec
 
 
 def open_extractor(
@@ -59,7 +62,7 @@ def own_extractor(
     if processes.size > 1:
         raise ValueError(f"{no_extractor(data)}: run this command once in a single process to train it")
     if train is None:
-        raise ValueError(f"{no_extractor(data)}; train it with: diffusion fit -c {configuration(data)}")
+        raise ValueError(f"{no_extractor(data)}; train it with: diffusion fit {shlex.join(recipe(data))}")
     train(data)
     return run
 
@@ -76,6 +79,13 @@ def configuration(data: ImageData) -> Path:
         return REPO / "configs" / "features_unlabelled.yaml"
     config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
+
+
+def recipe(data: ImageData) -> list[str]:
+    """The words of `diffusion fit` that train a data set's own extractor on all of its images."""
+    chosen = spec(data)
+    chosen["init_args"] |= {"limit": 0, "labels": True, "batch_size": 128}
+    return ["-c", str(configuration(data)), "--data", json.dumps(chosen), "--experiment", called(data)]
 
 
 def folder(data: ImageData) -> Path:

@@ -31,7 +31,7 @@ def bands_of(text: str | Sequence[int], channels: int) -> tuple[int, ...]:
     return bands
 
 
-def visible(x: Tensor, bands: Sequence[int] = (), grey: bool = True) -> np.ndarray:
+def visible(x: Tensor, bands: Sequence[int] = (), dtype: str = "uint8") -> np.ndarray:
     """Images (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4), [-1, 1] becoming 0 .. 255.
 
     Three bands are red, green and blue; one band is grey or has the colours of viridis. By default 1, 3 and 4 channels
@@ -39,9 +39,9 @@ def visible(x: Tensor, bands: Sequence[int] = (), grey: bool = True) -> np.ndarr
 
     Args:
         bands: one or three, from 1; () is the default.
-        grey: whether the images are of integers, so that a single band is shown in grey and four channels are RGBA.
+        dtype: of the data; a single band of "float32" has the colours of viridis, and four channels of it are not RGBA.
     """
-    C = x.shape[1]
+    C, grey = x.shape[1], dtype != "float32"
     if not bands and grey and C in (1, 3, 4):
         return to_uint8(x)
     bands = bands or ((1, 2, 3) if C >= 3 else (1,))

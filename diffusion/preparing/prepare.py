@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Literal
 
-from diffusion.preparing import blocks as block
-from diffusion.preparing.contact import handedness, sheet, write_sheet
-from diffusion.preparing.crew import work
-from diffusion.preparing.finish import choose, write
-from diffusion.preparing.gather import Stored, gather
 from diffusion.preparing.items import Listing, plain
-from diffusion.preparing.report import page, report, write_page
+from diffusion.preparing.report.contact import handedness, sheet, write_sheet
+from diffusion.preparing.report.page import page, report, write_page
 from diffusion.preparing.settings import BLOCK, FORMAT, Form, Settings, settings
-from diffusion.preparing.sources import listing
+from diffusion.preparing.shards import blocks as block
+from diffusion.preparing.shards.crew import work
+from diffusion.preparing.shards.finish import choose, write
+from diffusion.preparing.shards.gather import Stored, gather
+from diffusion.preparing.sources.listing import listing
 from diffusion.preparing.survey import survey
 from diffusion.support.console import progress, shown, tool
 from diffusion.support.files import atomic, check_writable, sweep
@@ -26,8 +27,69 @@ DATASET = "dataset.json"
 SPARE = 64 * 2**20  # bytes that must stay free
 
 
-def prepare(source: str | Path, out: str | Path, tell: Callable[[str], None] = lambda text: None, **words) -> Path:
-    """Prepare images for training; returns the prepared folder."""
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    size: int | str | tuple[int, int] | None = None,
+    crop: Literal["center", "random", "none", "pad"] = "center",
+    filter: Literal["lanczos", "bicubic"] = "lanczos",
+    linear: bool = False,
+    enlarge: bool = False,
+    channels: Literal[0, 1, 3, 4] = 0,
+    dtype: Literal["auto", "uint8", "uint16", "float32"] = "auto",
+    alpha: Literal["composite", "keep"] = "composite",
+    background: str = "white",
+    label: str = "auto",
+    caption: str = "auto",
+    targets: str | Sequence[str] = (),
+    key: str = "",
+    layout: Literal["auto", "NHWC", "NCHW"] = "auto",
+    duplicates: Literal["keep", "exact", "drop"] = "keep",
+    test: float | str = 0.1,
+    max_bad: float | str = 0.01,
+    name: str = "",
+    part: str | tuple[int, int] | None = None,
+    merge: bool = False,
+    workers: int = 0,
+) -> Path:
+    """Prepare images for training, as `diffusion prepare` does; returns the prepared folder.
+
+    A run that was interrupted continues with the same call, and ends with the same bytes.
+
+    Args:
+        source: a folder, an archive, a file of arrays or a table, or "torchvision:NAME"; it is never changed.
+        out: folder to write.
+        tell: receives the report and what comes next, as text.
+        size: pixels, one number for a square or (height, width); by default that of the images if they share one.
+        crop: how other ratios of the sides are met: the middle part, a part that the file's hash chooses, the sides
+            scaled differently, or bars.
+        filter: of the antialiased resizing.
+        linear: resize in linear light.
+        enlarge: enlarge images that are smaller than `size`, which are refused otherwise.
+        channels: 1 grey, 3 RGB, 4 RGBA; 0: what the images have.
+        dtype: of the stored images.
+        alpha: composite transparency on the background, or keep it as a fourth channel.
+        background: colour behind transparency and of bars, by name or as #rrggbb.
+        label: column or array of the class, "folders", or "none".
+        caption: column of the text, or "none".
+        targets: number columns or arrays to condition on.
+        key: array of a .npz or HDF5 file, or image column of a Parquet file.
+        layout: of arrays with four dimensions.
+        duplicates: leave out equal pictures ("exact"), nearly equal ones, too ("drop"), or none.
+        test: fraction of the test split, in [0, 1), unless the source has a split of its own.
+        max_bad: fraction of the images that may be refused, or "1%".
+        name: of the data set; by default that of the folder.
+        part: (k, n) or "k/n": make one of n parts.
+        merge: join the parts, once all are made.
+        workers: processes; 0: one per core. 1 works in this process.
+    Raises:
+        ValueError: a wrong argument, a source that cannot be read, or too many refused images (docs/data.md).
+        OSError: no such source, or too little space.
+        ImportError: a package of the extra `data` is missing.
+    """
+    words = {k: v for k, v in locals().items() if k not in ("source", "out", "tell")}
     return run(settings(source, out, **words), tell)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,11 +111,8 @@ def settings(source: str | Path, out: str | Path, **words) -> Settings:
     """Settings from words as they are typed or from Python values.
 
     Raises:
-        ValueError: an unknown word, or a value that cannot be read.
+        ValueError: a value that cannot be read.
     """
-    known = [f.name for f in fields(Settings)]
-    if unknown := [name for name in words if name not in known]:
-        raise ValueError(f"prepare has no option {unknown[0]!r}; it has {', '.join(known)}")
     words = {name: value for name, value in words.items() if value is not None}
     for name, read in {"size": size, "max_bad": fraction, "test": fraction, "part": part, "targets": names}.items():
         if name in words:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.preparing.convert import DEEP
-from diffusion.preparing.decode import decode, header, of_array, size_of
+from diffusion.preparing.images.convert import DEEP
+from diffusion.preparing.images.decode import decode, header, of_array, size_of
 from diffusion.preparing.items import Item, Listing, Refused, plain
-from diffusion.preparing.reading import read
 from diffusion.preparing.settings import Form, Settings
+from diffusion.preparing.sources.reading import read
 
 LOOK = 256  # items
 

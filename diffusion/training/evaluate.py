@@ -45,7 +45,7 @@ def evaluate(
     """Sample quality, each figure with a 95 % interval and the test images' score, as `diffusion evaluate` prints it.
 
     Results are cached in RUN/evaluation/ and reused. If the data set's own extractor (a classifier, or self-supervised
-    features of data without classes) is required and missing, it is trained first (once, minutes).
+    features for data without classes) is required and missing, it is trained first (once, minutes).
 
     Args:
         runs: run directories, experiment folders (their newest run), or checkpoint files; one, or several to compare.

@@ -62,7 +62,7 @@ def everywhere(trainer: dict) -> dict[str, Any]:
 
 
 def here(devices: int | str | None) -> dict[str, Any]:
-    """Options of a trainer that waits for no other machine, however the run was trained that it opens.
+    """Options of a trainer that opens a run on this machine alone, however many the training had.
 
     Args:
         devices: the number requested; None is 1, or as many as torchrun has started.
@@ -97,7 +97,7 @@ def alone(trainer: dict) -> bool:
 
 
 def looked(look: Callable[[], Start]) -> Start:
-    """The start that `look` finds; one of several processes keeps its error for `compared`, where all learn of it."""
+    """The start that `look` returns; with several processes an error is kept for `compared`, which raises it on all."""
     try:
         start = look()
     except (ValueError, OSError) as error:
@@ -110,8 +110,8 @@ def looked(look: Callable[[], Start]) -> Start:
 def compared(trainer: pl.Trainer, model: pl.LightningModule, start: Start) -> Start:
     """The start, once all processes have found the same one. Every process has to call this.
 
-    Machines without a common folder have different files, and any of them may be the first: its own view alone would
-    begin a new run although another machine has the checkpoints.
+    Machines without a shared folder have different files, and the first process may be on any of them: its view alone
+    would start a new run although another machine has the checkpoints.
 
     Raises:
         ValueError: the processes see different checkpoints; on all of them.
@@ -147,7 +147,7 @@ def views(everyone: list[tuple[str, str, str]]) -> str:
 
 
 def joined(trainer: pl.Trainer, model: pl.LightningModule) -> bool:
-    """Whether a launcher has started all processes of a run, which are then joined.
+    """Whether a launcher has started all processes of a run; they are then in one process group.
 
     Raises:
         ValueError: several machines without a launcher that starts a process on each.

@@ -1,5 +1,6 @@
 """The lifecycle of a run, from command-line words to a trained model in a run directory."""
 
+import shlex
 import shutil
 import signal
 import sys
@@ -13,8 +14,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion.data import ImageData
-from diffusion.judging.judge import configuration, no_extractor, open_evaluator, open_extractor
 from diffusion.judging.judge import folder as folder_of
+from diffusion.judging.judge import no_extractor, open_evaluator, open_extractor, recipe
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.nets import speed
 from diffusion.support import runs
@@ -277,8 +278,8 @@ def judge(run: Run) -> None:
         return
     if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
         raise ValueError(
-            f"{no_extractor(data)}, and evaluation requires it; train it in one process first: "
-            f"{tool('diffusion')} fit -c {shown(configuration(data))}"
+            f"evaluation during training: {no_extractor(data)}; train it in one process first: "
+            f"{tool('diffusion')} fit {shlex.join(recipe(data))}"
         )
     if run.writes:
         data.prepare_data()

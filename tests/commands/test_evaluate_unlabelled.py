@@ -94,7 +94,7 @@ def test_vectors_that_are_not_classes_are_no_strata(made, tmp_path):
     assert evaluator.describe(data.arrays("test")[0], data.arrays("test")[1]).labels is None
 
 
-def test_missing_features_are_trained(run, tmp_path, monkeypatch, capsys):
+def test_missing_features_are_trained(run, made, tmp_path, monkeypatch, capsys):
     asked = {}
 
     def train(argv, final):
@@ -106,6 +106,8 @@ def test_missing_features_are_trained(run, tmp_path, monkeypatch, capsys):
     assert main(["evaluate", str(run), "--n", "10"]) == 2
     assert "no self-supervised features of Arrays in" in capsys.readouterr().out
     assert asked["argv"][1].endswith("features_unlabelled.yaml")
+    with pytest.raises(ValueError, match="train it with: diffusion fit -c .*unlabelled.yaml --data .*images.npy"):
+        open_extractor(Arrays(str(made / "images.npy")))
 
 
 def test_an_extractor_of_other_images_is_refused(run, made, capsys):

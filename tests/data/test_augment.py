@@ -12,7 +12,7 @@ from diffusion.support.specs import build, concrete, spec
 from diffusion.training.build import DiffusionCLI
 
 X = torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
-EVERY = concrete(Augmentation)
+EVERY = sorted(concrete(Augmentation), key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -17,7 +17,7 @@ NAMES = [kind.name for kind in kinds()]
 CRASH = """
 import os
 try:
-    from diffusion.preparing import decode
+    from diffusion.preparing.images import decode
 except ImportError:  # a process that is not a worker of this test
     pass
 else:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.preparing.decode import Picture, decode, of_array
+from diffusion.preparing.images.decode import Picture, decode, of_array
+from diffusion.preparing.images.resize import fit
+from diffusion.preparing.images.window import Window, reduced
 from diffusion.preparing.items import Refused
-from diffusion.preparing.resize import fit
 from diffusion.preparing.settings import Form, settings
-from diffusion.preparing.window import Window, reduced
 
 LANCZOS = Image.Resampling.LANCZOS
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.preparing.pickles import load
+from diffusion.preparing.sources.pickles import load
 
 
 def png(image):

@@ -214,6 +214,15 @@ def test_an_error_is_raised_at_once_without_other_processes(environment):
         launch.looked(lambda: place(Path("nowhere"), "nowhere/run"))
 
 
+def test_an_unwritable_folder_of_the_first_process_ends_all(gathered, tmp_path):
+    error = OSError("runs: the folder cannot be written")
+    for start in (Start(failed=error), Start(tmp_path)):
+        trainer = gathered(None, None)
+        trainer.strategy = SimpleNamespace(broadcast=lambda mine: ["None", None, str(error)])
+        with pytest.raises(OSError, match="runs: the folder cannot be written"):
+            launch.agreed(trainer, None, start)
+
+
 def test_many_views_are_summed_up():
     said = launch.views([(f"n{k // 8}", f"file {max(0, k - 15)}", "") for k in range(24)])
     assert said.startswith("processes 0, 1, 2, 3, 4, 5, 6, 7 ... (hosts n0, n1) see file 0, process 16 (host n2) sees")

@@ -30,7 +30,7 @@ def digits(tmp_path_factory):
 
 def run(world, folder, checkpoint, server):
     """What each of the processes saw; they share a cache, as those of one machine."""
-    given = (str(folder), checkpoint and str(checkpoint), None, server.url)
+    given = (str(folder), checkpoint and str(checkpoint), None, 2, server.url)
     with Group(world, work.train, folder, *given, environment={"DIFFUSION_CACHE": str(folder / "cache")}) as group:
         assert group.codes(LIMIT) == [0] * world, group.said()
     return [torch.load(folder / f"seen{rank}.pt") for rank in range(world)]
@@ -51,7 +51,9 @@ def test_a_run_on_an_address_resumes_to_the_bit_and_with_another_number_of_proce
     world, digits, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "own"))
-    order = [Prepared(digits.url, batch_size=SIZE, window=2).train_dataloader().plan(epoch)[0] for epoch in (0, 1)]
+    order = [
+        Prepared(digits.url, batch_size=SIZE, limit=330, window=2).train_dataloader().plan(epoch)[0] for epoch in (0, 1)
+    ]
     n = len(order[0])
     whole = run(world, tmp_path / "whole", None, digits)
     for epoch in (0, 1):

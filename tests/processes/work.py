@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from diffusion import Diffusion
-from diffusion.data import Digits, Prepared
+from diffusion.data import Arrays, Digits, Prepared
 from diffusion.data.loader import Loader
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
@@ -106,18 +106,23 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
     )  # fmt: skip
 
 
-def train(folder: str, checkpoint: str | None = None, workers: int | None = None, address: str = "") -> int:
-    """Two epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt.
+def train(
+    folder: str, checkpoint: str | None = None, workers: int | None = None, epochs: int = 2, files: str = ""
+) -> int:
+    """Epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt.
 
     Args:
         workers: of a `Loader`; None for `Batches`.
-        address: of a prepared folder of digits, to read in windows of 2 shards.
+        files: a prepared folder or its address (in windows of 2 shards), or a .npy file of images, to be used instead.
     """
     folder, record = Path(folder), Record()
-    t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=2)
+    t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=epochs)
     m = model()
-    data = Odd(batch_size=24, limit=330) if workers is None else Own(workers, 24)
-    data = Prepared(address, batch_size=24, window=2) if address else data
+    options = {"batch_size": 24, "limit": 330}
+    if files:
+        data = Arrays(files, **options) if files.endswith(".npy") else Prepared(files, window=2, **options)
+    else:
+        data = Odd(**options) if workers is None else Own(workers, 24)
     t.fit(m, data, ckpt_path=checkpoint, weights_only=True)
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)

@@ -85,20 +85,25 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
     manager_of = pytest.importorskip("jupyter_client.manager").start_new_kernel
     manager, client = manager_of(kernel_name="python3", cwd=str(REPO), startup_timeout=120)
 
-    def run(code, wait=300):
-        number = client.execute(code)
-        return client.get_shell_msg(timeout=wait)["content"] if wait else number
+    def reply(number, wait=300):
+        """The answer to a request; a slow kernel also answers several times that it is ready."""
+        while (message := client.get_shell_msg(timeout=wait))["parent_header"].get("msg_id") != number:
+            pass
+        return message["content"]
+
+    def run(code):
+        return reply(client.execute(code))
 
     try:
         argv = [*ARGV[1:], "--out", str(tmp_path), "--checkpoint.every_n_steps", "20"]
         run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import train")
-        client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
+        training = client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
         for _ in range(1200):  # until it trains, however slow the machine is
             if (tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt").exists():
                 break
             time.sleep(0.1)
         manager.interrupt_kernel()
-        ended = client.get_shell_msg(timeout=60)["content"]
+        ended = reply(training, 60)
         assert ended["status"] == "error" and ended["ename"] == "Interrupted", ended
         assert issubclass(Interrupted, KeyboardInterrupt)
         step = runs.newest_step(tmp_path / "digits" / "version_0")

@@ -68,7 +68,9 @@ def test_compiled_refuses_unknown_modes_and_missing_compilers(net, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_function_with_the_same_names(float64, net):
+def test_compiled_is_the_same_function_with_the_same_names(float64, net, tmp_path, monkeypatch):
+    """With a cache of its own: torch's does not distinguish the instruction sets of ATEN_CPU_CAPABILITY."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     x, clock, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1])
     net.eval()
     names, wanted = list(net.state_dict()), net(x, clock, y)

@@ -81,7 +81,8 @@ class Diffusion(System):
         scaling = Scaling.of(scaling)
         scaling.check(shape[0])
         parts["clamp"] = parts["clamp"] or usual(scaling.bounded)
-        parts["scaling"] = None if scaling == Scaling() else scaling.plain  # None as in older files
+        if scaling != Scaling():  # files of 8-bit data are as they were before there were others
+            parts["scaling"] = scaling.plain
         if lr <= 0 or weight_decay < 0 or warmup < 0:
             raise ValueError(
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "

@@ -18,9 +18,8 @@ class VICReg(System):
         loss = invariance |z - z'|^2 / E + variance (hinge(z) + hinge(z')) / 2 + covariance (off(z) + off(z')) / E
 
     z, z' (B, E) are the expanded features of two crops of each image, `hinge` keeps every deviation above 1 and `off`
-    is the sum of the squared covariances of different dimensions. No term compares an image with the others of its
-    batch, so there are no negatives, and small batches suffice. Images are only cropped: features that ignored blur,
-    noise or colour could not measure them.
+    is the sum of the squared covariances of different dimensions. There are no negative pairs, so small batches
+    suffice. Images are only cropped: features that ignore blur, noise or colour cannot measure them.
 
     AdamW with a one-cycle learning rate. The statistics are those of one process's batch.
     Source: Bardes, Ponce & LeCun 2022, arXiv:2105.04906, eq. 1 to 6, with the weights and the factors of its published

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.preparing.archives import unpacked
-from diffusion.preparing.extras import h5
-from diffusion.preparing.folders import BATCH
 from diffusion.preparing.items import Item, Listing, natural
-from diffusion.preparing.pickles import batch_arrays
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.sources.archives import unpacked
+from diffusion.preparing.sources.extras import h5
+from diffusion.preparing.sources.folders import BATCH
+from diffusion.preparing.sources.pickles import batch_arrays
 
 IMAGES = ("images", "image", "x", "data", "imgs", "samples", "arr_0")
 LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "fine_labels", "arr_1")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.preparing.blocks import lines, marks_of, shard
+from diffusion.preparing.images.marks import Marks
 from diffusion.preparing.items import natural
-from diffusion.preparing.marks import Marks
 from diffusion.preparing.settings import BLOCK, Form
+from diffusion.preparing.shards.blocks import lines, marks_of, shard
 
 REASONS = 1000  # refused files that are listed in the report
 

@@ -4,14 +4,14 @@ import re
 import zipfile
 from pathlib import Path
 
-from diffusion.preparing.archives import tar_entries, unpacked, zip_entries
-from diffusion.preparing.arrays import array_listing, split_of
-from diffusion.preparing.folders import BATCH, TARS, Entry, container, walk
 from diffusion.preparing.items import Item, Listed, Listing, natural
-from diffusion.preparing.named import PREFIX, named_listing
 from diffusion.preparing.settings import Settings
-from diffusion.preparing.tables import parquet_listing
-from diffusion.preparing.tree import tree, unwanted
+from diffusion.preparing.sources.archives import tar_entries, unpacked, zip_entries
+from diffusion.preparing.sources.arrays import array_listing, split_of
+from diffusion.preparing.sources.folders import BATCH, TARS, Entry, container, walk
+from diffusion.preparing.sources.named import PREFIX, named_listing
+from diffusion.preparing.sources.tables import parquet_listing
+from diffusion.preparing.sources.tree import tree, unwanted
 
 KINDS = "a folder, .zip, .tar(.gz|.bz2|.xz), .parquet, .npy, .npz, .h5, or torchvision:NAME"
 
@@ -133,7 +133,7 @@ def _unpacked_part(path: Path, entry: Entry, work: Path) -> Entry:
     """A member of a tar archive as a file of its own."""
     import io
 
-    from diffusion.preparing.reading import read
+    from diffusion.preparing.sources.reading import read
 
     file = unpacked(path, entry.name, work, lambda: io.BytesIO(read(entry.place)))
     return entry._replace(place=("file", str(file)))

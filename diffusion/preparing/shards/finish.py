@@ -10,10 +10,10 @@ import numpy as np
 import PIL
 
 from diffusion import __version__
-from diffusion.preparing.copies import Copies, copies
-from diffusion.preparing.gather import Gathered, Stored, records
 from diffusion.preparing.items import Listing
 from diffusion.preparing.settings import FORMAT, Settings
+from diffusion.preparing.shards.copies import Copies, copies
+from diffusion.preparing.shards.gather import Gathered, Stored, records
 from diffusion.support.files import atomic
 
 UNLABELLED = "no class, and other images have one; --label none uses it"
@@ -51,7 +51,7 @@ def choose(found: Gathered, stored: Stored, settings: Settings) -> Chosen:
         why[~np.isfinite(found.targets).all(1)] = 2
     if found.classes:
         why[found.label < 0] = 1
-    twins = copies(found.marks.digest, found.marks.look, stored, spread(found))
+    twins = copies(found.marks.digest, found.marks.look, found.marks.small, stored, spread(found))
     other = twins.first != np.arange(n)
     if settings.duplicates != "keep":
         left_out = (twins.exact if settings.duplicates == "exact" else other) & (why == 0)
@@ -62,8 +62,8 @@ def choose(found: Gathered, stored: Stored, settings: Settings) -> Chosen:
             f"{settings.source}: {used.sum()} images are left of {found.items}; a data set needs at least 2"
         )
     own = (found.split >= 0).all() and len(set(found.split[used].tolist())) == 2
-    split = found.split.astype(np.uint8) if own else by_hash(found.marks.digest[twins.first], used, settings.test)
-    crossing = int(((split == 1) & other & (split[twins.first] == 0) & used).sum())
+    split = found.split.astype(np.uint8) if own else by_hash(found.marks.digest[twins.group], used, settings.test)
+    crossing = int(((split == 1) & other & (split[twins.group] == 0) & used).sum())
     return Chosen(used, split, twins, why, crossing)
 
 

@@ -3,12 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from diffusion.preparing.beside import BESIDE
-from diffusion.preparing.folders import IMAGES, Entry, container, stem, suffix
 from diffusion.preparing.items import Item, Listed, Listing, natural
-from diffusion.preparing.metadata import NAMES, Table, read_tables
-from diffusion.preparing.reading import head
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.sources.beside import BESIDE
+from diffusion.preparing.sources.folders import IMAGES, Entry, container, stem, suffix
+from diffusion.preparing.sources.metadata import NAMES, Table, read_tables
+from diffusion.preparing.sources.reading import head
 
 SPLITS = {"train": 0, "training": 0, "test": 1, "testing": 1, "val": 1, "valid": 1, "validation": 1}
 SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.preparing.advice import Figures, advice
-from diffusion.preparing.finish import Chosen
-from diffusion.preparing.gather import Gathered
 from diffusion.preparing.items import Listing, plain
+from diffusion.preparing.report.advice import Figures, advice
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.shards.finish import Chosen
+from diffusion.preparing.shards.gather import Gathered
 from diffusion.support.console import number, rows_of
 from diffusion.support.files import atomic
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.preparing.beside import facts
-from diffusion.preparing.decode import Picture, decode, of_array
+from diffusion.preparing.images.decode import Picture, decode, of_array
+from diffusion.preparing.images.marks import Marks, marks
+from diffusion.preparing.images.resize import fit
+from diffusion.preparing.images.window import reduced
 from diffusion.preparing.items import Item, Refused
-from diffusion.preparing.marks import Marks, marks
-from diffusion.preparing.reading import read
-from diffusion.preparing.resize import fit
 from diffusion.preparing.settings import Form, Settings
-from diffusion.preparing.window import reduced
+from diffusion.preparing.sources.beside import facts
+from diffusion.preparing.sources.reading import read
 from diffusion.support.files import atomic
 
 WORK = ".work"

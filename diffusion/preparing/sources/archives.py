@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from diffusion.preparing.folders import Entry
 from diffusion.preparing.items import natural
+from diffusion.preparing.sources.folders import Entry
 from diffusion.support.files import atomic
 
 OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))

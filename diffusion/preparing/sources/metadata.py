@@ -6,10 +6,10 @@ import json
 import math
 from typing import NamedTuple
 
-from diffusion.preparing.folders import Entry
 from diffusion.preparing.items import LABELS, TEXTS, Refused
-from diffusion.preparing.reading import read
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.sources.folders import Entry
+from diffusion.preparing.sources.reading import read
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 FILE = "file_name"

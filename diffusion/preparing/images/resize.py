@@ -3,11 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from diffusion.preparing.convert import DEEP, eight_bit, from_array, pixel, sixteen
-from diffusion.preparing.decode import Picture
+from diffusion.preparing.images.convert import DEEP, eight_bit, from_array, pixel, sixteen
+from diffusion.preparing.images.decode import Picture
+from diffusion.preparing.images.window import Window
 from diffusion.preparing.items import Refused
 from diffusion.preparing.settings import Form, Settings
-from diffusion.preparing.window import Window
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from diffusion.preparing.blocks import opened
-from diffusion.preparing.convert import DEEP, sixteen
-from diffusion.preparing.finish import Chosen
-from diffusion.preparing.gather import Gathered, Stored
+from diffusion.preparing.images.convert import DEEP, sixteen
 from diffusion.preparing.items import Listing, Refused, plain
-from diffusion.preparing.reading import read
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.shards.blocks import opened
+from diffusion.preparing.shards.finish import Chosen
+from diffusion.preparing.shards.gather import Gathered, Stored
+from diffusion.preparing.sources.reading import read
 from diffusion.support.files import atomic
 
 ROWS, PAIRS, SIDE, GAP, TEXT = 12, 5, 96, 6, 14

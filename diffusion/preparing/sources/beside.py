@@ -3,8 +3,8 @@
 import json
 
 from diffusion.preparing.items import LABELS, TEXTS, Item, Refused
-from diffusion.preparing.named import sample
-from diffusion.preparing.reading import read
+from diffusion.preparing.sources.named import sample
+from diffusion.preparing.sources.reading import read
 
 BESIDE = (".txt", ".caption", ".cls", ".json")
 LONGEST = 100_000  # characters of a caption

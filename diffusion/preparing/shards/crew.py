@@ -12,9 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 
-from diffusion.preparing.blocks import make
 from diffusion.preparing.items import Item
 from diffusion.preparing.settings import Form, Settings
+from diffusion.preparing.shards.blocks import make
 
 CRASHED = "its decoder ended the process, by a crash or for want of memory"
 
@@ -87,7 +87,7 @@ def _pool(workers: int, at: object = None) -> Iterator[ProcessPoolExecutor]:
 
 def _begin(at: object) -> None:
     """In a worker: Ctrl-C is the parent's to handle, and the end of the parent is the worker's end, too."""
-    from diffusion.preparing import blocks
+    from diffusion.preparing.shards import blocks
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     blocks.AT = at

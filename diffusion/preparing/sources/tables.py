@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion.preparing.extras import extra, parquet
 from diffusion.preparing.items import LABELS, TEXTS, Item, Listing
-from diffusion.preparing.metadata import chosen, number
 from diffusion.preparing.settings import Settings
+from diffusion.preparing.sources.extras import extra, parquet
+from diffusion.preparing.sources.metadata import chosen, number
 
 
 @dataclass

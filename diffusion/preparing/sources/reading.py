@@ -9,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from diffusion.preparing.extras import h5_row, parquet_image
 from diffusion.preparing.items import Refused
-from diffusion.preparing.named import sample
+from diffusion.preparing.sources.extras import h5_row, parquet_image
+from diffusion.preparing.sources.named import sample
 
 LARGEST = 2**30  # bytes of one encoded image
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+AREAS = (9, 8)  # width, height
 BARS = 0.02  # of the range: rows whose values differ by less belong to a bar
 
 
@@ -14,6 +15,7 @@ class Marks(NamedTuple):
 
     digest: np.ndarray  # (n, 32) uint8: sha256 of the stored bytes
     look: np.ndarray  # (n,) uint64: difference hash
+    small: np.ndarray  # (n, 72): the mean brightness of 8 x 9 areas, uint8 for bytes, else float32
     mean: np.ndarray  # (n, C) float64
     spread: np.ndarray  # (n, C) float64: sum of squared deviations from the mean
     low: np.ndarray  # (n, C) float64
@@ -26,10 +28,12 @@ def marks(stored: list[np.ndarray], channels: int) -> Marks:
     digest = np.zeros((len(stored), 32), np.uint8)
     for row, image in zip(digest, stored, strict=True):
         row[:] = np.frombuffer(hashlib.sha256(image.tobytes()).digest(), np.uint8)
+    looks = [look(image) for image in stored]
     numbers = np.array([_statistics(image) for image in stored]).reshape(len(stored), 4, channels)
     return Marks(
         digest,
-        np.array([look(image) for image in stored], np.uint64),
+        np.array([hash for hash, _ in looks], np.uint64),
+        np.array([small for _, small in looks]).reshape(len(stored), AREAS[0] * AREAS[1]),
         *(numbers[:, k] for k in range(4)),
         np.array([bars(image) for image in stored], np.float32).reshape(-1, 2),
     )
@@ -51,8 +55,11 @@ def _statistics(image: np.ndarray) -> np.ndarray:
     return np.stack([mean, spread, flat.min(1), flat.max(1)]).astype(np.float64)
 
 
-def look(image: np.ndarray) -> int:
-    """64 bits: whether the brightness of 8 x 9 areas rises from left to right; nearly equal pictures differ in few.
+def look(image: np.ndarray) -> tuple[int, np.ndarray]:
+    """The difference hash, and the mean brightness of 8 x 9 areas (72,).
+
+    A bit of the hash is whether the brightness rises from an area to the one on its right; nearly equal pictures differ
+    in few.
 
     A rise counts from 1 % of the range, so that the noise of a flat background sets no bit.
     """
@@ -60,9 +67,9 @@ def look(image: np.ndarray) -> int:
         grey = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).convert("L")
     else:
         grey = Image.fromarray(image.astype(np.float32).mean(0))
-    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.float32)
+    small = np.asarray(grey.resize(AREAS, Image.Resampling.BOX))
     rise = 0.01 * {"u1": 255, "u2": 65535}.get(image.dtype.str[1:], float(np.ptp(image)))
-    return int(np.packbits(np.diff(small) > rise).view(">u8")[0])
+    return int(np.packbits(np.diff(small.astype(np.float32)) > rise).view(">u8")[0]), small.reshape(-1)
 
 
 def bars(image: np.ndarray) -> tuple[float, float]:

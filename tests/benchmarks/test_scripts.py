@@ -1,0 +1,32 @@
+"""Benchmark scripts run on the smallest input and save their figures."""
+
+import json
+from importlib import import_module
+
+import pytest
+
+from benchmarks import common
+
+SCRIPTS = {
+    "overhead": "--config configs/digits.yaml --batch 8 --block 1 --pairs 2 --precision 32-true",
+    "diagnostics": "--pairs 2 --widths 8 16",
+    "hooks": "--tiny --batch 8 --steps 3",
+    "sampling": "--n 2 --steps 2 --rounds 2 --empty",
+    "growth": "--rounds 1 --plot {tmp}/growth.png",
+    "origin": "--batch 2 --rounds 1",
+    "layouts": "--rounds 1",
+    "startup": "--rounds 1",
+    "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
+    "gpu": "race --small --minutes 0.2 --out {tmp}",
+}
+PRINTED = ("diagnostics", "unlabelled", "gpu")  # without a file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_benchmark_script_runs_to_its_end(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", [name, *SCRIPTS[name].format(tmp=tmp_path).split()])
+    import_module(f"benchmarks.{name}").main()
+    saved = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    assert name in PRINTED or saved[0]["machine"]
