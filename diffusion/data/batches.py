@@ -79,7 +79,7 @@ class Batches(Order):
             raise ValueError(f"Batches: images must be {scaling.dtype}, got {images.dtype}; give their scaling")
         if len(y) != len(images):
             raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; wanted one target per image")
-        super().__init__(len(images), batch_size, shuffle, drop_last, seed, rank, world, weights)
+        super().__init__(len(images), batch_size, shuffle, drop_last, seed, rank, world, weights, images.arrange)
         if len(images) < (world if drop_last else 1):
             raise ValueError(
                 f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
@@ -127,6 +127,7 @@ class Batches(Order):
         mirrored = None if mirrored is None else mirrored.to(self.device)
         draws = [u.to(self.device) for u in self.draws(epoch)]
         for store, _ in stores:
+            store.follow(home, lambda: self.draw(epoch + 1)[0] if self.shuffle else home)
             store.ahead(home[: AHEAD * self.batch_size])
         for i, part in self.parts(epoch):
             found = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.data.place import Place
+
+ARRANGED = 2**31  # key of the generator that rearranges an order; augmentations have the keys from 1
 
 
 def seeded(*key: int) -> torch.Generator:
@@ -39,6 +41,8 @@ class Order:
         world: number of processes that share the images, >= 1.
         weights: (n,) int64, how often images are drawn in relation to each other, see `balanced`; requires `shuffle`.
             None draws every image once per epoch.
+        arrange: a function of a shuffled order (n,) and a generator that returns the order to use, a permutation of
+            the given one; None uses the shuffled order.
 
     Attributes:
         epoch: of the next pass.
@@ -58,6 +62,7 @@ class Order:
         rank: int = 0,
         world: int = 1,
         weights: Tensor | None = None,
+        arrange: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> None:
         if batch_size < 1 or seed < 0 or not 0 <= rank < world:
             raise ValueError(
@@ -66,7 +71,7 @@ class Order:
             )
         if weights is not None and (not shuffle or len(weights) != n):
             raise ValueError(f"loader: weights need shuffle, and one weight for each of {n} images, got {len(weights)}")
-        self.weights = weights
+        self.weights, self.arrange = weights, arrange
         self.n, self.batch_size, self.shuffle, self.drop_last = n, batch_size, shuffle, drop_last
         self.seed, self.rank, self.world = seed, rank, world
         self.epoch = self.done = 0
@@ -104,6 +109,8 @@ class Order:
         if self.weights is not None:
             offset = float(torch.rand((), generator=generator, dtype=torch.float64))
             order = torch.arange(self.n).repeat_interleave(balanced(self.weights, offset))[order]
+        if self.shuffle and self.arrange is not None:
+            order = self.arrange(order, seeded(self.seed, epoch, ARRANGED))
         return order[self.places(epoch)], generator
 
     def places(self, epoch: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,24 +12,28 @@ from torch import Tensor
 
 from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
-from diffusion.data.files import DataNotFound
+from diffusion.data.facts import found, read_facts
+from diffusion.data.remote import Address, is_address, local
 from diffusion.data.store import Shards, Store, everything
+from diffusion.data.streamed import Streamed, room_for
 from diffusion.support.paths import data_root
-from diffusion.support.scaling import WORDS, Scaling
+from diffusion.support.scaling import Scaling
 
-FORMAT = 1  # of dataset.json
 NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy
+IN_ORDER = 2  # shards in a window of the test split, whose order is fixed
 
 
 class Prepared(ImageData):
     """The images of a prepared folder, with its split, its classes or targets, and its statistics.
 
     Images are read from the folder's shards batch by batch, or once into a GPU's memory if they take less than half of
-    what is free there; main memory holds none of them. 16-bit images are scaled by their range, float images to mean 0
-    and standard deviation 0.5 per channel, both as measured on the training split.
+    what is free there; main memory holds none of them. Shards behind an address are fetched ahead of need, and only
+    some are kept on disk; the order then mixes the images of `window` shards at a time. 16-bit images are scaled by
+    their range, float images to mean 0 and standard deviation 0.5 per channel, both as measured on the training split.
 
     Args:
-        folder: written by `diffusion prepare`; a path, or relative to the root.
+        folder: written by `diffusion prepare`; a path, or relative to the root, or an address, such as
+            s3://bucket/photos or https://host/photos.
         flip: mirror training images left to right.
         no_flip: names of classes whose images are never mirrored.
         y: what the images are conditioned on: classes, targets (vectors), or auto, classes if there are any.
@@ -42,9 +45,13 @@ class Prepared(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
+            order, so a run is resumed with the same.
+        disk: of a folder behind an address: GiB of shards that are kept on disk, at least two windows; 0 for two.
 
     Raises:
-        DataNotFound: there is no complete prepared folder at the path.
+        DataNotFound: there is no complete prepared folder at the path or address.
+        ConnectionError: the address cannot be reached.
         ValueError: files that do not match, an unknown class in `no_flip`, or a `y` that the folder does not have.
     """
 
@@ -63,10 +70,15 @@ class Prepared(ImageData):
         limit: int = 0,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        window: int = 32,
+        disk: float = 0.0,
     ) -> None:
         super().__init__(batch_size, seed, root, labels, limit, augment, balance)
-        self.folder, self.path = folder, found(Path(folder).expanduser(), data_root(root))
+        self.folder, self.window, self.disk = folder, window, disk
+        self.address = Address(folder) if is_address(folder) else None
+        self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
         self.facts = read_facts(self.path)
+        self._room = room_for(self.facts, window, disk) if self.address else 0
         has = {"classes": bool(self.facts["classes"]), "targets": (self.path / "targets.npy").is_file()}
         if y not in ("auto", *has) or y != "auto" and not has[y]:
             there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
@@ -100,7 +112,11 @@ class Prepared(ImageData):
                 f"{self.facts['images'][split]:,}; prepare the folder again"
             )
         mine = mine[: self.limit or None] if split == "train" else mine
-        return Shards(self.path, self._read("rows.npy")[mine]), self._targets(mine)
+        rows = self._read("rows.npy")[mine]
+        if self.address is None:
+            return Shards(self.path, rows), self._targets(mine)
+        window = self.window if split == "train" else min(self.window, IN_ORDER)
+        return Streamed(self.address, self.path, rows, window, self._room), self._targets(mine)
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         images, y = self.open(split)
@@ -128,39 +144,3 @@ class Prepared(ImageData):
         if len(read) != total:
             raise ValueError(f"{self.path / name}: {len(read):,} rows for {total:,} images; prepare the folder again")
         return read
-
-
-def found(folder: Path, root: Path) -> Path:
-    """The complete prepared folder of a path, or of a path relative to the root.
-
-    Raises:
-        DataNotFound: there is none.
-    """
-    for path in (folder, root / folder):
-        if (path / "dataset.json").is_file():
-            return path
-    if (folder / ".work").is_dir():
-        raise DataNotFound(f"{folder}: it is not prepared completely; run the same `diffusion prepare` again")
-    what = "a folder without dataset.json" if folder.is_dir() else "no such folder"
-    raise DataNotFound(f"{folder}: {what}; write it with: diffusion prepare SOURCE --out {folder}")
-
-
-def read_facts(folder: Path) -> dict:
-    """The facts of a prepared folder, its dataset.json.
-
-    Raises:
-        ValueError: it is damaged, or of another format.
-    """
-    file = folder / "dataset.json"
-    try:
-        facts = json.loads(file.read_text())
-        known = facts["format"] == FORMAT
-        sound = known and len(facts["shape"]) == 3 and facts["dtype"] in WORDS
-        sound = sound and {"classes", "targets", "images", "shards", "statistics", "name"} <= facts.keys()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: damaged ({error!r}); prepare the folder again") from error
-    if not known:
-        raise ValueError(f"{file}: format {facts['format']!r}, wanted {FORMAT}; prepare the folder with this version")
-    if not sound:
-        raise ValueError(f"{file}: damaged; prepare the folder again")
-    return facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -41,11 +42,21 @@ class Store(Protocol):
     def ahead(self, index: Tensor) -> None:
         """A hint that these images are taken soon."""
 
+    def arrange(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        """A shuffled order of images (N,), rearranged so that the store can read it efficiently; unchanged by default.
+
+        It is a function of the order, the generator and the data set alone, not of the machine.
+        """
+        return order
+
+    def follow(self, order: Tensor, then: Callable[[], Tensor]) -> None:
+        """A hint that a pass takes these images (M,) in this order, and the next pass probably those of `then`."""
+
     def to(self, device: torch.device) -> Store:
         """The same images in the memory of a device; a store in files has its home on the CPU."""
 
 
-class InMemory:
+class InMemory(Store):
     """Images (N,C,H,W) in memory."""
 
     def __init__(self, images: Tensor) -> None:
@@ -75,7 +86,7 @@ class InMemory:
         return InMemory(self.images.to(device))
 
 
-class Shards:
+class Shards(Store):
     """Images in the shards of a prepared folder, read from the files batch by batch.
 
     Each image is a read of its own at its place in the file, neighbours together; the kernel is told of the images of
@@ -132,7 +143,7 @@ class Shards:
         if device.type == "cpu":
             return self
         images = torch.empty(len(self), *self.shape, dtype=self.dtype, device=device)
-        for part in torch.arange(len(self)).split(BLOCK):
+        for part in blocks(self):
             images[part[0] : part[-1] + 1].copy_(self.take(part, pin=device.type == "cuda"), non_blocking=True)
         return InMemory(images)
 
@@ -152,6 +163,17 @@ class Shards:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
+        self._open[shard] = self._opened(shard)
+        if len(self._open) > FILES:
+            os.close(self._open.popitem(last=False)[1][0])
+        return self._open[shard]
+
+    def _opened(self, shard: int) -> tuple[int, int]:
+        """A new file descriptor of a shard, and the place of its first image.
+
+        Raises:
+            ValueError: the file does not hold what dataset.json says.
+        """
         path, wanted = self.folder / self.files[shard], (self.counts[shard], *self.shape)
         with open(path, "rb") as file:
             try:
@@ -165,11 +187,7 @@ class Shards:
                     f"{path}: wanted {np.dtype(self.kind)} {wanted}, got {kind} {shape} in {length:,} bytes; "
                     "prepare the folder again"
                 )
-            handle = os.dup(file.fileno())
-        self._open[shard] = handle, start
-        if len(self._open) > FILES:
-            os.close(self._open.popitem(last=False)[1][0])
-        return handle, start
+            return os.dup(file.fileno()), start
 
     def _read(self, handle: int, into: memoryview, offset: int, shard: int) -> None:
         """Fill a buffer from a place in a file; a read may return less than was asked for."""
@@ -194,12 +212,20 @@ class Shards:
                 os.close(handle)
 
 
+def blocks(store: Store) -> Iterator[Tensor]:
+    """The numbers of all images of a store, some at a time; the store is told of those that follow."""
+    parts = torch.arange(len(store)).split(BLOCK)
+    for part, following in zip(parts, [*parts[1:], parts[0][:0]], strict=True):
+        store.ahead(following)
+        yield part
+
+
 def everything(store: Store) -> Tensor:
     """All images of a store (N,C,H,W), in memory."""
     if isinstance(store, InMemory):
         return store.images
     images = torch.empty(len(store), *store.shape, dtype=store.dtype)
-    for part in torch.arange(len(store)).split(BLOCK):
+    for part in blocks(store):
         images[part[0] : part[-1] + 1] = store.take(part)
     return images
 
@@ -209,12 +235,12 @@ def statistics(store: Store) -> dict[str, list[float]]:
     C, H, W = store.shape
     n, total, squares = len(store) * H * W, np.zeros(C), np.zeros(C)
     low, high = np.full(C, np.inf), np.full(C, -np.inf)
-    for part in torch.arange(len(store)).split(BLOCK):
+    for part in blocks(store):
         x = store.take(part).numpy()
         low, high = np.minimum(low, x.min((0, 2, 3))), np.maximum(high, x.max((0, 2, 3)))
         total += x.sum((0, 2, 3), dtype=np.float64)
     mean = total / n
-    for part in torch.arange(len(store)).split(BLOCK):
+    for part in blocks(store):
         x = store.take(part).numpy().astype(np.float64)
         squares += np.square(x - mean[:, None, None]).sum((0, 2, 3))
     found = {"mean": mean, "std": np.sqrt(squares / n), "low": low, "high": high}

@@ -1,10 +1,12 @@
-"""`--data FOLDER`: a configuration that suits a prepared folder of images."""
+"""`--data FOLDER`: a configuration that suits a prepared folder of images, at a path or an address."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-FACTS = "dataset.json"  # marks a prepared folder
+from diffusion.data.facts import FACTS
+from diffusion.data.remote import Address, is_address, local
+
 FILES = ("-c", "--config")
 SEEN = 4_000_000  # training images over all epochs
 EPOCHS = (10, 1000)
@@ -13,11 +15,12 @@ EPOCHS = (10, 1000)
 def suited(argv: list[str]) -> list[str]:
     """The words of `diffusion fit` with `--data FOLDER` written out; others are unchanged.
 
-    The experiment (the folder's name) and, unless there is a configuration file, `settings` come first, so that
-    whatever is given overrides them.
+    An address may take the place of a folder. The experiment (the folder's name) and, unless there is a configuration
+    file, `settings` come first, so that whatever is given overrides them.
 
     Raises:
         ValueError: the folder was not made by `diffusion prepare`.
+        OSError: the address cannot be reached, or has no prepared folder.
     """
     rest, named = [], None
     words = [w for word in argv for w in (word.split("=", 1) if word.startswith("--data=") else [word])]
@@ -30,7 +33,7 @@ def suited(argv: list[str]) -> list[str]:
             rest.append(word)
     if named is None or not (folder := prepared(named)):
         return argv
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads(((local(folder) if isinstance(folder, Address) else folder) / FACTS).read_text())
     files = [i + 1 + (word in FILES) for i, word in enumerate(rest) if word.split("=")[0] in FILES]
     chosen = ({} if files else settings(facts)) | {"experiment": folder.name}
     front = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in chosen.items()]
@@ -38,12 +41,14 @@ def suited(argv: list[str]) -> list[str]:
     return [*front, *rest[:at], "--data=Prepared", f"--data.folder={folder}", *rest[at:]]  # a file's data gives way
 
 
-def prepared(value: str) -> Path | None:
-    """The prepared folder that the value of `--data` names; None for the name of a class.
+def prepared(value: str) -> Path | Address | None:
+    """The prepared folder, or the address, that the value of `--data` names; None for the name of a class.
 
     Raises:
         ValueError: a folder that has not been prepared.
     """
+    if is_address(value):
+        return Address(value)
     folder = Path(value).expanduser()
     if not folder.is_dir() or value.isidentifier() and not (folder / FACTS).is_file():
         return None

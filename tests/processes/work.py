@@ -113,14 +113,14 @@ def train(
 
     Args:
         workers: of a `Loader`; None for `Batches`.
-        files: a prepared folder, or a .npy file of images, to be used instead.
+        files: a prepared folder or its address (in windows of 2 shards), or a .npy file of images, to be used instead.
     """
     folder, record = Path(folder), Record()
     t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=epochs)
     m = model()
     options = {"batch_size": 24, "limit": 330}
     if files:
-        data = (Arrays if files.endswith(".npy") else Prepared)(files, **options)
+        data = Arrays(files, **options) if files.endswith(".npy") else Prepared(files, window=2, **options)
     else:
         data = Odd(**options) if workers is None else Own(workers, 24)
     t.fit(m, data, ckpt_path=checkpoint, weights_only=True)

@@ -10,6 +10,7 @@ from diffusion.cli import main
 from diffusion.training.build import DiffusionCLI
 from diffusion.training.suited import halvings, settings, suited
 from tests import prepared
+from tests.served import served
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,17 @@ def test_a_configuration_file_replaces_the_chosen_options(photos, tmp_path):
     words = suited(["--data", str(photos), "-c", str(file)])
     assert words == ["--experiment=photos", "-c", str(file), "--data=Prepared", f"--data.folder={photos}"]
     assert DiffusionCLI(words).config.model.lr == 0.25
+
+
+def test_an_address_takes_the_place_of_a_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    with served(photos.parent) as server:
+        here, there = suited(["--data", str(photos)]), suited([f"--data={server.url}/photos/"])
+        assert there == [word.replace(str(photos), f"{server.url}/photos") for word in here]
+        config = DiffusionCLI([*there, "--data.window", "3"]).config
+        assert (config.data.init_args.folder, config.data.init_args.window) == (f"{server.url}/photos", 3)
+        with pytest.raises(FileNotFoundError, match="/raw/dataset.json: no such file"):
+            suited(["--data", f"{server.url}/raw"])
 
 
 def test_a_folder_that_is_not_prepared_is_refused(tmp_path):
