@@ -198,8 +198,8 @@ def test_a_loader_with_workers_resumes_with_the_next_batch(workers, tmp_path):
 def prepared_digits(folder):
     """48 training and 16 test digits in shards, mirrored."""
     images, y = (v[:64].numpy() for v in Digits().arrays("train"))
-    prepared.write(folder / "x", images, classes=list("0123456789"), labels=y)
-    return lambda: Prepared(str(folder / "x"), flip=True, batch_size=8)
+    prepared.write(folder / "images", images, classes=list("0123456789"), labels=y)
+    return lambda: Prepared(str(folder / "images"), flip=True, batch_size=8)
 
 
 def paired_digits(folder):
