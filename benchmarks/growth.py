@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import machine, memory, save, seconds, wait
 from diffusion import Diffusion, pictures
-from diffusion.data.base import Batches
+from diffusion.data.batches import Batches
 from diffusion.nets import UNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import RandomGrey, alternate, machine, ratio, said, save
 from diffusion import Condition
-from diffusion.data.base import Batches
+from diffusion.data.batches import Batches
 from diffusion.denoiser import Denoiser
 from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet

@@ -22,6 +22,7 @@ _HOMES = {
     "film": "diffusion.generation.film",
     "fit": "diffusion.training.api",
     "nll": "diffusion.judging.nll",
+    "prepare": "diffusion.preparing.prepare",
     "sample": "diffusion.generation.sample",
     "validate": "diffusion.training.api",
 }

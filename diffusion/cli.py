@@ -9,6 +9,7 @@ from diffusion import __version__
 from diffusion.support import signals
 
 COMMANDS = {
+    "prepare": "make images ready:         diffusion prepare photos --size 64 --out data/photos",
     "fit": "train a model:             diffusion fit -c configs/mnist.yaml [--resume auto]",
     "validate": "measure val/loss:          diffusion validate RUN",
     "evaluate": "quality of samples:        diffusion evaluate RUN --n 5000",

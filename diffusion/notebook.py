@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -181,7 +182,7 @@ def unlabelled(pipeline: Pipeline) -> Pipeline:
     """An unconditional pipeline: the model with its null condition only. The network is shared."""
     own = pipeline.denoiser
     free = Denoiser(Unlabelled(own.net), own.schedule, own.target).eval()
-    return Pipeline(free, pipeline.sampler, Plain(), pipeline.clamp, None, pipeline.shape, pipeline.class_names)
+    return replace(pipeline, denoiser=free, guidance=Plain(), hint=None)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffusion import editing
 from diffusion.data import Batches, ImageData
 from diffusion.denoiser import Condition, Denoiser
-from diffusion.denoiser.hints import Hint, LowResolution, Masked
+from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired
 from diffusion.denoiser.targets import Target, V
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import (
@@ -70,7 +70,8 @@ ALLOWED = {
     name: Allowed.at(*entry)
     for name, entry in {
         # data
-        "Batches.__init__": (1, "setup, data", "the images are moved to the device once"),
+        "Batches.__init__": (1, "setup, data", "the labels are moved to the device once"),
+        "InMemory.to": (1, "setup, data", "the images are moved to the device once"),
         "Batches.__iter__": (2, "setup, validation, data", "an epoch's order and flips are sent at its start"),
         # a step
         "pytorch_lightning": (2, "setup, validation, end", "moves the model, shows and writes figures"),
@@ -326,7 +327,7 @@ def test_loss_with_every_part(name):
 
 @pytest.mark.parametrize("hint", [LowResolution(2, 0.1), Masked()], ids=lambda h: type(h).__name__)
 def test_hints_are_made_on_the_device_of_the_images(hint):
-    assert {type(hint)} <= set(every(Hint)) and len(every(Hint)) == 2
+    assert {type(hint)} <= set(every(Hint)) and set(every(Hint)) == {LowResolution, Masked, Paired}
     with watched("loss"):
         made = hint(on_device(B, *SHAPE), StepDraws(0, 0, 0, DEVICE).normal)
         assert made.device == DEVICE and tuple(made.shape[1:]) == hint.shape(SHAPE)
@@ -509,7 +510,7 @@ def test_batches_are_made_on_the_device(free, context):
         batches = Batches(
             torch.zeros(n, *SHAPE, dtype=torch.uint8), y, 2, shuffle=True, flip=torch.ones(n) > 0, device=DEVICE
         )
-        assert fake(batches.images) == (free > 0) and fake(batches.y)
+        assert fake(batches.store.images) == (free > 0) and fake(batches.y)
         walk = iter(batches)
         next(walk)
         first = len(gpu.waits)

@@ -22,7 +22,7 @@ GROUPS = {
     "pictures": 3, "likelihood": 3,
     "guidance": 4, "samplers": 4,
     "loss": 5, "metrics": 5, "bench": 5, "data": 5,
-    "generation": 6,
+    "generation": 6, "preparing": 6,
     "editing": 7,
     "judging": 8,
     "training": 9,

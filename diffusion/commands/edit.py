@@ -9,6 +9,7 @@ from diffusion.editing.sheet import VERBS, Edit, Verb, perform
 from diffusion.generation.request import Request
 from diffusion.options.parser import (
     Parser,
+    add_bands,
     add_conditions,
     add_machine,
     add_run,
@@ -65,18 +66,19 @@ def parser_of(name: str, verb: Verb) -> Parser:
     """The options of a verb."""
     reads = "at" not in verb.options
     parser = Parser(f"edit {name}", verb.does[0].upper() + verb.does[1:] + ".", further=True, data=reads)
-    parser.epilog += " --out: x.png is a sheet, x.npz has its rows as arrays uint8 (K, H, W, C)."
+    parser.epilog += " --out: x.png is a sheet, x.npz has its rows as arrays of the data's type (K, H, W, C)."
     add = parser.add_argument
     add_run(parser, weights=False)
     if reads:
         add("--numbers", type=numbers(int), help="images of the test set: 0,1,2 (default: the first of each class)")
-        add("--input", type=Path, nargs="+", help="picture files of the model's size and channels instead")
+        add("--input", type=Path, nargs="+", help="picture or .npy files of the model's size and channels instead")
     for option in verb.options:
         add(f"--{option}", **OPTIONS[option])
     add_conditions(parser, "a test picture's own; none for a file" if reads else "all classes in turn")
     if verb.n:
         add("--n", type=int, default=verb.n, help=f"{verb.n_of} (default {verb.n})")
     add("--out", type=Path, default=Path(f"{name}.png"), help=f"default {name}.png")
+    add_bands(parser)
     add_sampling(parser, "1" if verb.inverts else "the run's")
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add_weights(parser)

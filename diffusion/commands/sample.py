@@ -1,4 +1,4 @@
-"""`diffusion sample`: sample pictures from a trained model, as a grid, an array file, or a folder of PNGs."""
+"""`diffusion sample`: sample pictures from a trained model, as a grid, an array file, or a folder of files."""
 
 from diffusion.generation.request import Request
 from diffusion.generation.sample import PICTURES, write
@@ -8,8 +8,9 @@ from diffusion.options.parser import Parser, add_request, fields_of
 def main(argv: list[str]) -> int:
     parser = Parser("sample", "Sample pictures from a trained model.", further=True, data=True)
     parser.epilog += (
-        " --out: x.png is a grid (with --image, each picture beside its image), x.npz has images uint8 (N, H, W, C) "
-        "and their conditions, x is a folder of PNGs."
+        " --out: x.png is a grid (with --image, each picture beside its image), x.npy has the images "
+        "(N, H, W, C), or (N, C, H, W) for more than 4 channels, in the type and units of the data, x.npz has them and "
+        "their conditions, x is a folder of PNGs of 8 or 16 bits, or of .npy files where a PNG cannot hold the image."
     )
     add_request(parser, str(PICTURES), "grid.png")
     parser.add_argument("--columns", type=int, default=0, help="pictures per row of the grid (default: one per class)")
@@ -25,5 +26,6 @@ def main(argv: list[str]) -> int:
             f"seed {words.seed}, {pipeline.device}{share}"
         )
         if made.psnr:
-            print("PSNR to the truth: {:.1f} dB; of the hints: {:.1f} dB".format(*made.psnr))
+            hints = f"; of the hints: {made.psnr[1]:.1f} dB" if made.psnr[1:] else ""
+            print(f"PSNR to the truth: {made.psnr[0]:.1f} dB{hints}")
     return 0

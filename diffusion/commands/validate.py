@@ -5,6 +5,7 @@ from diffusion.options.settings import split
 from diffusion.support.console import shown
 from diffusion.support.runs import find_checkpoint
 from diffusion.training.api import validated
+from diffusion.training.launch import first
 
 
 def main(argv: list[str]) -> int:
@@ -18,5 +19,6 @@ def main(argv: list[str]) -> int:
     args = parser.read(mine)
     path = find_checkpoint(args.run)
     loss, images = validated(path, args.weights, settings)
-    print(f"val/loss {loss:.6f}  ({shown(path)}, {args.weights} weights, {images:,} images)")
+    if first():
+        print(f"val/loss {loss:.6f}  ({shown(path)}, {args.weights} weights, {images:,} images)")
     return 0

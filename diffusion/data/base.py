@@ -1,176 +1,34 @@
-"""The basis of every data set: the loader `Batches` and the data module `ImageData`."""
+"""`ImageData`: the basis of every data set."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion.data.place import Place
+from diffusion.data.augment import Augmentation
+from diffusion.data.batches import Batches
+from diffusion.data.order import class_weights
+from diffusion.data.store import InMemory, Store, everything
 from diffusion.support.paths import data_root
+from diffusion.support.scaling import Scaling
 
 Split = Literal["train", "test"]
 
 
-def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images take less than half of a GPU's free memory; on other devices they always fit."""
-    return device.type != "cuda" or 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]
-
-
-class Batches:
-    """An iterable of (x0, y) over images held in memory, in an order that can be resumed at any batch.
-
-        order, flips = f(seed, epoch)          drawn for all N images at once, the same on every process
-        mine = order[rank::world]              this process's share: no two processes see the same image
-        x0 = images / 127.5 - 1                (B,C,H,W) float32 in [-1, 1], on `device`
-
-    Lightning stores `state_dict()` in its checkpoints and sets the epoch through `sampler.set_epoch`, both before the
-    first batch is requested, since `__iter__` is a generator. After i batches, all processes together have seen the
-    first i * batch_size * world images of the order. A run that is resumed with another number of processes or another
-    batch size therefore divides the rest among them, and no image is repeated or skipped.
-
-    Args:
-        images: (N,C,H,W) uint8.
-        y: (N,) int64 labels or (N,D) float32 context vectors.
-        batch_size: images per batch and process, >= 1. With `drop_last` it is clipped to the process's share, so that
-            a small set gives one batch per epoch rather than none.
-        shuffle: a new order each epoch; False keeps the order of `images`.
-        drop_last: for training: full batches only, the same number on every process. False: every image is used.
-        flip: mirror each image left to right with probability 1/2. A (N,) bool tensor restricts it to some images.
-        seed: seed of the orders and the flips, >= 0.
-        rank: this process, 0..world-1.
-        world: number of processes that share the images, >= 1.
-        device: of the batches and of the images, which are moved there once; images that take too much of a GPU's
-            memory remain in main memory, and each batch is copied asynchronously from pinned memory.
-
-    Raises:
-        ValueError: tensors of a wrong type or shape, or fewer images than processes.
-    """
-
-    batch_sampler = None  # Lightning reads it if there is a sampler
-
-    def __init__(
-        self,
-        images: Tensor,
-        y: Tensor,
-        batch_size: int = 128,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        flip: bool | Tensor = False,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        if images.ndim != 4 or images.dtype != torch.uint8:
-            raise ValueError(f"Batches: images must be uint8 (N,C,H,W), got {images.dtype} {tuple(images.shape)}")
-        if len(y) != len(images):
-            raise ValueError(f"Batches: {len(images)} images but {len(y)} targets; wanted one target per image")
-        if batch_size < 1 or seed < 0 or not 0 <= rank < world:
-            raise ValueError(
-                "Batches: wanted batch_size >= 1, seed >= 0 and 0 <= rank < world, "
-                f"got batch_size {batch_size}, seed {seed}, rank {rank}, world {world}"
-            )
-        if len(images) < (world if drop_last else 1):
-            raise ValueError(
-                f"Batches: {len(images)} images for {world} process(es); use fewer processes or more images"
-            )
-        self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
-        self.rank, self.world, self.device = rank, world, torch.device(device)
-        self.batch_size = min(batch_size, self._share(len(images))) if drop_last else batch_size
-        self.home = self.device if fits(images, self.device) else torch.device("cpu")
-        self.images, self.y = images.to(self.home), y.to(self.device)
-        self.flip = flip
-        self.epoch = 0
-        self._done = 0  # batches yielded in the current epoch
-        self._resumed = Place()  # the place in an epoch at which this run resumed
-
-    def __len__(self) -> int:
-        return self._batches(len(self.images))
-
-    def _share(self, n: int) -> int:
-        """The number of this process's images out of n."""
-        return n // self.world if self.drop_last else len(range(self.rank, n, self.world))
-
-    def _batches(self, n: int) -> int:
-        """The number of batches in this process's share of n images."""
-        full, rest = divmod(self._share(n), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
-
-    @property
-    def sampler(self) -> Batches:
-        """Itself: Lightning calls `loader.sampler.set_epoch(epoch)` before each epoch."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the order and flips of the next pass; a pass in progress keeps its own."""
-        self.epoch = epoch
-
-    def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Indices of this process's images in an epoch, (M,) int64, and which of them are mirrored, (M,) bool.
-
-        In a resumed epoch, only the remaining images.
-        """
-        n = len(self.images)
-        seen = self._resumed.begin(epoch).images
-        state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-        mine = order[seen + self.rank :: self.world][: self._share(n - seen)]
-        if self.flip is False:
-            return mine, None
-        mirrored = torch.rand(n, generator=generator) < 0.5  # by image, so it does not depend on world
-        if isinstance(self.flip, Tensor):
-            mirrored &= self.flip.cpu()
-        return mine, mirrored[mine]
-
-    def indices(self, epoch: int, batch: int) -> Tensor:
-        """The indices of the images in one of this process's batches of an epoch, (B,) int64."""
-        return self.plan(epoch)[0][self._part(epoch, batch)]
-
-    def _part(self, epoch: int, batch: int) -> slice:
-        batch -= self._resumed.begin(epoch).batches
-        return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.epoch
-        order, mirrored = self.plan(epoch)
-        home, order = order.to(self.home), order.to(self.device)
-        mirrored = None if mirrored is None else mirrored.to(self.device)
-        for i in range(self._resumed.begin(epoch).batches, len(self)):
-            part = self._part(epoch, i)
-            x = self.images[home[part]]  # (B,C,H,W) uint8
-            if self.home != self.device:
-                x = x.pin_memory().to(self.device, non_blocking=True)
-            if mirrored is not None:
-                x = torch.where(mirrored[part, None, None, None], x.flip(-1), x)
-            self._done = i + 1
-            yield x.float() / 127.5 - 1, self.y[order[part]]
-
-    def state_dict(self) -> dict[str, int]:
-        """The place of the next batch, see `Place`."""
-        begin = self._resumed.begin(self.epoch)
-        images = begin.images + (self._done - begin.batches) * self.batch_size * self.world
-        return Place(self.epoch, self._done, images).rolled(len(self))._asdict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue `state["epoch"]` after the images of it that were already seen."""
-        images = state.get("images", state["batches"] * self.batch_size * self.world)
-        self.epoch, self._done = state["epoch"], len(self) - self._batches(len(self.images) - images)
-        self._resumed = Place(self.epoch, self._done, images)
-
-
 class ImageData(pl.LightningDataModule, ABC):
-    """Images in memory as uint8, provided as (x0 in [-1, 1], y) by `Batches`.
+    """Images of one shape and type, provided as (x0, y) by `Batches`; x0 of 8-bit images lies in [-1, 1].
+
+    Data with an image for each image, that models are conditioned on, provide (x0, y, pair).
 
     A data set declares its properties as class attributes, known before any file is read (the command line passes them
-    to the network), and implements the reading of a split in `load`.
+    to the network), and implements the reading of a split into memory in `load`; `open` for images that remain in
+    files.
 
     Args:
         batch_size: images per batch and process, >= 1. A smaller training set gives one smaller batch.
@@ -178,9 +36,12 @@ class ImageData(pl.LightningDataModule, ABC):
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no classes and no context (an unconditional model); the batches still carry y.
         limit: use the first n training images only; 0 uses all.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
-        ValueError: batch_size < 1, seed < 0 or limit < 0.
+        ValueError: batch_size < 1, seed < 0, limit < 0 or balance < 0.
     """
 
     channels: ClassVar[int]
@@ -191,20 +52,50 @@ class ImageData(pl.LightningDataModule, ABC):
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
 
     def __init__(
-        self, batch_size: int = 128, seed: int = 0, root: str | None = None, labels: bool = True, limit: int = 0
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        root: str | None = None,
+        labels: bool = True,
+        limit: int = 0,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or seed < 0 or limit < 0:
+        if batch_size < 1 or min(seed, limit, balance) < 0:
             raise ValueError(
-                f"{type(self).__name__}: wanted batch_size >= 1, seed >= 0 and limit >= 0, "
-                f"got batch_size {batch_size}, seed {seed}, limit {limit}"
+                f"{type(self).__name__}: wanted batch_size >= 1, and seed, limit and balance >= 0, "
+                f"got batch_size {batch_size}, seed {seed}, limit {limit}, balance {balance}"
             )
+        self.augment, self.balance = tuple(augment), balance
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
-        self._arrays: dict[str, tuple[Tensor, Tensor]] = {}
+        self._stores: dict[str, tuple[Store, Tensor]] = {}
+        self._pairs: dict[str, Store | None] = {}
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Read a split: (N,C,H,W) uint8 images and their (N,) int64 labels or (N,D) float32 context vectors."""
+        """Read a split: (N,C,H,W) raw images and their (N,) int64 labels or (N,D) float32 context vectors."""
+
+    def open(self, split: Split) -> tuple[Store, Tensor]:
+        """Open a split: a store of its raw images, in memory by default, and their labels or context vectors."""
+        images, y = self.load(split)
+        if split == "train" and self.limit:
+            images, y = images[: self.limit], y[: self.limit]
+        return InMemory(images.contiguous()), y.contiguous()
+
+    def open_pairs(self, split: Split) -> Store | None:
+        """Open the paired images of a split, one for each image and in the same order; None if there are none."""
+        return None
+
+    @property
+    def paired(self) -> dict[str, Any] | None:
+        """The arguments of the hint `Paired` for models of these data; None without paired images."""
+        return None
+
+    @property
+    def scaling(self) -> Scaling:
+        """From raw values to x0, the same for both splits; that of 8-bit images by default."""
+        return Scaling()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -226,48 +117,71 @@ class ImageData(pl.LightningDataModule, ABC):
         """The folder in which files are searched for."""
         return data_root(self.root)
 
-    def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The images (N,C,H,W) uint8 and targets of a split, read on the first call and kept; no flips.
+    def store(self, split: Split) -> tuple[Store, Tensor]:
+        """The raw images of a split, where they are, and all its targets; opened on the first call and kept; no flips.
 
         Raises:
             DataNotFound: the files do not exist; `prepare_data()` downloads what is available.
         """
-        if split not in self._arrays:
-            images, y = self.load(split)
-            if split == "train" and self.limit:
-                images, y = images[: self.limit], y[: self.limit]
-            if tuple(images.shape[1:]) != self.shape or not len(images):
+        if split not in self._stores:
+            images, y = self.open(split)
+            if images.shape != self.shape or not len(images):
                 raise ValueError(
                     f"{type(self).__name__}: wanted (N,{','.join(map(str, self.shape))}) with N >= 1 in split "
-                    f"{split!r}, got {tuple(images.shape)}; check the files in {self.folder}"
+                    f"{split!r}, got {(len(images), *images.shape)}; check the files in {self.folder}"
                 )
-            self._arrays[split] = images.contiguous(), y.contiguous()
-        return self._arrays[split]
+            self._stores[split] = images, y
+        return self._stores[split]
+
+    def pairs(self, split: Split) -> Store | None:
+        """The raw paired images of a split; opened on the first call and kept."""
+        if split not in self._pairs:
+            self._pairs[split] = self.open_pairs(split)
+        return self._pairs[split]
+
+    def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
+        """All raw images (N,C,H,W) of a split in memory, and their targets; see `store`."""
+        images, y = self.store(split)
+        return everything(images), y
+
+    def some(self, split: Split, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The raw images (B,C,H,W) of a split with the numbers `index` (B,), and their targets."""
+        images, y = self.store(split)
+        return images.take(index), y[index]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that a stage needs, once."""
         if stage in (None, "fit"):
-            self.arrays("train")
-        self.arrays("test")
+            self.store("train")
+        self.store("test")
 
     def train_dataloader(self) -> Batches:
-        """Shuffled full batches; in the given order and without flips under `overfit_batches`."""
-        images, y = self.arrays("train")
+        """Shuffled full batches; in the given order and unchanged under `overfit_batches`."""
+        images, y = self.store("train")
         still = bool(self.trainer and self.trainer.overfit_batches)
         flip: bool | Tensor = self.flip and not still
         if flip and self.no_flip_classes:
             flip = ~torch.isin(y.argmax(1) if self.context else y, torch.tensor(self.no_flip_classes))
-        return Batches(
-            images, y, self.batch_size, shuffle=not still, drop_last=True, flip=flip, seed=self.seed, **self._process()
-        )
+        order = {"shuffle": not still, "drop_last": True, "flip": flip, "seed": self.seed}
+        if not still:
+            weights = class_weights(y, self.balance) if self.balance and (self.num_classes or self.context) else None
+            order |= {"augment": self.augment, "weights": weights}
+        return Batches(images, y, self.batch_size, **order, **self._values("train"), **self._process())
 
     def val_dataloader(self) -> Batches:
         """The test split in its fixed order, every image once."""
-        return Batches(*self.arrays("test"), self.batch_size, **self._process())
+        return Batches(*self.store("test"), self.batch_size, **self._values("test"), **self._process())
 
     def test_dataloader(self) -> Batches:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
+
+    def _values(self, split: Split) -> dict:
+        """How raw values become x0, and the paired images of a split if there are any."""
+        if not self.paired:
+            return {"scaling": self.scaling}
+        scaling = Scaling.of(self.paired["scaling"])
+        return {"scaling": self.scaling, "pairs": self.pairs(split), "pair_scaling": scaling}
 
     def _process(self) -> dict:
         """Device and share of this process; `distributed_sampler_kwargs` knows of tensor-parallel groups."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprite_art import draw_sprites
@@ -36,6 +38,9 @@ class Sprites(ImageData):
         images: file of the images; requires `labels_file`.
         labels_file: file of the labels.
         drawn: draw the sprites even if there are files under the root.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -58,8 +63,10 @@ class Sprites(ImageData):
         images: str | None = None,
         labels_file: str | None = None,
         drawn: bool = False,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:
@@ -130,17 +137,34 @@ def read_pair(images_file: Path, labels_file: Path) -> tuple[np.ndarray, np.ndar
 
 
 def split_by_picture(images: np.ndarray, share: float = TEST) -> dict[str, np.ndarray]:
-    """A fixed split of (N,...) uint8 images in which equal images stay together; about `share` of them in "test".
+    """A fixed split of (N,...) images in which equal images stay together; about `share` of them in "test".
 
-    The training part is in a mixed order, so its first n images are of all classes.
+    The training part is in a mixed order, so its first n images are of all classes. Images in a file that is mapped are
+    not copied.
     """
-    rows = np.ascontiguousarray(images.reshape(len(images), -1))
-    _, which = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)  # (N,) number of the picture
+    which = pictures_of(images)
     random = np.random.RandomState(0)  # RandomState: its stream never changes
     kinds = int(which.max()) + 1
     in_test = (random.permutation(kinds) < max(1, round(kinds * share)))[which]
     order = random.permutation(len(images))
     return {"train": order[~in_test[order]], "test": order[in_test[order]]}
+
+
+def pictures_of(images: np.ndarray, block: int = 1024) -> np.ndarray:
+    """The number of the picture that each image (N,...) is: its rank among the different ones, by their bytes, (N,).
+
+    As `np.unique` over the rows gives it, without its copies of them: rows are sorted by their place and compared with
+    their neighbours a block at a time.
+    """
+    rows = np.ascontiguousarray(images.reshape(len(images), -1)).view(np.uint8)
+    order = np.argsort(rows.view(f"V{rows.shape[1]}").ravel(), kind="stable")
+    new = np.ones(len(rows), bool)
+    for at in range(1, len(rows), block):
+        part = rows[order[at - 1 : at + block]]
+        new[at : at + block] = (part[1:] != part[:-1]).any(1)
+    which = np.empty(len(rows), np.int64)
+    which[order] = np.cumsum(new) - 1
+    return which
 
 
 def _load(file: Path) -> np.ndarray:

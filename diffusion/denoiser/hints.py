@@ -1,11 +1,14 @@
 """Hints: images derived from x_0 that a network is conditioned on, so that it learns to reconstruct x_0 from them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from diffusion.support.scaling import DTYPES, Scaling
 
 
 class Hint(ABC):
@@ -145,3 +148,51 @@ class Masked(Hint):
         if known.all():
             raise ValueError("the picture is opaque everywhere; make the part to be filled in transparent")
         return torch.cat([picture[:, :C] * known, known], dim=1)
+
+
+class Paired(Hint):
+    """An image that the data have for each image: a smaller one, other bands, a map; its scaling is its own.
+
+    Args:
+        size: (K, h, w) of these images; linked from the data.
+        scaling: from their raw values to those that the network receives, a `Scaling` or its plain form.
+        resize: resize them bilinearly to the size of the images; otherwise each pixel is repeated.
+    """
+
+    def __init__(
+        self, size: Sequence[int], scaling: Mapping[str, Any] | Scaling | None = None, resize: bool = False
+    ) -> None:
+        self.size, self.scaling, self.resize = tuple(size), Scaling.of(scaling).plain, resize
+        Scaling.of(scaling).check(self.size[0])
+
+    def shape(self, image):
+        return (self.size[0], *image[1:]) if self.resize else self.size
+
+    def __call__(self, x0, noise=torch.randn_like):
+        raise ValueError("Paired: its images come with the data and cannot be derived from x0")
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """Raw images (N, K, h, w), scaled."""
+        return Scaling.of(self.scaling).encode(raw)
+
+    def decode(self, hint: Tensor) -> Tensor:
+        """The raw values of a hint."""
+        return Scaling.of(self.scaling).decode(hint)
+
+    def fit(self, scaled: Tensor, image: Sequence[int]) -> Tensor:
+        """The hint (N, K, ...) of scaled images (N, K, h, w) for images (C, H, W)."""
+        size = tuple(image[1:])
+        if not self.resize or tuple(scaled.shape[-2:]) == size:
+            return scaled
+        return F.interpolate(scaled, size, mode="bilinear", antialias=True)
+
+    def read(self, picture, image):
+        """The hint for a user's raw pictures (N, K, h, w)."""
+        dtype = Scaling.of(self.scaling).dtype
+        if picture.dtype != DTYPES[dtype] or tuple(picture.shape[1:]) != self.size:
+            raise ValueError(f"expected {dtype} {self.size}, got {str(picture.dtype)[6:]} {tuple(picture.shape[1:])}")
+        return self.fit(self.encode(picture), image)
+
+    def show(self, hint, image):
+        """The hint at the size of the images, (N, K, H, W)."""
+        return F.interpolate(hint, tuple(image[1:]))

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusion.generation.conditions import array
 from diffusion.generation.pipeline import Pipeline
+from diffusion.support.scaling import WORDS, Scaling, channels_first
 from diffusion.support.specs import suggest
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Inputs(NamedTuple):
     """Pictures to edit.
 
     Attributes:
-        images: (B, C, H, W) in [-1, 1].
+        images: x_0 (B, C, H, W).
         y: their labels (B,) or contexts (B, D), if known.
         source: a description of their origin.
     """
@@ -33,13 +35,14 @@ class Inputs(NamedTuple):
     source: str
 
 
-def from_files(paths: Sequence[str | Path], shape: tuple[int, int, int]) -> Inputs:
-    """Picture files of the model's size and channels.
+def from_files(pipeline: Pipeline, paths: Sequence[str | Path]) -> Inputs:
+    """Picture files, and .npy files of one or more images, of the model's size, channels and type.
 
     Raises:
         ValueError: a file that does not match the model's images.
     """
-    return Inputs(torch.stack([read_image(Path(p), shape) for p in paths]), None, ", ".join(map(str, paths)))
+    read = [read_image(Path(p), pipeline.shape, pipeline.scaling) for p in paths]
+    return Inputs(torch.cat(read), None, ", ".join(map(str, paths)))
 
 
 def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | None, most: int) -> Inputs:
@@ -51,7 +54,7 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
         ValueError: a number outside the test set.
     """
     try:
-        images, y = data.arrays("test")
+        images, y = data.store("test")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or give your own pictures with --input FILE.png") from error
     numbers = list(numbers) if numbers else first_of_each(y, most)
@@ -59,7 +62,8 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
     if not all(0 <= k < len(images) for k in numbers):
         raise ValueError(f"numbers {words}: the test set has the numbers 0 .. {len(images) - 1}")
     known = y[numbers] if pipeline.num_classes or pipeline.context_dim else None
-    return Inputs(images[numbers].float() / 127.5 - 1, known, f"numbers {words} of the test set")
+    images = pipeline.scaling.encode(images.take(torch.tensor(numbers)))
+    return Inputs(images, known, f"numbers {words} of the test set")
 
 
 def first_of_each(y: Tensor, most: int) -> list[int]:
@@ -69,13 +73,22 @@ def first_of_each(y: Tensor, most: int) -> list[int]:
     return (firsts + [k for k in range(min(len(y), most)) if k not in firsts])[:most]
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """A PNG file as (C, H, W) in [-1, 1].
+def read_image(path: Path, shape: tuple[int, int, int], scaling: Scaling = Scaling()) -> Tensor:
+    """The images of a file as x_0 (N, C, H, W): one of a PNG file, any number of a .npy file.
 
     Raises:
-        ValueError: another size or number of channels than the model's, or not 8 bits per channel.
+        ValueError: another size, number of channels or type than the model's.
     """
-    return pixels(path, shape).permute(2, 0, 1).float() / 127.5 - 1
+    if path.suffix != ".npy":
+        if scaling.dtype != "uint8":
+            raise ValueError(f"{path}: the model's images are {scaling.dtype}; give them as a .npy file")
+        return scaling.encode(pixels(path, shape).permute(2, 0, 1)[None])
+    read = array(str(path))
+    read = channels_first(read[None] if read.ndim == 3 and read.shape[1:] != shape[1:] else read)
+    if read.dtype != WORDS[scaling.dtype] or read.shape[1:] != shape or not len(read):
+        wanted = f"{scaling.dtype} {shape}"
+        raise ValueError(f"{path}: {read.dtype} {read.shape[1:]}, but the model's images are {wanted}")
+    return scaling.encode(torch.from_numpy(np.array(read)))
 
 
 def pixels(path: Path, shape: tuple[int, int, int]) -> Tensor:

@@ -24,6 +24,7 @@ from diffusion.noise.level import Level
 from diffusion.samplers import DDIM
 from diffusion.support.console import progress
 from diffusion.support.files import atomic, check_writable
+from diffusion.support.scaling import arranged
 
 MOST = 8  # pictures of the test set, if none are given
 
@@ -33,7 +34,7 @@ class Edit:
     """The arguments of an edit; each verb uses its own subset.
 
     Attributes:
-        input: picture files of the model's size and channels.
+        input: picture files of the model's size and channels, or .npy files.
         numbers: images of the run's test set instead; None is the first of each class.
         mask: for inpaint: left, right, top, bottom, center, random, with `:fraction`, or a picture file.
         jumps: for inpaint: number of repetitions of each segment of the walk.
@@ -91,13 +92,14 @@ class Sheet(NamedTuple):
     job: Job
 
     def save(self, out: Path) -> None:
-        """Write a .png sheet, or a .npz with the rows as arrays uint8 (K, H, W, C) by title, atomically."""
-        images = [pictures.to_uint8(row.images) for row in self.rows]
+        """Write a .png sheet, or a .npz with the raw rows (K, H, W, C) as arrays by title, atomically."""
+        pipeline = self.job.pipeline
         if out.suffix == ".png":
+            images = [pipeline.picture(row.images) for row in self.rows]
             pictures.save_png(pictures.grid(np.concatenate(images), len(images[0])), out)
         else:
             with atomic(out) as temporary:
-                arrays = {row.title: array for row, array in zip(self.rows, images, strict=True)}
+                arrays = {row.title: arranged(pipeline.scaling.decode(row.images)) for row in self.rows}
                 np.savez_compressed(temporary, **arrays)
 
 
@@ -214,6 +216,8 @@ VERBS = {
 def edit(verb: str, run: str | Path | Pipeline, out: str | Path | None = None, **options: Any) -> dict[str, Tensor]:
     """Edit pictures with a trained model: the rows of `diffusion edit`'s sheet, images (K, C, H, W) by their titles.
 
+    Those of 8-bit data are in [-1, 1]; of other data they have its type and its units.
+
     Args:
         verb: inpaint, img2img, interpolate, vary, reconstruct or stop.
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
@@ -226,7 +230,7 @@ def edit(verb: str, run: str | Path | Pipeline, out: str | Path | None = None, *
     own = {f.name: options.pop(f.name) for f in fields(Edit) if f.name in options}
     words = {name: options.pop(name) for name in list(options) if name in NAMES}
     sheet = perform(verb, Request.of(run, options, **words), Edit(**own), None if out is None else Path(out))
-    return {row.title: row.images for row in sheet.rows}
+    return {row.title: sheet.job.pipeline.in_units(row.images) for row in sheet.rows}
 
 
 def perform(verb: str, request: Request, edit: Edit, out: Path | None = None) -> Sheet:
@@ -274,7 +278,7 @@ def prepare(verb: Verb, request: Request, edit: Edit) -> Job:
     if edit.input:
         if edit.numbers or request.data:
             raise ValueError("input reads files, numbers and data read the run's test set; give one of the two")
-        inputs = from_files(edit.input, pipeline.shape)
+        inputs = from_files(pipeline, edit.input)
     else:
         inputs = from_tests(pipeline, open_tests(request), edit.numbers, MOST)
     if rows is not None:

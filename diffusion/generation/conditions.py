@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import Given, columns_of, examples
+from diffusion.support.scaling import WORDS, Scaling, channels_first
 
 EACH = 8  # pictures per row of `each`, unless a number is given
 FEW = 16  # pictures of a model with a hint, unless a number is given
@@ -178,20 +180,43 @@ def hints(pipeline: Pipeline, image: str | None, n: int, seed: int, data: object
     if image == "test":
         return examples(pipeline, data, n, seed)
     try:
-        hint = pipeline.hint.read(read_pictures(image, C), pipeline.shape)
+        paired = isinstance(pipeline.hint, Paired)
+        read = read_pairs(image, pipeline.hint) if paired else read_pictures(image, C, pipeline.scaling)
+        hint = pipeline.hint.read(read, pipeline.shape)
     except ValueError as error:
         raise ValueError(f"image {image}: {error}") from error
     return Given(image=repeated(hint, n))
 
 
-def read_pictures(file: str, channels: int) -> Tensor:
-    """Pictures (N, C or C + 1, H, W) in [-1, 1] of a file; the alpha channel of a PNG comes last.
+def read_pairs(file: str, hint: Paired) -> Tensor:
+    """Raw pictures (N, K, h, w) of an array file, for a model of paired images; one picture may lack N, grey K.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is of another kind.
+    """
+    if Path(file).suffix not in (".npy", ".npz"):
+        raise ValueError("wanted a .npy or .npz file, or the word test")
+    images, (K, h, w) = array(file), hint.size
+    if images.shape in ((K, h, w), (h, w, K), (h, w)):
+        images = images[None]
+    if images.ndim not in (3, 4) or not len(images):
+        raise ValueError(f"expected {K}x{h}x{w}, one or more, got {images.dtype} {images.shape}")
+    images = images if images.shape[1:] == hint.size else channels_first(images, "HWC")
+    return torch.from_numpy(np.array(images))
+
+
+def read_pictures(file: str, channels: int, scaling: Scaling = Scaling()) -> Tensor:
+    """Pictures (N, C or C + 1, H, W) of a file as x_0; the alpha channel of a PNG comes last, above 0 if opaque.
+
+    Only 8-bit pictures are read from a PNG; others from arrays of the data's type, with a mask as an additional channel
+    that is above 0 where the picture is known.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: the file has other contents.
     """
-    if Path(file).suffix == ".png":
+    if Path(file).suffix == ".png" and scaling.dtype == "uint8":
         with Image.open(file) as picture:
             alpha = "A" if picture.has_transparency_data else ""
             images = np.asarray(picture.convert(("L" if channels == 1 else "RGB") + alpha))[None]
@@ -200,7 +225,11 @@ def read_pictures(file: str, channels: int) -> Tensor:
         images = array(file)
         images = images[None] if images.ndim == 3 else images
     else:
-        raise ValueError("wanted a .png, .npy or .npz file, or the word test")
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(f"wanted uint8 (N, H, W, C), got {images.dtype} {images.shape}")
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        files = ".png, .npy or .npz" if scaling.dtype == "uint8" else f".npy or .npz (of {scaling.dtype})"
+        raise ValueError(f"wanted a {files} file, or the word test")
+    if images.dtype != WORDS[scaling.dtype] or images.ndim != 4 or not len(images):
+        raise ValueError(f"wanted {scaling.dtype} (N, H, W, C), got {images.dtype} {images.shape}")
+    raw = torch.from_numpy(np.array(channels_first(images)))
+    if scaling.dtype == "uint8":
+        return scaling.encode(raw)
+    return torch.cat([scaling.encode(raw[:, :channels]), raw[:, channels:].float().sign() * 2 - 1], dim=1)

@@ -5,18 +5,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
-from diffusion.denoiser.hints import Hint
+from diffusion.denoiser.hints import Hint, Paired
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
+from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
@@ -31,11 +34,13 @@ class Pipeline:
         denoiser: network, schedule and target.
         sampler: performs the steps from noise to image.
         guidance: how a condition steers sampling.
-        clamp: limit on the predicted x_0.
+        clamp: limit on the predicted x_0; `guidance.bounds.Unbounded()` for data without bounds.
         hint: maps an image to the network's additional input; None for a model without one.
         shape: (C, H, W) of an image.
         class_names: names of the classes or context features, if they have any.
         seed: default seed of the hints.
+        scaling: between x_0 and the raw values of the data.
+        bands: channels that pictures show, from 1; () is the usual choice, see `pictures.visible`.
     """
 
     denoiser: Denoiser
@@ -46,6 +51,8 @@ class Pipeline:
     shape: tuple[int, int, int] = (1, 32, 32)
     class_names: tuple[str, ...] = ()
     seed: int = 0
+    scaling: Scaling = Scaling()
+    bands: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
@@ -70,7 +77,7 @@ class Pipeline:
             compile: mode of `torch.compile`; "" does not compile.
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: not a sound checkpoint of a diffusion model of this project.
+            ValueError: not a valid checkpoint of a diffusion model of this project.
         """
         saved = load_denoiser(run, weights, device)
         denoiser, given = saved.denoiser, saved.hyper_parameters
@@ -79,12 +86,21 @@ class Pipeline:
             compiled(denoiser.net, compile)
         parts = (build(given.get(name)) for name in PARTS)
         names, seed = given.get("class_names", ()), given.get("seed", 0)
-        return cls(denoiser, *parts, tuple(given["shape"]), tuple(names), seed)
+        scaling = Scaling.of(given.get("scaling"))
+        return cls(denoiser, *parts, tuple(given["shape"]), tuple(names), seed, scaling)
 
     @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+
+    def picture(self, x0: Tensor) -> np.ndarray:
+        """Images x0 (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4) of the chosen bands."""
+        return visible(x0, self.bands, self.scaling.dtype)
+
+    def in_units(self, x0: Tensor) -> Tensor:
+        """Images x0 as Python callers receive them: of 8-bit data in [-1, 1], of others raw, in the data's units."""
+        return x0 if self.scaling.dtype == "uint8" else self.scaling.decode(x0)
 
     # --- conditions -------------------------------------------------------------------------------------
 
@@ -102,11 +118,28 @@ class Pipeline:
         """The condition of a batch; labels are dropped for an unconditional model."""
         return Condition(y if self.num_classes or self.context_dim else None, image=image)
 
-    def shown(self, x0: Tensor, numbers: Sequence[int], seed: int | None = None) -> Tensor | None:
-        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints."""
+    def shown(
+        self, x0: Tensor, numbers: Sequence[int], seed: int | None = None, pair: Tensor | None = None
+    ) -> Tensor | None:
+        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints.
+
+        Args:
+            pair: the scaled paired images of x0, see `pair`.
+        Raises:
+            ValueError: the model takes paired images, and there are none.
+        """
         if self.hint is None:
             return None
+        if isinstance(self.hint, Paired):
+            if pair is None:
+                raise ValueError("Paired: the data have no paired images; give them with --data.condition FILE")
+            return self.hint.fit(pair, self.shape)
         return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
+
+    def pair(self, data: Any, split: str, index: Tensor) -> Tensor | None:
+        """The scaled paired images of some images of a data set; None if the model or the data have none."""
+        store = data.pairs(split) if isinstance(self.hint, Paired) and hasattr(data, "pairs") else None
+        return None if store is None else self.hint.encode(store.take(index))
 
     def number(self, label: int | str) -> int:
         """The index of a class or context feature, given by number or name.
@@ -204,7 +237,7 @@ class Pipeline:
                 module.training = True
 
     def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
-        """n images (n, C, H, W) in [-1, 1] on the CPU; the options are those of `batches`."""
+        """n images x_0 (n, C, H, W) on the CPU, in [-1, 1] for 8-bit data; the options are those of `batches`."""
         return torch.cat(list(self.batches(n, y, seed, **options)))
 
     def batches(
@@ -219,7 +252,7 @@ class Pipeline:
         first: int = 0,
         image: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """n images in [-1, 1] on the CPU, in batches (B, C, H, W); see `frames` for the arguments.
+        """n images x_0 on the CPU, in batches (B, C, H, W); see `frames` for the arguments.
 
         Args:
             batch_size: images per batch; it does not change the images.
@@ -240,4 +273,3 @@ class Pipeline:
                     x = frame.x
                     bar.update()
                 yield x.cpu()
-

@@ -1,7 +1,7 @@
 """The request for pictures as a frozen value: number, conditions, sampling and computation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from diffusion.generation.choices import Choices
 from diffusion.generation.conditions import Asked
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import Opened
+from diffusion.pictures.bands import bands_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Request:
         batch_size: pictures per batch; it does not change them.
         device, precision, compile: see `Pipeline.load`.
         data: overrides of the data set's arguments, for the image "test".
+        bands: one or three channels that pictures show, from 1: "3,2,1" or a sequence; see `pictures.visible`.
     """
 
     run: str | Path | Pipeline
@@ -38,6 +40,7 @@ class Request:
     precision: Literal["32", "bf16"] = "32"
     compile: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    bands: str | Sequence[int] = ()
 
     @classmethod
     def of(cls, run: str | Path | Pipeline, arguments: Mapping[str, Any] | None = None, **words: Any) -> "Request":
@@ -53,8 +56,10 @@ class Request:
     def load(self) -> Pipeline:
         """The model as requested, with the run's own sampler and guidance."""
         if isinstance(self.run, Pipeline):
-            return self.run
-        return Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile)
+            found = self.run
+        else:
+            found = Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile)
+        return replace(found, bands=bands_of(self.bands, found.shape[0])) if self.bands else found
 
     def open(self, default: int) -> Opened:
         """The model with the chosen sampler and guidance, and the pictures requested.

@@ -1,4 +1,4 @@
-"""Sampling of pictures: as a tensor, a grid, an array file, or a folder of PNGs."""
+"""Sampling of pictures: as a tensor, a grid, an array file, or a folder of files."""
 
 import math
 import shutil
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion import pictures
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sheets import Opened, save_sheet
@@ -20,6 +21,7 @@ from diffusion.guidance import Guidance
 from diffusion.samplers import Sampler
 from diffusion.support.files import check_writable
 from diffusion.support.processes import Processes, together
+from diffusion.support.scaling import LAST, Scaling, arranged
 
 PICTURES = 64  # unless a number is given
 
@@ -52,7 +54,9 @@ def sample(
     progress: bool = False,
     **arguments: Any,
 ) -> Tensor:
-    """Pictures (n, C, H, W) in [-1, 1] of a trained model, on the CPU: what `diffusion sample` writes.
+    """Pictures (n, C, H, W) of a trained model, on the CPU: what `diffusion sample` writes.
+
+    Those of 8-bit data are in [-1, 1]; of other data they have its type and its units.
 
     Args:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
@@ -78,7 +82,8 @@ def sample(
         compile=compile, data=data or {},
     )  # fmt: skip
     pipeline, n, given, _ = request.open(PICTURES)
-    return pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)
+    made = pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)
+    return pipeline.in_units(made)
 
 
 class Written(NamedTuple):
@@ -88,17 +93,21 @@ class Written(NamedTuple):
         opened: the request with its model.
         seconds: time of sampling.
         processes: number of processes that shared the work.
-        psnr: of the pictures and of their hints against the truth, in dB, if the truth is known.
+        psnr: of the pictures, and of their hints if they were derived from it, against the truth, in dB; () if the
+            truth is unknown.
     """
 
     opened: Opened
     seconds: float
     processes: int
-    psnr: tuple[float, float] | None
+    psnr: tuple[float, ...]
 
 
 def write(request: Request, out: Path, columns: int = 0) -> Written | None:
-    """Sample, and write a .png grid, a .npz, or a folder of PNGs, atomically.
+    """Sample, and write a .png grid, a .npy, a .npz, or a folder of files, atomically.
+
+    Arrays have the type and the units of the data. A folder has a PNG for each picture, of 8 or 16 bits as the data
+    have, and a .npy where a PNG cannot hold it: floats, or more than four channels.
 
     The processes of a torchrun share the work; all but the first return None.
 
@@ -107,8 +116,8 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
     Raises:
         ValueError: an unknown suffix, or a folder that is not empty.
     """
-    if out.suffix not in (".png", ".npz", ""):
-        raise ValueError(f"--out {out}: wanted a .png, a .npz, or a folder name without a dot")
+    if out.suffix not in (".png", ".npy", ".npz", ""):
+        raise ValueError(f"--out {out}: wanted a .png, a .npy, a .npz, or a folder name without a dot")
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: the folder is not empty; give a new one")
     opened = request.open(PICTURES)
@@ -122,40 +131,44 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
             part.stop - part.start, mine, request.seed, batch_size=request.batch_size, progress=processes.first,
             first=part.start, image=its,
         )  # fmt: skip
+        grid, scaling = out.suffix == ".png", pipeline.scaling
         if out.suffix:
-            images = np.concatenate([pictures.to_uint8(x) for x in batches])
+            made = torch.cat([x if grid else scaling.decode(x) for x in batches])
         else:
-            images = stream(batches, out, part.start, processes, keep=truth is not None)
+            made = stream(pipeline, batches, out, part.start, processes, keep=truth is not None)
         if processes.size > 1:
-            images = processes.gather(torch.from_numpy(images)).numpy()
+            made = processes.gather(made)
         seconds = time.perf_counter() - started
         if not processes.first:
             return None
         if out.suffix:
+            images = pictures.visible(made, pipeline.bands, scaling.dtype) if grid else arranged(made)
             save_sheet(opened, images, out, columns)
-        found = None
-        if truth is not None:
-            target, hint = (pictures.to_uint8(v) for v in (truth, pipeline.hint.show(image, pipeline.shape)))
-            found = psnr(images, target), psnr(hint, target)
+        compared = [] if truth is None else [made if grid else scaling.encode(made)]
+        if truth is not None and not isinstance(pipeline.hint, Paired):
+            compared.append(pipeline.hint.show(image, pipeline.shape))
+        found = tuple(psnr(v, truth, scaling) for v in compared)
         return Written(opened, seconds, processes.size, found)
 
 
-def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool) -> np.ndarray:
+def stream(
+    pipeline: Pipeline, batches: Iterator[Tensor], folder: Path, first: int, processes: Processes, keep: bool
+) -> Tensor:
     """Write 00000.png, 00001.png, ... as they are generated, starting from `first`: all of them or none.
 
     Returns:
-        The images (n, H, W, C) uint8 if `keep`; else an empty array.
+        The raw images (n, C, H, W) if `keep`; else an empty tensor.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.tmp-") if processes.first else None
     temporary, kept = Path(processes.agreed(made)), []
     try:
         for x in batches:
-            images = pictures.to_uint8(x)
-            for image in images:
-                pictures.pillow(image).save(temporary / f"{first:05d}.png")
+            raw = pipeline.scaling.decode(x)
+            for image in pipeline.picture(x) if pipeline.bands else arranged(raw):
+                save(image, temporary / f"{first:05d}")
                 first += 1
-            kept.append(images if keep else images[:0])
+            kept.append(raw if keep else raw[:0])
         processes.gather(torch.zeros(0))  # every process has written its images
         if processes.first:
             temporary.chmod(0o755)
@@ -163,9 +176,26 @@ def stream(batches: Iterator[Tensor], folder: Path, first: int, processes: Proce
     finally:
         if processes.first:
             shutil.rmtree(temporary, ignore_errors=True)
-    return np.concatenate(kept)
+    return torch.cat(kept)
 
 
-def psnr(images: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit images: 10 log10(255^2 / mean squared error)."""
-    return 10 * math.log10(255**2 / max(np.square(images.astype(float) - truth).mean(), 1e-10))
+def save(image: np.ndarray, path: Path) -> None:
+    """Write an image, (H, W, C) or (C, H, W) for C > 4, as a PNG of its bits if there is one, else as a .npy."""
+    if image.dtype == np.uint8 and image.shape[-1] in (1, 3, 4):
+        pictures.pillow(image).save(path.with_suffix(".png"))
+    elif image.dtype == np.uint16 and image.shape[-1] <= LAST:
+        pictures.save_deep(image, path.with_suffix(".png"))
+    else:
+        np.save(path.with_suffix(".npy"), image)
+
+
+def psnr(x: Tensor, truth: Tensor, scaling: Scaling) -> float:
+    """Peak signal-to-noise ratio in dB of x_0 (n, C, H, W): 10 log10(2^2 / mean squared error).
+
+    8-bit images are rounded as they are written. The range of 2 is that of integer data; of float data it is four
+    standard deviations.
+    """
+    if scaling.dtype == "uint8":
+        x, truth = (scaling.encode(scaling.decode(v)) for v in (x, truth))
+    error = float((x.double() - truth.double()).square().mean())
+    return 10 * math.log10(4 / max(error, 4e-10 / 255**2))

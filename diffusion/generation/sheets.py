@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, arange
 
 from diffusion import pictures
+from diffusion.denoiser.hints import Paired
 from diffusion.generation.pipeline import Pipeline
 from diffusion.support.files import atomic
 
@@ -40,29 +41,32 @@ def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
     Args:
         data: an `ImageData`, or None.
     Raises:
-        ValueError: the model needs a hint, and the data have no `arrays`.
+        ValueError: the model needs a hint, and the data have no `some`.
     """
     named = not pipeline.context_dim or pipeline.class_names
-    arrays = getattr(data, "arrays", None)
-    if pipeline.hint is None and (named or arrays is None):
+    if pipeline.hint is None and (named or not hasattr(data, "some")):
         return Given(pipeline.in_turn(n))
-    if arrays is None:
-        raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `arrays`")
-    images, y = (v.cpu() for v in arrays("test"))
-    first = arange(n) % len(images)
-    truth = images[first].float() / 127.5 - 1
-    shown = pipeline.shown(truth, range(n), seed)
-    return Given(pipeline.condition(y[first]).y, shown, None if shown is None else truth)
+    if not hasattr(data, "some"):
+        raise ValueError(f"{type(pipeline.hint).__name__}: no images to derive hints from; the data have no `some`")
+    index = arange(n) % len(data.store("test")[0])
+    images, y = data.some("test", index)
+    truth = pipeline.scaling.encode(images)
+    shown = pipeline.shown(truth, range(n), seed, pipeline.pair(data, "test", index))
+    return Given(pipeline.condition(y).y, shown, None if shown is None else truth)
 
 
 def beside(pipeline: Pipeline, results: np.ndarray, given: Given) -> tuple[np.ndarray, int]:
     """Each result (n, H, W, C) uint8 between its hint and its truth, if any; and the number of pictures per result."""
     kinds = [results]
     if given.image is not None:
-        kinds.insert(0, pictures.to_uint8(pipeline.hint.show(given.image, pipeline.shape)))
+        shown = pipeline.hint.show(given.image, pipeline.shape)
+        same = shown.shape[1] == pipeline.shape[0]  # paired images have bands of their own
+        kinds.insert(0, pipeline.picture(shown) if same else pictures.visible(shown))
     if given.truth is not None:
-        kinds.append(pictures.to_uint8(given.truth))
-    return np.stack(kinds, axis=1).reshape(-1, *results.shape[1:]), len(kinds)
+        kinds.append(pipeline.picture(given.truth))
+    if len(kinds) > 1:
+        kinds = pictures.alike(kinds)
+    return np.stack(kinds, axis=1).reshape(-1, *kinds[0].shape[1:]), len(kinds)
 
 
 def columns_of(pipeline: Pipeline, each: int = 1) -> int | None:
@@ -95,10 +99,10 @@ def denoising(
         options: sampler and guidance of `Pipeline.frames`.
     """
     given = given or Given(y)
-    states = [pictures.to_uint8(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
+    states = [pipeline.picture(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
     for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
         # Scaled to unit variance: otherwise states of a VE process would saturate.
-        states.append(pictures.to_uint8(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
+        states.append(pipeline.picture(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
     chosen = [beside(pipeline, states[k], given) for k in pictures.spread(len(states), frames)]
     each = chosen[0][1]
     columns = columns or (columns_of(pipeline, each) if each > 1 else None)
@@ -107,15 +111,24 @@ def denoising(
 
 
 def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
-    """Write a grid (.png) or an array file (.npz) of the pictures of a request."""
+    """Write the images (n, H, W, C) of a request: pictures as a grid (.png), raw ones as an array (.npy, .npz).
+
+    Raw images of more than four channels are (n, C, H, W). A .npz also has their conditions.
+    """
     pipeline, n, given, across = opened
     if out.suffix == ".png":
         shown, each = beside(pipeline, images, given)
         pictures.save_png(pictures.grid(shown, columns * each or across), out)
+    elif out.suffix == ".npy":
+        with atomic(out) as temporary:
+            np.save(temporary, images)
     elif out.suffix == ".npz":
         labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
         kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
-        more = (("condition", given.image), ("truth", given.truth))
-        kept |= {name: v.numpy() for name, v in more if v is not None}
+        if given.image is not None:
+            hint = pipeline.hint
+            kept["condition"] = (hint.decode(given.image) if isinstance(hint, Paired) else given.image).numpy()
+        if given.truth is not None:
+            kept["truth"] = pipeline.in_units(given.truth).numpy()
         with atomic(out) as temporary:
             np.savez_compressed(temporary, images=images, **kept)

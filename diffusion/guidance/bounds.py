@@ -13,6 +13,11 @@ class Bound(ABC):
         """The bounded prediction."""
 
 
+def usual(bounded: bool) -> Bound:
+    """The limit of a model that names none: data that are bounded are clamped to their range, others are not."""
+    return Clamp() if bounded else Unbounded()
+
+
 class Unbounded(Bound):
     """No limit."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from diffusion.data import Arrays, ImageData
+from diffusion.data import Arrays, ImageData, Prepared
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor, load_extractor
 from diffusion.metrics.inception import Inception
@@ -42,6 +42,8 @@ def open_extractor(
     if wanted == "auto":
         extractor = load_extractor(own_extractor(data, processes, train), device)
     elif wanted.partition(":")[0] == "Inception":
+        if not data.scaling.bounded:
+            raise ValueError(f"--features {wanted}: it is of pictures, and images of {name} are {data.scaling.dtype}")
         extractor = Inception.load(wanted.partition(":")[2], device).extractor()
     else:
         extractor = load_extractor(wanted, device)
@@ -92,11 +94,14 @@ def folder(data: ImageData) -> Path:
 
 
 def called(data: ImageData) -> str:
-    """A name for a data set: its class, and for `Arrays` a fingerprint of the file paths."""
+    """A name for a data set: its class, and for `Arrays` and `Prepared` a fingerprint of the paths."""
     name = type(data).__name__.lower()
-    if not isinstance(data, Arrays):
+    if isinstance(data, Prepared):
+        files = str(data.path.absolute())
+    elif isinstance(data, Arrays):
+        files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
+    else:
         return name
-    files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
     return f"{name}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 
@@ -122,4 +127,5 @@ def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes =
     with tqdm(total=total, desc="real images", **options) as bar:
         cache = cache_root() / "references"
         labelled = bool(data.class_names)
-        return Evaluator(extractor, type(data).__name__, train, test, cache, bar.update, processes, labelled)
+        sets = (train, test, cache, bar.update, processes, data.scaling, labelled)
+        return Evaluator(extractor, type(data).__name__, *sets)

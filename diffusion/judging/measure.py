@@ -22,7 +22,7 @@ from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.judging.request import Request
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
-from diffusion.metrics.evaluator import Evaluator, eight_bits
+from diffusion.metrics.evaluator import Evaluator
 from diffusion.support import runs
 from diffusion.support.console import machine
 from diffusion.support.files import atomic
@@ -172,7 +172,7 @@ def labels_of(job: Job, n: int) -> Tensor | None:
 def samples(
     job: Job, request: Request, file: Path, bar: tqdm, processes: Processes = Processes()
 ) -> tuple[Tensor, Tensor | None, float, float]:
-    """Images uint8 (n, C, H, W), their labels or contexts, seconds, and network evaluations per image.
+    """Raw images (n, C, H, W), their labels or contexts, seconds, and network evaluations per image.
 
     Args:
         file: kept samples, read if it exists, and written if the request keeps them.
@@ -192,7 +192,7 @@ def samples(
         frames = pipeline.frames(part.stop - first, mine, request.seed, guidance=counted, first=first, image=its)
         for frame in frames:  # noqa: B007
             pass
-        done.append(eight_bits(frame.x).cpu())
+        done.append(pipeline.scaling.decode(frame.x).cpu())
     images, evaluations = processes.gather(torch.cat(done)), counted.images / (share.stop - share.start)
     seconds = processes.agreed(time.perf_counter() - begun)
     if request.keep and processes.first:
@@ -208,6 +208,7 @@ def bits(run: Run, request: Request) -> dict[str, Tensor]:
     how = nll.Request(run.path, "vlb", steps=request.bound, seed=request.seed, batch_size=request.batch_size)
     found = {}
     for split in ("test", "train"):
-        images, y = (v[:BITS] for v in run.data.arrays(split))
-        found[split] = nll.measure(how, run.pipeline, images, y).vlb.sum(0)
+        index = torch.arange(min(BITS, len(run.data.store(split)[0])))
+        images, y = run.data.some(split, index)
+        found[split] = nll.measure(how, run.pipeline, images, y, run.pipeline.pair(run.data, split, index)).vlb.sum(0)
     return found

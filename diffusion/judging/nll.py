@@ -25,6 +25,7 @@ from diffusion.support.console import shown
 from diffusion.support.files import atomic
 
 Method = Literal["both", "vlb", "ode"]
+Data = tuple[Tensor, Tensor, Tensor | None]  # images, their labels or contexts, their scaled paired images
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,12 @@ def answer(request: Request) -> Report:
     path = runs.find_checkpoint(request.run)
     pipeline = Pipeline.load(path, request.weights, request.device)
     pipeline.denoiser.requires_grad_(False)
-    images, y = (v[: request.n] for v in open_data(path, **request.data).arrays(request.split))
+    data = open_data(path, **request.data)
+    index = torch.arange(len(data.store(request.split)[0]))[: request.n]
+    (images, y), pair = data.some(request.split, index), pipeline.pair(data, request.split, index)
     request = with_variance(request, pipeline)
     conditional = bool(pipeline.num_classes or pipeline.context_dim) and not request.unconditional
-    return Report(request, path, conditional, pipeline.device, measure(request, pipeline, images, y))
+    return Report(request, path, conditional, pipeline.device, measure(request, pipeline, images, y, pair))
 
 
 def with_variance(request: Request, pipeline: Pipeline) -> Request:
@@ -183,10 +186,19 @@ def with_variance(request: Request, pipeline: Pipeline) -> Request:
     return replace(request, variance=request.variance or ("learned" if learned else "large"))
 
 
-def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) -> BitsPerDim:
-    """The bits of uint8 images (N, C, H, W) with labels (N,) or contexts (N, D)."""
+def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, pair: Tensor | None = None) -> BitsPerDim:
+    """The bits of uint8 images (N, C, H, W) with labels (N,) or contexts (N, D), and scaled paired images.
+
+    Raises:
+        ValueError: the model is of images of another type, whose values have no bits of this kind.
+    """
+    if pipeline.scaling.dtype != "uint8":
+        raise ValueError(
+            f"nll: bits per dimension are of 8-bit images; those of this model are {pipeline.scaling.dtype}"
+        )
     request = with_variance(request, pipeline)
     steps = request.steps or pipeline.denoiser.schedule.T or 1000
+    data = (images, y, pair)
     batches = math.ceil(len(images) / request.batch_size)
     started = time.perf_counter()
     work = batches * {"vlb": steps, "ode": 1, "both": steps + 1}[request.method]
@@ -194,9 +206,9 @@ def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) -> 
     bound = flow = None
     with tqdm(total=work, desc="nll", mininterval=every) as bar:
         if request.method != "ode":
-            bound = torch.cat(list(bounds(request, pipeline, images, y, steps, bar)), dim=1)
+            bound = torch.cat(list(bounds(request, pipeline, data, steps, bar)), dim=1)
         if request.method != "vlb":
-            flow = torch.cat(list(flows(request, pipeline, images, y, bar)))
+            flow = torch.cat(list(flows(request, pipeline, data, bar)))
     return BitsPerDim(bound, flow, steps, images[0].numel(), time.perf_counter() - started)
 
 
@@ -208,21 +220,22 @@ class Batch(NamedTuple):
     noise: ImageDraws
 
 
-def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor) -> Iterator[Batch]:
-    """The images, batch by batch."""
+def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, pair: Tensor | None) -> Iterator[Batch]:
+    """The images, batch by batch; `pair` are their scaled paired images."""
     for first in range(0, len(images), request.batch_size):
         mine = slice(first, first + request.batch_size)
-        x0 = images[mine].to(pipeline.device).float() / 127.5 - 1
+        x0 = pipeline.scaling.encode(images[mine].to(pipeline.device))
         numbers = range(first, first + len(x0))
         labels = None if request.unconditional else y[mine].to(pipeline.device)
-        cond = pipeline.condition(labels, pipeline.shown(x0, numbers))
+        its = None if pair is None else pair[mine].to(pipeline.device)
+        cond = pipeline.condition(labels, pipeline.shown(x0, numbers, pair=its))
         yield Batch(x0, cond, ImageDraws(request.seed, numbers))
 
 
-def bounds(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, steps: int, bar: tqdm) -> Iterator[Tensor]:
+def bounds(request: Request, pipeline: Pipeline, data: Data, steps: int, bar: tqdm) -> Iterator[Tensor]:
     """The terms L_0 .. L_T (T + 1, B) of each batch. Clamping x_0 is valid: any reverse chain gives a bound."""
     schedule = pipeline.denoiser.schedule
-    for x0, cond, noise in batches_of(request, pipeline, images, y):
+    for x0, cond, noise in batches_of(request, pipeline, *data):
         denoise = pipeline.clamp(pipeline.denoiser.bind(cond))
         rows = []
         for row in vlb.terms(denoise, x0, schedule, steps, request.variance, noise=noise):
@@ -231,9 +244,9 @@ def bounds(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, step
         yield torch.stack(rows)
 
 
-def flows(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, bar: tqdm) -> Iterator[Tensor]:
+def flows(request: Request, pipeline: Pipeline, data: Data, bar: tqdm) -> Iterator[Tensor]:
     """The bits (B,) of each batch by the probability flow, with uniformly dequantised pixels."""
-    for x0, cond, noise in batches_of(request, pipeline, images, y):
+    for x0, cond, noise in batches_of(request, pipeline, *data):
         density = log_likelihood(
             pipeline.denoiser.bind(cond), dequantise(x0, noise), pipeline.denoiser.schedule,
             "exact" if request.exact else "hutchinson", request.tolerance, request.tolerance, noise,

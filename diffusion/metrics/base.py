@@ -19,7 +19,7 @@ GROUPS = 4  # of samples to average over where the test set is smaller than the 
 class Features:
     """The inputs of metrics for N images, in a mixed order: the first m contain all classes in their proportions."""
 
-    pixels: Tensor  # (N, C, H, W) float32 in [-1, 1], from 8 bits
+    pixels: Tensor  # (N, C, H, W) float32, scaled, from the values that files hold
     features: Tensor  # (N, D) float32, of an extractor
     logits: Tensor  # (N, K) float32, of its classifier
     labels: Tensor | None  # (N,) int64: the requested or the true class; None without labels

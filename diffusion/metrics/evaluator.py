@@ -11,6 +11,7 @@ from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
 from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
+from diffusion.support.scaling import Scaling
 
 FEW = 10  # images per feature, below which a covariance is poorly estimated
 
@@ -24,10 +25,11 @@ class Evaluator:
     Args:
         extractor: computes the features.
         data: name of the data set.
-        train, test: its images uint8 (N, C, H, W) and labels (N,) or contexts (N, K).
+        train, test: its raw images (N, C, H, W) and labels (N,) or contexts (N, K).
         cache: folder of the feature files; None keeps none.
         tell: called with the number of images done, after each batch.
         processes: share the images to be described; every process must make the same calls.
+        scaling: from raw values to those that the extractor receives.
         labelled: whether the labels or contexts are classes; otherwise the metrics receive none.
     """
 
@@ -40,10 +42,11 @@ class Evaluator:
         cache: Path | None = None,
         tell=lambda n: None,
         processes: Processes = Processes(),
+        scaling: Scaling = Scaling(),
         labelled: bool = True,
     ) -> None:
         self.extractor, self.data, self.cache, self.processes = extractor, data, cache, processes
-        self.labelled = labelled
+        self.scaling, self.labelled = scaling, labelled
         (images, y), (unseen, its) = train, test
         one, other = (mixed(to_labels(v) if labelled else torch.zeros(len(v))) for v in (y, its))
         self.y = y[one]
@@ -62,8 +65,10 @@ class Evaluator:
         return to_labels(y) if self.labelled else None
 
     def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
-        """The features of samples, uint8 (N, C, H, W), for metrics."""
-        return self.extractor.describe(images, self.classes(y), tell=tell, processes=self.processes)
+        """The features of samples, raw (N, C, H, W), for metrics."""
+        return self.extractor.describe(
+            images, self.classes(y), tell=tell, processes=self.processes, scaling=self.scaling
+        )
 
     def figures(self, samples: Features, metrics: list[Metric]) -> list[Figure]:
         """Every metric's figures of the samples."""
@@ -99,7 +104,7 @@ class Evaluator:
         read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
         if read.get("provenance") == said:
             tell(len(images))
-            return Features(images.float() / 127.5 - 1, read["features"], read["logits"], self.classes(y))
+            return Features(self.scaling.encode(images), read["features"], read["logits"], self.classes(y))
         found = self.describe(images, y, tell)
         if path and self.processes.first:
             with atomic(path) as temporary:
@@ -110,11 +115,6 @@ class Evaluator:
 def repeated(y: Tensor, n: int) -> Tensor:
     """The first n of y (N, ...), repeated cyclically if there are fewer."""
     return y.repeat(-(-n // len(y)), *[1] * (y.ndim - 1))[:n]
-
-
-def eight_bits(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8 of the same shape, as they would be saved."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def _cached(path: Path) -> dict:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffusion.metrics.base import Features
 from diffusion.support.processes import Processes
 from diffusion.support.runs import find_checkpoint, read_checkpoint
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build
 
 SELF_SUPERVISED = (
@@ -19,7 +20,7 @@ SELF_SUPERVISED = (
 
 
 class Extractor(NamedTuple):
-    """A frozen network with `features(x)` and `head(features)`, for x in [-1, 1].
+    """A frozen network with `features(x)` and `head(features)`, for scaled images x, in [-1, 1] if 8-bit.
 
     The hash is computed from the weights, so that figures of two trainings are never mistaken for one another.
     """
@@ -56,15 +57,17 @@ class Extractor(NamedTuple):
         batch: int = 256,
         tell=lambda n: None,
         processes: Processes = Processes(),
+        scaling: Scaling = Scaling(),
     ) -> Features:
-        """The features of uint8 images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
+        """The features of raw images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
 
         Args:
             tell: called with the number of images done, after each batch.
             processes: share the images; each receives all features.
+            scaling: from raw values to x.
         """
         device = next(self.net.parameters()).device
-        pixels, found = images.float() / 127.5 - 1, []
+        pixels, found = scaling.encode(images), []
         for part in pixels[processes.part(len(pixels))].split(batch):
             features = self.net.features(part.to(device))
             found.append((features.float().cpu(), self.net.head(features).float().cpu()))
@@ -80,7 +83,7 @@ def load_extractor(path: str | Path, device: torch.device | str = "cpu") -> Extr
         path: run directory, experiment folder, or checkpoint file.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: not a sound checkpoint of either.
+        ValueError: not a valid checkpoint of either.
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusion.metrics.features import train_classifier
 from diffusion.metrics.frechet import Gaussian, frechet_distance
+from diffusion.support.scaling import Scaling
 
 
 class Labelled(NamedTuple):
@@ -18,7 +19,7 @@ class Labelled(NamedTuple):
     @classmethod
     def of(cls, images: Tensor, y: Tensor) -> "Labelled":
         """The labelled images of uint8 images."""
-        return cls(images.float() / 127.5 - 1, y)
+        return cls(Scaling().encode(images), y)
 
 
 class Judge:

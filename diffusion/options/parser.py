@@ -138,9 +138,15 @@ def add_asked(parser: Parser) -> None:
     add("--each", action="store_true", help="one row of --n pictures (default 8) for each class, label or mix")
     add(
         "--image",
-        help="the model's input image: a .png, a .npy or .npz of uint8 (N, H, W, C), or 'test' for "
+        help="the model's input image: a .png, a .npy or .npz of the data's type (N, H, W, C), or 'test' for "
         "the run's test images",
     )
+
+
+def add_bands(parser: Parser) -> None:
+    """Add --bands."""
+    help = "channels that pictures show, from 1: one, or red, green and blue (default: the first three)"
+    parser.add_argument("--bands", default="", metavar="3,2,1", help=help)
 
 
 def add_machine(parser: Parser, batch_size: int) -> None:
@@ -167,6 +173,7 @@ def add_request(parser: Parser, n: str, out: str) -> None:
     add("--n", type=int, help=f"pictures (default {n}); with --each, pictures per row")
     add("--out", type=Path, default=Path(out), help=f"default {out}")
     add_asked(parser)
+    add_bands(parser)
     add_sampling(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add_weights(parser)

@@ -69,14 +69,16 @@ def rows_of(rows: list[tuple]) -> str:
     )
 
 
-def progress(total: int | None, processes: "Processes | None" = None) -> tqdm:
-    """A progress bar of network evaluations on the first process, with the time left if their number is known.
+def progress(
+    total: int | None, processes: "Processes | None" = None, what: str = "sampling", unit: str = "eval", done: int = 0
+) -> tqdm:
+    """A progress bar, by default of network evaluations, on the first process; with the time left if `total` is known.
 
     It is updated twice a second on a terminal or in a notebook, and every 15 s in a log.
     """
     every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
-    options = {"unit": "eval", "unit_scale": True, "mininterval": every, "smoothing": 0.05}
-    return tqdm(total=total, desc="sampling", disable=processes is not None and not processes.first, **options)
+    options = {"unit": unit, "unit_scale": True, "mininterval": every, "smoothing": 0.05, "initial": done}
+    return tqdm(total=total, desc=what, disable=processes is not None and not processes.first, **options)
 
 
 def machine(where: "torch.device") -> str:

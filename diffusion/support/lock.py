@@ -1,4 +1,4 @@
-"""A lock on a folder, released when the process that holds it ends."""
+"""Locks on folders and files, released when the process that holds them ends."""
 
 import os
 from pathlib import Path
@@ -78,3 +78,23 @@ def held(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def lock(handle: int, shared: bool = False) -> bool:
+    """Lock an open file until all copies of the file descriptor are closed; False if others hold a lock on it.
+
+    Where the system or the file system has no such locks, nothing is locked, and the answer is True.
+
+    Args:
+        handle: file descriptor, open for writing unless `shared`.
+        shared: others may share the lock.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        pass
+    return True

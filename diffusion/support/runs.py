@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def resumable(folder: Path) -> tuple[Path | None, dict | None, dict[Path, str]]:
-    """The newest sound checkpoint of a run or experiment, its contents, and why newer files were skipped.
+    """The newest valid checkpoint of a run or experiment, its contents, and why newer files were skipped.
 
     The newest run is searched first.
     """

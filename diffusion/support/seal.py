@@ -49,6 +49,14 @@ def problem(path: Path) -> str | None:
     return None
 
 
+def identity(path: Path) -> str:
+    """What tells a checkpoint from any other, in words: the first 16 digits of its checksum, else its size."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - COMMENT))
+        tail = file.read()
+    return f"sha256 {tail[len(MARK) :][:16].decode()}" if tail.startswith(MARK) else f"{path.stat().st_size:,} bytes"
+
+
 def _digest(path: Path, count: int, file) -> bytes:
     """SHA-256 of a file's first `count` bytes, in hexadecimal; the position of `file` is unchanged."""
     file.flush()

@@ -101,7 +101,7 @@ def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str,
     if layout := cli.config.layout:  # as it was trained: in bf16 the sums of another layout differ
         model.denoiser.net.to(memory_format=LAYOUTS[layout])
     loss = cli.trainer.validate(model, cli.datamodule, verbose=False)[0]["val/loss"]
-    return loss, len(cli.datamodule.arrays("test")[0])
+    return loss, len(cli.datamodule.store("test")[0])
 
 
 def words(settings: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.support.paths import REPO
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import PACKAGES, build, gather, suggest, today
 from diffusion.training import launch
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
@@ -92,16 +93,22 @@ class DiffusionCLI(LightningCLI):
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
+        if self.system == "Diffusion":
+            parser.link_arguments("data.scaling", "model.scaling", compute_fn=plain, apply_on="instantiate")
+            parser.link_arguments("data.paired", "model.paired", apply_on="instantiate")
         image_channels = "model.net.init_args.image_channels"
-        parser.link_arguments("data.shape", image_channels, compute_fn=self.hinted, apply_on="instantiate")
+        facts = ("data.shape", "data.paired")
+        parser.link_arguments(facts, image_channels, compute_fn=self.hinted, apply_on="instantiate")
         if Evaluation in self.configured:
             parser.link_arguments("data", "evaluation.judge", compute_fn=self.judged, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    def hinted(self, shape: tuple[int, int, int]) -> int:
-        """Channels of the model's hint for images of a shape; 0 without a hint."""
+    def hinted(self, shape: tuple[int, int, int], paired: dict[str, Any] | None) -> int:
+        """Channels of the paired images, or else of the model's hint for images of a shape; 0 without either."""
         hint = self.config.model.get("hint")
+        if paired:
+            return paired["size"][0]
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
@@ -111,9 +118,6 @@ class DiffusionCLI(LightningCLI):
     def given(self, option: str) -> bool:
         """Whether an option is on the command line."""
         return any(word.split("=")[0] == f"--{option}" for word in self.argv)
-
-    def before_instantiate_classes(self) -> None:
-        launch.count(self.config.trainer)
 
     def instantiate_classes(self) -> None:
         """No-op: parts are built on first access."""
@@ -140,18 +144,34 @@ class DiffusionCLI(LightningCLI):
 
     @cached_property
     def trainer(self) -> pl.Trainer:
-        """A trainer that writes nothing, for validation and inspection."""
+        """A trainer that writes nothing, for validation and inspection.
+
+        It runs on this machine alone, in one process unless more are requested on the command line: the processes and
+        machines that are configured, or recorded, are those of a training.
+        """
         named = wanted(self.config)
-        return self.make_trainer(**({"precision": named} if named not in ("", FASTEST) else {}))
+        options = {"precision": named} if named not in ("", FASTEST) else {}
+        if not self.given("trainer.strategy"):  # a sharded one needs as many processes as the training had
+            options["strategy"] = "auto"
+        asked = self.config.trainer.devices if self.given("trainer.devices") else None
+        return self._trainer(**launch.here(asked), **options)
 
     def make_trainer(self, **options: Any) -> pl.Trainer:
-        """The configured trainer, with some options of `pl.Trainer` overridden."""
-        return super().instantiate_trainer(plugins=[DurableIO(), *launch.plugins()], logger=False, **options)
+        """The configured trainer in all processes of the launcher, with some options of `pl.Trainer` overridden."""
+        return self._trainer(**launch.everywhere(self.config.trainer), **options)
+
+    def _trainer(self, plugins: list, **options: Any) -> pl.Trainer:
+        return super().instantiate_trainer(plugins=[DurableIO(), *plugins], logger=False, **options)
 
     def save(self, path: Path) -> None:
         """Write the whole configuration, defaults included."""
         with atomic(path) as temporary:
             temporary.write_text(self.parser.dump(self.config, skip_unset=False))
+
+
+def plain(scaling: Scaling) -> dict[str, Any]:
+    """A scaling in plain types."""
+    return scaling.plain
 
 
 def system_of(argv: list[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data import ImageData
+from diffusion.denoiser.hints import Paired
 from diffusion.nets import speed
 from diffusion.noise.draws import StepDraws
 from diffusion.training.callbacks.budget import seconds
@@ -52,7 +53,11 @@ def loss_of(model: Diffusion, batch: int) -> Tensor:
     """The loss of a batch of noise, as a training step computes it."""
     draws = StepDraws(model.seed, 0, 0, model.device)
     x0 = draws.normal(torch.empty(batch, *model.pipeline.shape, device=model.device))
-    image = model.pipeline.hint(x0, draws.normal) if model.pipeline.hint else None
+    hint = model.pipeline.hint
+    if isinstance(hint, Paired):
+        image = draws.normal(torch.empty(batch, *hint.shape(model.pipeline.shape), device=model.device))
+    else:
+        image = hint(x0, draws.normal) if hint else None
     y = model.pipeline.in_turn(batch)
     if y is None and model.pipeline.context_dim:
         y = torch.zeros(batch, model.pipeline.context_dim)

@@ -59,7 +59,12 @@ def wanted(config: Any) -> str:
 
 
 def choose(
-    config: Any, recorded: dict, device: torch.device, measure: Callable[[list[Choice]], Choice], conv: bool = True
+    config: Any,
+    recorded: dict,
+    device: torch.device,
+    measure: Callable[[list[Choice]], Choice],
+    conv: bool = True,
+    nodes: int = 1,
 ) -> Choice:
     """The precision and layout of a run: as requested, else as the run had them, else the default.
 
@@ -68,8 +73,9 @@ def choose(
         recorded: that of the run that is resumed or restarted; empty for a new run.
         measure: finds the fastest choice; called only on request and if nothing is recorded.
         conv: whether the network is convolutional; False keeps a new run contiguous unless a layout is requested.
+        nodes: number of machines.
     """
-    asked, default = wanted(config), usual(device, config.trainer.num_nodes or 1)
+    asked, default = wanted(config), usual(device, nodes)
     before = recorded.get("trainer", {}).get("precision") or ("32-true" if recorded else None)
     if asked == FASTEST and before is None:
         found = measure(ways(default, device))

@@ -13,6 +13,7 @@ from diffusion.support.console import shown
 from diffusion.support.files import sweep
 from diffusion.support.lock import NAME as LOCK
 from diffusion.support.lock import Lock
+from diffusion.support.seal import identity
 from diffusion.support.specs import today
 
 CONFIG = "config.yaml"
@@ -41,12 +42,16 @@ class Start(NamedTuple):
         lock: on the folder, if it exists.
         recorded: the configuration beside the checkpoint or in the reused folder, whose automatic choices are kept;
             empty for a new run.
+        seen: what this process found to resume from, in words that are the same where the files are.
+        failed: why the run cannot start, on this process.
     """
 
     folder: Path | None = None
     resume: Resume | None = None
     lock: Lock | None = None
     recorded: dict = {}
+    seen: str = ""
+    failed: Exception | None = None
 
 
 def place(experiment: Path, resume: str, first: bool = True) -> Start:
@@ -62,7 +67,7 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         first: whether this process is the one that writes.
     Raises:
         FileNotFoundError: there is no such file or run.
-        ValueError: none of its checkpoints is valid, or another process is training it.
+        ValueError: none of its checkpoints is valid.
     """
     if not resume:
         return Start()
@@ -92,7 +97,7 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
             say(f"--resume auto: {shown(newest)} has no checkpoint yet, restarting it")
         return start
     say(f"--resume auto: no {'valid ' if skipped else ''}checkpoint in {shown(experiment)}, starting a new run")
-    return Start()
+    return Start(seen=f"no {'valid ' if skipped else ''}checkpoint in {experiment}")
 
 
 def begun(run: Path) -> bool:
@@ -104,19 +109,20 @@ def begun(run: Path) -> bool:
 def taken(folder: Path | None, resume: Resume | None, first: bool, auto: bool) -> Start:
     """A start in a folder, locked if this process writes the files.
 
-    Raises:
-        ValueError: another process is training the run, which was requested by name.
+    It has failed if another process is training the run, which was requested by name.
     """
     recorded = read_config(folder or runs.directory(resume.path))
+    seen = f"{resume.path} (step {resume.step:,}, {identity(resume.path)})" if resume else f"{folder}, not yet trained"
     if folder is None or not first:
-        return Start(folder, resume, None, recorded)
+        return Start(folder, resume, None, recorded, seen)
     try:
-        return Start(folder, resume, Lock(folder), recorded)
+        return Start(folder, resume, Lock(folder), recorded, seen)
     except BlockingIOError:
         if not auto:
-            raise ValueError(f"{shown(folder)}: another process is training it; wait for it or stop it") from None
+            busy = ValueError(f"{shown(folder)}: another process is training it; wait for it or stop it")
+            return Start(seen=seen, failed=busy)  # the other processes do not ask for the lock
     say(f"--resume auto: another process is training {shown(folder)}, starting a new run")
-    return Start()
+    return Start(seen=seen)
 
 
 def claim(experiment: Path, start: Start) -> Start:

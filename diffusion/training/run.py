@@ -30,6 +30,7 @@ from diffusion.training.callbacks.progress import Live
 from diffusion.training.compare import differences, hparams_of
 from diffusion.training.extractor_of import train_extractor
 from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
+from diffusion.training.suited import suited
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
         started: when the time of a budget begins, on `time.perf_counter`'s clock; now by default.
     """
     started = time.perf_counter() if started is None else started
-    cli = DiffusionCLI(argv, open_judge)
+    cli = DiffusionCLI(suited(argv), open_judge)
     config, diffusion = cli.config, cli.system == "Diffusion"
     root = run_root(config.out) if config.out or cli.system not in EXTRACTORS else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
-    start = place(experiment, config.resume, launch.first())
+    start = launch.looked(partial(place, experiment, config.resume, launch.first()))
     if config.budget:
         pace.unlimited(config, cli.system)
     model, data, device = cli.model, cli.datamodule, precision.device_of(config.trainer)
@@ -90,7 +91,8 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
             return choices[0]._replace(reason="not measured: requires a single process and a diffusion model")
         return precision.measured(net, partial(pace.loss_of, model), data.batch_size, device, choices)
 
-    chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion)
+    nodes = launch.count(config.trainer)["num_nodes"]
+    chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion, nodes=nodes)
     model.zero_grad(set_to_none=True)
     config.trainer.precision, config.layout, config.precision = chosen.precision, chosen.layout, ""
     net.to(memory_format=speed.LAYOUTS[chosen.layout])
@@ -159,14 +161,18 @@ def train(argv: list[str], final: bool = True, started: float | None = None) -> 
 
 def begin(run: Run) -> Run:
     """The run in its folder, the same on all processes, with its logger; writes its configuration there."""
-    start, trainer = run.start, run.trainer
-    made = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
-    if run.writes:
-        start = claim(run.experiment, start)
-        made = [start.folder, *made] if run.start.folder is None else []
-    elif start.folder is None:
-        start = start._replace(folder=run.experiment / f"version_{runs.next_version(run.experiment)}")
+    trainer, start, made = run.trainer, run.start, []
     try:
+        start = launch.compared(trainer, run.model, start)  # before anything is written
+        if run.writes:
+            above = [p for p in (run.experiment, run.experiment.parent) if not p.exists()]
+            try:
+                start = claim(run.experiment, start)
+            except OSError as error:
+                start = start._replace(failed=error)
+            made = [start.folder, *above] if start.folder and run.start.folder is None else []
+        elif start.folder is None:
+            start = start._replace(folder=run.experiment / f"version_{runs.next_version(run.experiment)}")
         run = replace(run, start=launch.agreed(trainer, run.model, start))
         trainer.logger = False if trainer.fast_dev_run else curves(run)
         resume, changes = run.start.resume, []
@@ -187,6 +193,8 @@ def begin(run: Run) -> Run:
             clear(run.folder, resume)
             run.cli.save(run.folder / CONFIG)  # now, so that the next start finds the automatic choices
     except BaseException:
+        if start.lock:
+            start.lock.release()
         remove(made)
         raise
     return run

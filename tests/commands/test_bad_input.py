@@ -104,7 +104,7 @@ def test_a_schedule_that_does_not_reach_noise_warns(tmp_path, capsys):
     (["--grid", "up"], ["trailing, leading, linspace"]),
     (["--weights", "best"], ["ema", "raw"]),
     (["--device", "toaster"], ["unknown device"]),
-    (["--out", "grid.bmp"], [".png, a .npz, or a folder"]),
+    (["--out", "grid.bmp"], [".npy, a .npz, or a folder"]),
 ])  # fmt: skip
 def test_sample_refuses(options, words, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

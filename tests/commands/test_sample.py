@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion import pictures
 from diffusion.cli import main
+from diffusion.support.scaling import Scaling
 
 
 def sample(run, out, *options):
@@ -27,13 +27,13 @@ def test_sample_writes_a_grid_an_array_file_or_a_folder(tiny, tmp_path, capsys):
 
 
 def test_a_folder_fills_during_sampling(tiny, tmp_path, monkeypatch):
-    there, convert = [], pictures.to_uint8
+    there, convert = [], Scaling.decode
 
-    def watched(x):
+    def watched(self, x):
         there.append((len(x), len(list(tmp_path.glob(".folder.tmp-*/*.png")))))
-        return convert(x)
+        return convert(self, x)
 
-    monkeypatch.setattr(pictures, "to_uint8", watched)
+    monkeypatch.setattr(Scaling, "decode", watched)
     sample(tiny, tmp_path / "folder", "--n", "10", "--batch_size", "4")
     assert there == [(4, 0), (4, 4), (2, 8)] and len(list((tmp_path / "folder").iterdir())) == 10
 

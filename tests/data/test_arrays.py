@@ -1,5 +1,8 @@
 """`Arrays`: reading, splitting, errors, and a trained model that follows its vectors."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,14 @@ import torch
 from diffusion import Denoiser
 from diffusion.data import Arrays, DataNotFound
 from diffusion.data.base import ImageData
+from diffusion.data.sprites import split_by_picture
 from diffusion.denoiser import Condition
 from diffusion.denoiser.targets import V
 from diffusion.loss.objective import Objective
 from diffusion.nets import ResidualMLP
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
+from diffusion.support.scaling import Scaling, channels_first
 from diffusion.support.specs import build, spec
 
 N = 400
@@ -68,7 +73,9 @@ def test_arrays_with_labels_with_names_and_without_either(files):
 
 
 @pytest.mark.parametrize("images, y, options, words", [
-    (np.zeros((4, 8, 8, 1), np.float32), None, {}, "wanted uint8"),
+    (np.zeros((4, 8, 8, 1), np.float64), None, {}, "wanted uint8, uint16, float32"),
+    (np.zeros((4, 8, 0, 1), np.uint8), None, {}, "wanted uint8"),
+    (np.zeros((4, 8, 8), np.uint8), None, {"layout": "NHWC"}, "layout must be auto, HWC or CHW"),
     (np.zeros((8, 8), np.uint8), None, {}, "wanted uint8"),
     (np.zeros((4, 8, 8), np.uint8), np.zeros(3), {}, "one row per"),
     (np.zeros((4, 8, 8), np.uint8), np.zeros((4, 0)), {}, "one row per"),
@@ -127,3 +134,130 @@ def test_a_sample_follows_its_vector(files):
         assert error < 0.35, error  # measured: 0.23 and 0.26; the standard deviation of the vectors is 0.58
         assert float(torch.corrcoef(torch.stack([got, wanted]))[0, 1]) > 0.75  # measured: 0.94 and 0.89
         assert float((free - wanted).square().mean().sqrt()) > 0.4  # the null row carries no information about them
+
+
+
+# --- any type, any size -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", ">u2", ">f4"])
+@pytest.mark.parametrize("shape, layout, wanted", [
+    ((6, 10), "auto", (1, 6, 10)), ((6, 10, 3), "auto", (3, 6, 10)), ((5, 6, 10), "auto", (5, 6, 10)),
+    ((6, 10, 5), "auto", (5, 6, 10)), ((4, 4, 4), "CHW", (4, 4, 4)), ((2, 6, 10), "HWC", (10, 2, 6)),
+])  # fmt: skip
+def test_arrays_of_every_type_and_layout(dtype, shape, layout, wanted, tmp_path):
+    random = np.random.RandomState(0)
+    images = (random.rand(40, *shape) * (200 if dtype == "uint8" else 9000)).astype(dtype)
+    np.save(tmp_path / "i.npy", images)
+    data = Arrays("i.npy", root=str(tmp_path), layout=layout, batch_size=38, test=0.1)
+    assert data.shape == wanted and data.channels == wanted[0]
+    raw = torch.cat([data.arrays(split)[0] for split in ("train", "test")])
+    images = channels_first(images, layout)
+    known = {np.ascontiguousarray(x, np.dtype(dtype).newbyteorder("=")).tobytes() for x in images}
+    assert {x.numpy().tobytes() for x in raw} == known
+    x0, _ = next(iter(data.train_dataloader()))
+    assert x0.shape[1:] == wanted and x0.dtype == torch.float32
+    assert data.scaling.dtype == np.dtype(dtype).name
+    if data.scaling.dtype == "float32":
+        assert not data.scaling.bounded
+        x0 = data.scaling.encode(data.arrays("train")[0])
+        assert x0.mean((0, 2, 3)).abs().max() < 1e-5 and (x0.std((0, 2, 3), correction=0) - 0.5).abs().max() < 1e-5
+    elif data.scaling.dtype == "uint16":
+        x0 = data.scaling.encode(data.arrays("train")[0])
+        assert data.scaling.bounded and x0.min() == -1 and x0.max() == 1
+    back = data.scaling.decode(data.scaling.encode(raw))
+    assert back.dtype == raw.dtype and np.allclose(back.numpy(), raw.numpy(), rtol=1e-6, atol=0.009)
+
+
+def test_arrays_refuse_numbers_that_are_not_finite(tmp_path):
+    images = np.ones((50, 4, 4), np.float32)
+    images[7, 1, 2] = np.nan
+    np.save(tmp_path / "i.npy", images)
+    with pytest.raises(ValueError, match="i.npy: wanted finite numbers, got nan or infinity in image 7"):
+        for split in ("train", "test"):
+            Arrays("i.npy", root=str(tmp_path)).store(split)
+
+
+def by_unique(images, share=0.05):
+    """The split as it was made before, by `np.unique` over whole rows."""
+    rows = np.ascontiguousarray(images.reshape(len(images), -1))
+    _, which = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)
+    random = np.random.RandomState(0)
+    kinds = int(which.max()) + 1
+    in_test = (random.permutation(kinds) < max(1, round(kinds * share)))[which]
+    order = random.permutation(len(images))
+    return {"train": order[~in_test[order]], "test": order[in_test[order]]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_split_of_existing_data_is_what_it_was(seed, tmp_path):
+    """With copies, common beginnings, and from a file that is mapped."""
+    random = np.random.RandomState(seed)
+    images = random.randint(0, 2 if seed else 256, (3000, 3, 2 + seed, 1), dtype=np.uint8)
+    images[:, 0] = 200
+    images[100:300] = images[:200]
+    np.save(tmp_path / "i.npy", images)
+    for given in (images, np.load(tmp_path / "i.npy", mmap_mode="r")):
+        for split, index in split_by_picture(given).items():
+            assert np.array_equal(index, by_unique(images)[split])
+
+
+PEAK = """
+import resource, sys
+from diffusion.data import Arrays
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+data = Arrays(sys.argv[1])
+before = peak()
+data.setup("fit")
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_opening_arrays_takes_the_memory_of_the_file_and_of_the_images(tmp_path):
+    """The file is mapped, so that its pages count as long as there is room, and each image is copied once."""
+    images = np.random.RandomState(0).randint(0, 256, (2**14, 64, 64, 3), dtype=np.uint8)  # 192 MiB
+    np.save(tmp_path / "i.npy", images)
+    ended = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "i.npy")], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) < 2.3 * 192  # MiB; seen before: 5 x
+
+
+# --- pairs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Images (5, 8, 12) of floats, and for each a smaller one of two channels; both hold the image's number."""
+    random = np.random.RandomState(0)
+    images = random.randn(N, 5, 8, 12).astype(np.float32)
+    low = random.randint(0, 60000, (N, 4, 6, 2)).astype(np.uint16)
+    images[:, 0, 0, 0], low[:, 0, 0, 0] = np.arange(N), np.arange(N)
+    np.save(tmp_path / "i.npy", images)
+    np.save(tmp_path / "low.npy", low)
+    return tmp_path
+
+
+def test_each_pair_stays_with_its_image(pairs):
+    data = Arrays("i.npy", condition="low.npy", root=str(pairs), flip=True, batch_size=50)
+    assert data.paired["size"] == [2, 4, 6] and data.paired["scaling"]["dtype"] == "uint16"
+    assert not data.paired["resize"]
+    scaling, mirrored = Scaling.of(data.paired["scaling"]), 0
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for x0, _, pair in loader:
+            image, low = data.scaling.decode(x0), scaling.decode(pair)
+            assert low.dtype == torch.uint16 and low.shape[1:] == (2, 4, 6)
+            for x, z in zip(image, low.int(), strict=True):
+                ends = [(x[0, 0, k] - z[0, 0, k]).abs() < 0.01 for k in (0, -1)]
+                assert any(ends)
+                mirrored += int(ends[1])
+    assert 0.3 * N < mirrored < 0.7 * N
+    raw = data.pairs("test").take(torch.tensor([1]))
+    assert raw[0, 0, 0, 0].int() == data.some("test", torch.tensor([1]))[0][0, 0, 0, 0].round()
+
+
+def test_pairs_of_another_number_are_refused(pairs):
+    np.save(pairs / "few.npy", np.zeros((3, 4, 6), np.uint8))
+    with pytest.raises(ValueError, match=f"few.npy: 3 images for {N} of i.npy"):
+        Arrays("i.npy", condition="few.npy", root=str(pairs))

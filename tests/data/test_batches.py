@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from diffusion.data import Batches
-from diffusion.data.base import fits
-from diffusion.data.loader import Loader
+from diffusion.data.batches import fits
 
 
 def numbered(n):
@@ -172,23 +171,3 @@ def test_states_of_older_checkpoints_without_images_are_loadable():
     new.load_state_dict({"epoch": 1, "batches": 2, "images": 16})
     assert old.state_dict() == new.state_dict() == {"epoch": 1, "batches": 2, "images": 16}
     assert order(old) == order(new) and len(order(new)) == 24
-
-
-@pytest.mark.parametrize("state", [{"epoch": 1, "batches": 2}, {"epoch": 1, "batches": 2, "images": 16}])
-def test_a_loader_resumes_after_the_batches_of_its_state(state):
-    class Numbers(torch.utils.data.Dataset):
-        def __len__(self):
-            return 40
-
-        def __getitem__(self, i):
-            return torch.tensor([float(i)]), i
-
-    whole, rest = (Loader(Numbers(), batch_size=8, seed=2) for _ in range(2))
-    whole.batch_sampler.set_epoch(1)
-    wanted = order(whole)
-    assert whole.state_dict() == {"epoch": 2, "batches": 0, "images": 0}
-    rest.load_state_dict(state)
-    assert rest.state_dict() == {"epoch": 1, "batches": 2, "images": 16}
-    assert order(rest) == wanted[16:]
-    rest.batch_sampler.set_epoch(2)
-    assert sorted(order(rest)) == list(range(40))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from diffusion.denoiser.hints import Hint, LowResolution, Masked, uniform
+from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired, uniform
 from diffusion.noise.draws import ImageDraws
 from diffusion.support.specs import build, concrete, spec
 
-KINDS = sorted(concrete(Hint, "diffusion"), key=lambda k: k.__name__)
+KINDS = sorted(concrete(Hint, "diffusion") - {Paired}, key=lambda k: k.__name__)
 ALL = [*(kind() for kind in KINDS), LowResolution(2, noise=0.3), Masked(0.1, 0.5, holes=3)]
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
+from diffusion.metrics.evaluator import Evaluator, repeated
 from diffusion.metrics.extractor import Extractor, fingerprint
 from diffusion.metrics.features import FeatureNet
 from diffusion.metrics.inception import Inception, prepared
 from diffusion.pictures import to_uint8
+from diffusion.support.scaling import Scaling
 
 
 def images(n, shape, seed=0):
@@ -73,7 +74,7 @@ def test_labels_have_the_training_sets_proportions():
 
 def test_samples_are_measured_in_eight_bits():
     x = torch.linspace(-1.1, 1.1, 4 * 64).view(4, 1, 8, 8)
-    assert torch.equal(eight_bits(x), torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2))
+    assert torch.equal(Scaling().decode(x), torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2))
 
 
 @pytest.fixture(scope="module")

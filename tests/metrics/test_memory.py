@@ -7,13 +7,14 @@ from diffusion import Diffusion
 from diffusion.data import Digits
 from diffusion.denoiser.targets import V
 from diffusion.guidance import Plain
-from diffusion.metrics.evaluator import Evaluator, eight_bits
+from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 from diffusion.metrics.features import train_classifier
 from diffusion.metrics.memory import Memory
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.samplers import UniPC
+from diffusion.support.scaling import Scaling
 
 
 def trained(images, y, steps, batch=32):
@@ -44,7 +45,7 @@ def test_memorising_the_training_set_raises_the_alert(limit, alarm):
     )
     judge = Evaluator(extractor, "Digits", (images, y), data.arrays("test"))
     asked = judge.labels(200)
-    samples = judge.describe(eight_bits(model.sample(200, asked, seed=1, sampler=UniPC(20))), asked)
+    samples = judge.describe(Scaling().decode(model.sample(200, asked, seed=1, sampler=UniPC(20))), asked)
     found = {f.name: f for f in judge.figures(samples, [Memory()])}
     print({k: f.value for k, f in found.items()})
     assert any(f.alert for f in found.values()) == alarm

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.processes import TINY, Group, attempt, command, resume
-from diffusion.data import Batches, Digits
+from diffusion.data import Arrays, Batches, Digits, Prepared
+from tests import prepared
 from tests.processes import work
 
 pytestmark = pytest.mark.slow
@@ -101,6 +103,32 @@ def test_a_run_resumes_with_another_number_of_processes(before, after, two, one,
     assert epochs == {0: order(0)[done : done + left], 1: order(1)[:whole]}
     steps = step + left // (24 * after)
     assert [s for s, _ in parts[0]["validated"]] == [steps, steps + whole // (24 * after)]  # at the end of each epoch
+
+
+@pytest.mark.parametrize("kind", ["prepared", "arrays"])
+def test_own_images_go_from_two_processes_to_one_and_back(kind, tmp_path):
+    """What all have seen of the epoch is a prefix of its order: 3 steps of two, 2 of one, and the rest of two again."""
+    images, y = (v.numpy() for v in Digits().arrays("train"))
+    if kind == "prepared":
+        files, data = tmp_path / "files", Prepared
+        prepared.write(files, images[:440], classes=list("0123456789"), labels=y[:440])
+    else:
+        files, data = tmp_path / "files.npy", Arrays
+        np.save(files, images[:440, 0])
+    data = data(str(files), limit=330)
+    assert len(data.store("train")[0]) == 330
+    legs, checkpoint = [], None
+    for size, steps in ((2, 3), (1, 5), (2, None)):
+        folder = tmp_path / str(len(legs))
+        run(size, work.train, folder, str(folder), checkpoint, None, 1, str(files))
+        batches = zip(*(part["batches"] for part in seen(folder, size)), strict=True)
+        taken = [torch.stack([i for _, i in row], 1).flatten().tolist() for row in batches]
+        before = 0 if checkpoint is None else int(checkpoint[-13:-5])
+        legs += taken[: None if steps is None else steps - before]
+        checkpoint = str(folder / "x" / "version_0" / "checkpoints" / f"step{steps or 0:08d}.ckpt")
+    wanted = Batches(*data.store("train"), shuffle=True, drop_last=True).plan(0)[0].tolist()
+    assert [len(leg) for leg in legs] == [48, 48, 48, 24, 24, 48, 48]
+    assert sum(legs, []) == wanted[:288]
 
 
 def test_a_nan_on_one_rank_makes_all_ranks_skip_the_step(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from diffusion import Diffusion
-from diffusion.data import Digits
+from diffusion.data import Arrays, Digits, Prepared
+from diffusion.data.loader import Loader
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
@@ -36,6 +37,41 @@ class Odd(Digits):
     def load(self, split):
         images, y = super().load(split)
         return (images[:353], y[:353]) if split == "test" else (images, y)
+
+
+class Items(torch.utils.data.Dataset):
+    """330 digits read one by one, with noise that is a function of the index."""
+
+    def __init__(self) -> None:
+        self.images, self.y = Digits(limit=330).arrays("train")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, k: int):
+        noise = torch.randn(self.images[k].shape, generator=torch.Generator().manual_seed(k))
+        return self.images[k] / 127.5 - 1 + 0.01 * noise, self.y[k]
+
+
+class Own(pl.LightningDataModule):
+    """A user's own data through `Loader`; the module itself does not know the batch size."""
+
+    def __init__(self, workers: int, size: int) -> None:
+        super().__init__()
+        self.workers, self.size = workers, size
+
+    def train_dataloader(self):
+        return self.loader()
+
+    def val_dataloader(self):
+        return self.loader(shuffle=False, drop_last=False)
+
+    def loader(self, **options) -> Loader:
+        fork = "fork" if self.workers else None  # these processes' own method imports torch anew for each worker
+        return Loader(
+            Items(), self.size, rank=rank(), world=world(), num_workers=self.workers, multiprocessing_context=fork,
+            **options,
+        )  # fmt: skip
 
 
 class Record(pl.Callback):
@@ -70,12 +106,24 @@ def trainer(folder: Path, callbacks=(), **options) -> pl.Trainer:
     )  # fmt: skip
 
 
-def train(folder: str, checkpoint: str | None = None, batch_size: int = 24, epochs: int = 2) -> int:
-    """Two epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt."""
+def train(
+    folder: str, checkpoint: str | None = None, workers: int | None = None, epochs: int = 2, files: str = ""
+) -> int:
+    """Epochs on 330 digits, with a checkpoint after each step; the record is written to seenR.pt.
+
+    Args:
+        workers: of a `Loader`; None for `Batches`.
+        files: a prepared folder or its address (in windows of 2 shards), or a .npy file of images, to be used instead.
+    """
     folder, record = Path(folder), Record()
     t = trainer(folder, [Ranks(), Signals(), EMA(), Guard(), record, Checkpoint(1, keep=99)], max_epochs=epochs)
     m = model()
-    t.fit(m, Odd(batch_size=batch_size, limit=330), ckpt_path=checkpoint, weights_only=True)
+    options = {"batch_size": 24, "limit": 330}
+    if files:
+        data = Arrays(files, **options) if files.endswith(".npy") else Prepared(files, window=2, **options)
+    else:
+        data = Odd(**options) if workers is None else Own(workers, 24)
+    t.fit(m, data, ckpt_path=checkpoint, weights_only=True)
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(seen | {"end": m.state_dict(), "step": t.global_step}, folder / f"seen{rank()}.pt")

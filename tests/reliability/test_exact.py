@@ -3,13 +3,14 @@
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion import Diffusion
-from diffusion.data import Digits
+from diffusion.data import Arrays, Digits, ImageData, Prepared
 from diffusion.data.loader import Loader
 from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet
@@ -19,6 +20,7 @@ from diffusion.samplers import DDIM
 from diffusion.support import runs
 from diffusion.support.signals import Stopped
 from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals
+from tests import prepared
 
 EPOCHS, BATCHES = 3, 6
 
@@ -41,11 +43,13 @@ class Killer(pl.Callback):
         setattr(self, hook, kill)
 
 
-def parts():
+def parts(data=None):
     torch.manual_seed(0)
-    net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1)
+    facts = {} if data is None else {"scaling": data.scaling, "paired": data.paired}
+    shown = facts["paired"]["size"][0] if facts.get("paired") else 0
+    net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1, image_channels=shown)
     objective = Objective(times=LossAware(bins=2, history=4))
-    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"}
+    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts
     return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, **options)
 
 
@@ -64,7 +68,7 @@ def train(folder, killer=None, every=1, signals=False, data=None, **options):
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2, use_distributed_sampler=False,
         **({"max_epochs": EPOCHS, "limit_val_batches": 2} | options),
     )  # fmt: skip
-    model = parts()
+    model = parts(data if isinstance(data, ImageData) else None)
     try:
         trainer.fit(model, data or Digits(batch_size=8, limit=8 * BATCHES), ckpt_path=path, weights_only=True)
     except Killed:
@@ -189,6 +193,36 @@ def test_a_loader_with_workers_resumes_with_the_next_batch(workers, tmp_path):
         assert train(tmp_path, Killer("on_train_batch_end", at), data=Own(workers), **options) is None
     assert train(tmp_path, data=Own(workers), **options)
     same(state(tmp_path / "x" / "version_0"), state(tmp_path / "whole" / "x" / "version_0"))
+
+
+def prepared_digits(folder):
+    """48 training and 16 test digits in shards, mirrored."""
+    images, y = (v[:64].numpy() for v in Digits().arrays("train"))
+    prepared.write(folder / "x", images, classes=list("0123456789"), labels=y)
+    return lambda: Prepared(str(folder / "x"), flip=True, batch_size=8)
+
+
+def paired_digits(folder):
+    """48 training and 16 test digits as floats in thousands, mirrored, each with an image of 4x4 pixels and 16 bits."""
+    images, y = (v[:64].numpy() for v in Digits().arrays("train"))
+    np.save(folder / "i.npy", (images * 30.0 + 1000).astype(np.float32))
+    np.save(folder / "low.npy", images.reshape(64, 4, 2, 4, 2).sum((2, 4), dtype=np.uint16))
+    np.save(folder / "y.npy", y)
+    files = {"images": "i.npy", "y": "y.npy", "condition": "low.npy", "root": str(folder)}
+    return lambda: Arrays(**files, flip=True, test=0.25, batch_size=8)
+
+
+@pytest.mark.parametrize("make", [pytest.param(prepared_digits, marks=pytest.mark.slow), paired_digits])
+def test_images_of_files_and_pairs_go_on_with_the_next_batch(make, tmp_path):
+    """Killed within the first and the second epoch; what the images are read from and scaled by is found again."""
+    options, made = {"every": 4, "max_epochs": 2}, make(tmp_path)
+    (tmp_path / "whole").mkdir()
+    train(tmp_path / "whole", data=made(), **options)
+    for at in (3, 6):
+        assert train(tmp_path, Killer("on_train_batch_end", at), data=made(), **options) is None
+    assert train(tmp_path, data=made(), **options)
+    same(state(tmp_path / "x" / "version_0"), state(tmp_path / "whole" / "x" / "version_0"))
+    assert curves(tmp_path / "x" / "version_0") == curves(tmp_path / "whole" / "x" / "version_0")
 
 
 @pytest.mark.parametrize("kind", ["epochs", "steps"])

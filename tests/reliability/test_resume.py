@@ -92,6 +92,7 @@ def test_another_model_is_refused(options, words, run, capsys):
     for word in (*words, f"fit -c {run}/config.yaml --resume {run}", "start a new run"):
         assert word in said, said
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}  # nothing has changed
+    assert not held(run)  # so the next start in this process, such as a notebook's, can train it
 
 
 def test_an_older_file_starts_a_new_run(run, capsys):

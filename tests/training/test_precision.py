@@ -13,8 +13,8 @@ from diffusion.training.precision import Choice, choose, layout_of, usual, ways
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def config(short="", long=None, layout="", nodes=1):
-    return SimpleNamespace(precision=short, layout=layout, trainer=SimpleNamespace(precision=long, num_nodes=nodes))
+def config(short="", long=None, layout=""):
+    return SimpleNamespace(precision=short, layout=layout, trainer=SimpleNamespace(precision=long))
 
 
 def never(choices):
@@ -28,7 +28,7 @@ def never(choices):
 def test_the_default_on_a_cpu_follows_its_flags(monkeypatch, amx, nodes, wanted):
     monkeypatch.setattr(speed, "has_amx", lambda: amx)
     assert usual(CPU, nodes)[:2] == wanted
-    assert choose(config(nodes=nodes), {}, CPU, never)[:2] == wanted
+    assert choose(config(), {}, CPU, never, nodes=nodes)[:2] == wanted
 
 
 @pytest.mark.parametrize(("flags", "found"), [("avx512f avx512_bf16", False), ("avx512_bf16 amx_bf16 amx_tile", True)])

@@ -1,5 +1,6 @@
 """Training diagnostics: the error at each noise level, and advice when something is wrong."""
 
+import math
 import warnings
 from collections import deque
 
@@ -70,13 +71,18 @@ class Diagnostics(pl.Callback):
         """Check the data and the levels, and choose the probe images."""
         self._probes, self._probed = (), -1
         self._began = self._logged = trainer.global_step
-        arrays = getattr(trainer.datamodule, "arrays", None)
-        if arrays is None or not trainer.is_global_zero or sharded(pl_module):
+        data = trainer.datamodule
+        if not hasattr(data, "some") or not trainer.is_global_zero or sharded(pl_module):
             return  # foreign loaders have no fixed images; a sharded network is whole on no process
-        (images, y), schedule = arrays("train"), pl_module.denoiser.schedule
-        fits = MEMORY // images[0].numel()
-        some = _evenly(len(images), min(len(images), MOMENTS, fits // 2 + 1))
-        self._spectrum = Spectrum(_plain(images[some]))
+        schedule, encode = pl_module.denoiser.schedule, pl_module.pipeline.scaling.encode
+
+        def some(split: str, index: Tensor) -> tuple[Tensor, Tensor]:
+            x, y = data.some(split, index)
+            return encode(x.cpu()), y.cpu()
+
+        total, unseen = (len(data.store(split)[0]) for split in ("train", "test"))
+        fits = MEMORY // math.prod(data.shape)
+        self._spectrum = Spectrum(some("train", _evenly(total, min(total, MOMENTS, fits // 2 + 1)))[0])
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
         kinds = getattr(trainer.datamodule, "num_classes", 0) or getattr(trainer.datamodule, "context_dim", 0)
         takes = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
@@ -84,21 +90,24 @@ class Diagnostics(pl.Callback):
         self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.pipeline.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
         if self.images:
-            mine = _evenly(len(images), self.images)
-            known = torch.cat([mine, _evenly(len(images), min(len(images), fits))]).unique()
-            test, labels = arrays("test")
-            theirs = _evenly(len(test), self.images)
+            mine = _evenly(total, self.images)
+            known = torch.cat([mine, _evenly(total, min(total, fits))]).unique()
+            theirs = _evenly(unseen, self.images)
             self._probes = tuple(
-                Probe(_plain(x), y, schedule, pl_module.seed, self._spectrum)
-                for x, y in ((images[mine], y[mine]), (test[theirs], labels[theirs]))
+                Probe(*some(split, index), schedule, pl_module.seed, self._spectrum)
+                for split, index in (("train", mine), ("test", theirs))
             )
+            self._pairs = [
+                None if (pair := pl_module.pipeline.pair(data, split, index)) is None else pair.cpu()
+                for split, index in (("train", mine), ("test", theirs))
+            ]
             self._known = len(known)
-            train = self._probes[0]
+            train, (x, y) = self._probes[0], some("train", known)
             same = None
             if pl_module.pipeline.condition(y).y is not None:  # then the ideal denoiser is conditional too
-                label = y.unique(dim=0, return_inverse=True)[1]
-                same = label[mine, None] == label[known]
-            self._floor = train.score(train.of(ideal(train.x, train.t, _plain(images[known]), same)))
+                label = torch.cat([train.y, y]).unique(dim=0, return_inverse=True)[1]
+                same = label[: len(train.y), None] == label[len(train.y) :]
+            self._floor = train.score(train.of(ideal(train.x, train.t, x, same)))
 
     # --- each step --------------------------------------------------------------------------------------
 
@@ -181,7 +190,9 @@ class Diagnostics(pl.Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                y, image = pl_module.pipeline.condition(y).y, pl_module.pipeline.shown(probe.x0, range(len(probe.x0)))
+                pair = self._pairs[self._probes.index(probe)]
+                image = pl_module.pipeline.shown(probe.x0, range(len(probe.x0)), pair=pair)
+                y = pl_module.pipeline.condition(y).y
                 return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32), image)
         finally:
             pl_module.train(training)
@@ -222,10 +233,6 @@ def distance(ema: EMA, pl_module: pl.LightningModule) -> Tensor:
 
 def _ema(trainer: pl.Trainer) -> EMA | None:
     return next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
-
-
-def _plain(images: Tensor) -> Tensor:
-    return images.cpu().float() / 127.5 - 1
 
 
 def _evenly(total: int, n: int) -> Tensor:

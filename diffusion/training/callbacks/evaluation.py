@@ -10,7 +10,7 @@ import torch
 
 from diffusion.generation.sheets import examples
 from diffusion.metrics.base import Figure, metric, mixed
-from diffusion.metrics.evaluator import Evaluator, eight_bits, repeated
+from diffusion.metrics.evaluator import Evaluator, repeated
 from diffusion.metrics.extractor import to_labels
 from diffusion.training.callbacks.guard import look
 from diffusion.training.callbacks.pictures import averaged
@@ -98,7 +98,7 @@ class Evaluation(pl.Callback):
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
         """The figures on the first process, None on the others; each process draws its share of the samples."""
-        train = trainer.datamodule.arrays("train")[1]
+        train = trainer.datamodule.store("train")[1]
         conditional = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
         y = repeated(train[mixed(to_labels(train))], self.n) if conditional else None
         share = -(-self.n // trainer.world_size)
@@ -115,10 +115,11 @@ class Evaluation(pl.Callback):
                 n, number = min(500, share - at), first + at
                 for frame in pl_module.pipeline.frames(n, part, pl_module.seed + 1, first=number, image=its):  # noqa: B007
                     pass
-                parts.append(eight_bits(frame.x))
+                parts.append(pl_module.pipeline.scaling.decode(frame.x))
         images = torch.cat(parts)
         if trainer.world_size > 1:
-            images = pl_module.all_gather(images).flatten(0, 1)
+            bits = pl_module.all_gather(images.view(torch.uint8))  # uint16 is not gathered
+            images = bits.flatten(0, 1).view(images.dtype)
         if self.evaluator is None:
             return None
         samples = self.evaluator.describe(images[: self.n].cpu(), y)

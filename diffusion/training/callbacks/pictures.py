@@ -65,7 +65,7 @@ class Samples(pl.Callback):
         pipeline = pl_module.pipeline
         with averaged(trainer, pl_module):
             given = examples(pipeline, trainer.datamodule, self.n, pl_module.seed)
-            images = pictures.to_uint8(pipeline.sample(self.n, given.y, pl_module.seed, image=given.image))
+            images = pipeline.picture(pipeline.sample(self.n, given.y, pl_module.seed, image=given.image))
         images, each = beside(pipeline, images, given)
         sheet = pictures.grid(images, self.columns * each or columns_of(pipeline, each))
         pictures.save_png(sheet, path)

@@ -58,9 +58,9 @@ def several() -> bool:
 class Ranks(pl.Callback):
     """Resume a run with a different number of processes or batch size, and disable Lightning's signal check.
 
-    The loader knows how many images of the epoch have been seen (`Batches`); Lightning counts batches and would end
-    the epoch early or late. `Signals` handles signals: Lightning's own check synchronises the device at every step and
-    only considers the first process.
+    The loader knows how many images of the epoch have been seen (`Order`); Lightning counts batches and would end the
+    epoch early or late. `Signals` handles signals: Lightning's own check synchronises the device at every step and only
+    considers the first process.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -71,15 +71,17 @@ class Ranks(pl.Callback):
         states = loops["state_dict"].get("combined_loader")
         if trainer.state.fn != "fit" or not states or "images" not in states[0] or trainer.datamodule is None:
             return
-        place = (trainer.world_size, trainer.datamodule.batch_size)
+        place = (trainer.world_size, getattr(trainer.datamodule, "batch_size", 0))  # 0: only the loader knows it
         progress = loops["epoch_loop.batch_progress"]
         now = progress["current"]
-        if not now["ready"] or (checkpoint.get("place") or place) == place:
+        if not now["ready"] or place[1] and (checkpoint.get("place") or place) == place:
             return
         loader = trainer.datamodule.train_dataloader()
         loader.load_state_dict(states[0])
         over = states[0]["batches"] == 0  # the epoch is complete
         ready = len(loader) if over else loader.state_dict()["batches"]
+        if ready == now["ready"]:
+            return
         now.update({k: now[k] + ready - now["ready"] for k in now})
         progress["is_last_batch"] = over or ready >= len(loader)
 

@@ -53,7 +53,7 @@ class Classifier(System):
         self.shape, self.class_names = tuple(shape), tuple(class_names)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y = batch
+        x, y, *_ = batch
         seed_streams(x.device, self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, 2)
         loss = F.cross_entropy(self.net(jitter(x, self.degrees, self.shift, self.scale)), to_labels(y))
         if self.due(batch_idx):
@@ -61,7 +61,7 @@ class Classifier(System):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        x, y = batch
+        x, y, *_ = batch
         logits, y = self.net(x), to_labels(y)
         # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         options = {"sync_dist": True, "batch_size": len(x) * self.trainer.world_size, "prog_bar": True}

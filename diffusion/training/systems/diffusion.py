@@ -1,7 +1,7 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from diffusion.denoiser import Denoiser, load_denoiser
-from diffusion.denoiser.hints import Hint
+from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
-from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.guidance import Bound, Guidance, Plain
+from diffusion.guidance.bounds import usual
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
+from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import System, scheduled
 
@@ -33,7 +35,8 @@ class Diffusion(System):
         objective: what training minimises.
         sampler: default sampler of previews, GIFs and `sample`.
         guidance: how a condition steers sampling.
-        clamp: limit on the predicted x_0 while sampling.
+        clamp: limit on the predicted x_0 while sampling; by default the range of the data if they are bounded, as 8-
+            and 16-bit images are, else none.
         hint: the image that the network receives beside x, e.g. a smaller one or one with holes; none by default.
             The network's image_channels is linked to it.
         lr: learning rate of AdamW, > 0.
@@ -44,6 +47,8 @@ class Diffusion(System):
         seed: of training noise, validation noise and previews.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
+        scaling: from the data's raw values to x_0, a `Scaling` or its plain form; linked from the data.
+        paired: arguments of the hint `Paired`, for data with an image for each image; linked from the data.
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class Diffusion(System):
         objective: Objective = Objective(),
         sampler: Sampler = DDIM(),
         guidance: Guidance = Plain(),
-        clamp: Bound = Clamp(),
+        clamp: Bound | None = None,
         hint: Hint | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -64,10 +69,20 @@ class Diffusion(System):
         seed: int = 0,
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
+        scaling: Mapping[str, Any] | None = None,
+        paired: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        if paired and hint:
+            raise ValueError(f"Diffusion: data with paired images take no hint, got {hint}; leave model.hint out")
+        hint = Paired(**paired) if paired else hint
+        parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling", "paired")}
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
+        scaling = Scaling.of(scaling)
+        scaling.check(shape[0])
+        parts["clamp"] = parts["clamp"] or usual(scaling.bounded)
+        if scaling != Scaling():  # files of 8-bit data are as they were before there were others
+            parts["scaling"] = scaling.plain
         if lr <= 0 or weight_decay < 0 or warmup < 0:
             raise ValueError(
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
@@ -87,7 +102,7 @@ class Diffusion(System):
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
         how = (parts[name] for name in ("sampler", "guidance", "clamp", "hint"))
-        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed)
+        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed, scaling)
         self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
@@ -97,12 +112,14 @@ class Diffusion(System):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
-        x0, y = batch
+        x0, y, *pair = batch
         cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
-        if self.pipeline.hint:
+        if isinstance(self.pipeline.hint, Paired):
+            cond = cond._replace(image=self.pipeline.shown(x0, (), pair=pair[0] if pair else None))
+        elif self.pipeline.hint:
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
         terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
@@ -129,13 +146,13 @@ class Diffusion(System):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
-        x0, y = batch
+        x0, y, *pair = batch
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Nothing is dropped: the loss of the conditional model. `uniform` then draws only times.
         objective = Objective(drop=0.0, self_condition=0.0)
-        cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist()))
+        cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist(), pair=pair[0] if pair else None))
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         count = len(x0) * self.trainer.world_size

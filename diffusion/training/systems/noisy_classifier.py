@@ -68,7 +68,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
         self._right = torch.zeros(2, len(NAMES), dtype=torch.float64)  # correct and total per bin, of this pass
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x0, y = batch
+        x0, y, *_ = batch
         step = self.trainer.fit_loop.total_batch_idx
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
@@ -86,7 +86,7 @@ class NoisyClassifier(NoisyImageClassifier, System):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy of each image at levels spread over the schedule, with noise that is fixed across runs."""
-        x0, y = batch[0], to_labels(batch[1])
+        x0, y, *_ = batch[0], to_labels(batch[1])
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws, losses, rights = FixedDraws(self.seed, indices), [], []

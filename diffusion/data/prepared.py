@@ -1,0 +1,146 @@
+"""A folder written by `diffusion prepare`: images of any number and type, read as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data.augment import Augmentation
+from diffusion.data.base import ImageData, Split
+from diffusion.data.facts import found, read_facts
+from diffusion.data.remote import Address, is_address, local
+from diffusion.data.store import Shards, Store, everything
+from diffusion.data.streamed import Streamed, room_for
+from diffusion.support.paths import data_root
+from diffusion.support.scaling import Scaling
+
+NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy
+IN_ORDER = 2  # shards in a window of the test split, whose order is fixed
+
+
+class Prepared(ImageData):
+    """The images of a prepared folder, with its split, its classes or targets, and its statistics.
+
+    Images are read from the folder's shards batch by batch, or once into a GPU's memory if they take less than half of
+    what is free there; main memory holds none of them. Shards behind an address are fetched ahead of need, and only
+    some are kept on disk; the order then mixes the images of `window` shards at a time. 16-bit images are scaled by
+    their range, float images to mean 0 and standard deviation 0.5 per channel, both as measured on the training split.
+
+    Args:
+        folder: written by `diffusion prepare`; a path, or relative to the root, or an address, such as
+            s3://bucket/photos or https://host/photos.
+        flip: mirror training images left to right.
+        no_flip: names of classes whose images are never mirrored.
+        y: what the images are conditioned on: classes, targets (vectors), or auto, classes if there are any.
+        batch_size: images per batch and process, >= 1.
+        seed: seed of the order and the flips, >= 0.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        labels: False declares no classes and no targets (an unconditional model).
+        limit: use the first n training images only; 0 uses all.
+        augment: further random changes of the training images, see `data.augment`.
+        balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
+            a class of frequency f is drawn in proportion to f^(1 - balance).
+        window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
+            order, so a run is resumed with the same.
+        disk: of a folder behind an address: GiB of shards that are kept on disk, at least two windows; 0 for two.
+
+    Raises:
+        DataNotFound: there is no complete prepared folder at the path or address.
+        ConnectionError: the address cannot be reached.
+        ValueError: files that do not match, an unknown class in `no_flip`, or a `y` that the folder does not have.
+    """
+
+    folder: str = ""  # as given; `path` is where it is
+
+    def __init__(
+        self,
+        folder: str,
+        flip: bool = False,
+        no_flip: Sequence[str] = (),
+        y: Literal["auto", "classes", "targets"] = "auto",
+        batch_size: int = 128,
+        seed: int = 0,
+        root: str | None = None,
+        labels: bool = True,
+        limit: int = 0,
+        augment: Sequence[Augmentation] = (),
+        balance: float = 0.0,
+        window: int = 32,
+        disk: float = 0.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        self.folder, self.window, self.disk = folder, window, disk
+        self.address = Address(folder) if is_address(folder) else None
+        self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
+        self.facts = read_facts(self.path)
+        self._room = room_for(self.facts, window, disk) if self.address else 0
+        has = {"classes": bool(self.facts["classes"]), "targets": (self.path / "targets.npy").is_file()}
+        if y not in ("auto", *has) or y != "auto" and not has[y]:
+            there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
+            raise ValueError(f"Prepared: y {y!r}, but {folder} has {there}; prepare it with them, or leave y out")
+        self.flip, self.no_flip, self.y = flip, tuple(no_flip), y
+        self.channels = self.facts["shape"][0]
+        self.context = y == "targets" or y == "auto" and not has["classes"] and has["targets"]
+        self.class_names = tuple(self.facts["targets" if self.context else "classes"])
+        if unknown := [name for name in self.no_flip if self.context or name not in self.class_names]:
+            raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; there are: {', '.join(self.class_names)}")
+        self.no_flip_classes = tuple(map(self.class_names.index, self.no_flip))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.facts["shape"])
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling.measured(self.facts["dtype"], **self.facts["statistics"])
+
+    @property
+    def name(self) -> str:
+        """The name that the folder was given."""
+        return self.facts["name"]
+
+    def open(self, split: Split) -> tuple[Store, Tensor]:
+        mine = np.flatnonzero(self._read("split.npy") == NUMBERS[split])
+        if len(mine) != self.facts["images"][split]:
+            raise ValueError(
+                f"{self.path}: split.npy has {len(mine):,} images in {split!r} and dataset.json "
+                f"{self.facts['images'][split]:,}; prepare the folder again"
+            )
+        mine = mine[: self.limit or None] if split == "train" else mine
+        rows = self._read("rows.npy")[mine]
+        if self.address is None:
+            return Shards(self.path, rows), self._targets(mine)
+        window = self.window if split == "train" else min(self.window, IN_ORDER)
+        return Streamed(self.address, self.path, rows, window, self._room), self._targets(mine)
+
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        images, y = self.open(split)
+        return everything(images), y
+
+    def _targets(self, mine: np.ndarray) -> Tensor:
+        """Labels (N,) int64 or targets (N, D) float32 of images; zeros without either."""
+        if self.context:
+            return torch.from_numpy(self._read("targets.npy")[mine].astype(np.float32))
+        if not self.class_names:
+            return torch.zeros(len(mine), dtype=torch.int64)
+        return torch.from_numpy(self._read("labels.npy")[mine].astype(np.int64))
+
+    def _read(self, name: str) -> np.ndarray:
+        """A file with a row for each image of the folder.
+
+        Raises:
+            ValueError: it is damaged, or of another length than the folder's splits together.
+        """
+        total = sum(self.facts["images"].values())
+        try:
+            read = np.load(self.path / name, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{self.path / name}: {error}; prepare the folder again") from error
+        if len(read) != total:
+            raise ValueError(f"{self.path / name}: {len(read):,} rows for {total:,} images; prepare the folder again")
+        return read

@@ -1,0 +1,1 @@
+"""One image: decoded, converted, resized, marked."""

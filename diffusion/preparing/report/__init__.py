@@ -1,0 +1,1 @@
+"""What a user reads: counts, advice, a page and a contact sheet."""

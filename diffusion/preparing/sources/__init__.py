@@ -1,0 +1,1 @@
+"""What is read: folders, archives, tables and arrays, as one list of items."""
