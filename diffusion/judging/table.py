@@ -98,8 +98,8 @@ def head(record: dict) -> str:
 
 
 def footnote(note: str) -> str:
-    """The line below a table that says what its figures are; empty without a note."""
-    return f"\n  {note}" if note else ""
+    """The lines below a table that state what its figures are, one per part of the note; empty without a note."""
+    return "".join(f"\n  {part}" for part in note.split("; ") if part)
 
 
 def alerts(record: dict) -> str:
