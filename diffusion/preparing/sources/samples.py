@@ -83,7 +83,9 @@ def fields(shard: Shard, number: int, label: str, caption: str, targets: tuple[s
     found = _values(shard, number, (label, caption, *targets))
     words = {"label": label, "caption": caption}
     given = {name: str(found[c]) for name, c in words.items() if c and found[c] not in (None, "")}
-    return given | ({"targets": tuple(math.nan if found[t] is None else float(found[t]) for t in targets)} if targets else {})
+    return given | (
+        {"targets": tuple(math.nan if found[t] is None else float(found[t]) for t in targets)} if targets else {}
+    )
 
 
 def _values(shard: Shard, number: int, wanted: tuple[str, ...]) -> dict:
