@@ -1,6 +1,8 @@
 """Blocks made as tasks of a Ray cluster, by the same function as here."""
 
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -84,6 +86,8 @@ def connected(ray, settings: Settings) -> Iterator[None]:
         ray.init(num_cpus=settings.workers or cores(), include_dashboard=False, **words)
     else:
         try:
+            if place := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", settings.ray):
+                socket.create_connection((place[1], int(place[2])), timeout=10).close()  # Ray itself tries for minutes
             ray.init(address=settings.ray, **words)
         except (OSError, RuntimeError, ValueError) as error:
             said = str(error).strip().partition("\n")[0]
