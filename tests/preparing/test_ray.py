@@ -35,6 +35,12 @@ def two_workers(tmp_path_factory):
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
+def test_an_address_without_a_cluster_is_one_line(photos, tmp_path):
+    pytest.importorskip("ray", reason="ray is missing: pip install 'litdiffusion[ray]'")
+    with pytest.raises(OSError, match="^--ray 127.0.0.1:9: no cluster answers; start one, or give local: .*refused"):
+        prepare(photos, tmp_path / "out", ray="127.0.0.1:9")
+
+
 @pytest.mark.slow
 def test_the_bytes_are_those_of_a_run_without_ray(two_workers, photos, tmp_path, monkeypatch, small_blocks):  # noqa: F811
     monkeypatch.chdir(tmp_path)
@@ -107,12 +113,6 @@ def test_ctrl_c_stops_the_tasks_and_the_run_can_be_continued(tmp_path, picture):
 def test_a_block_that_is_not_in_the_shared_folder_is_found(tmp_path):
     with pytest.raises(OSError, match="--ray: --out .* is not shared: a node made a block that is not in it here"):
         cluster.check_seen(tmp_path, 3)
-
-
-def test_an_address_without_a_cluster_is_one_line(photos, tmp_path):
-    pytest.importorskip("ray", reason="ray is missing: pip install 'litdiffusion[ray]'")
-    with pytest.raises(OSError, match="^--ray 127.0.0.1:9: no cluster answers; start one, or give local: .*refused"):
-        prepare(photos, tmp_path / "out", ray="127.0.0.1:9")
 
 
 def test_without_ray_the_error_says_what_to_install(photos, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from diffusion.preparing.shards.crew import alone, cores
 from diffusion.preparing.sources.extras import extra
 
 LOCAL = "local"
+ENDS = "--ray: a worker ends again and again; give its node more memory"
 SOFTWARE = {"litdiffusion": __version__, "pillow": PIL.__version__, "numpy": np.__version__}
 
 
@@ -33,6 +34,7 @@ def spread(
     Raises:
         ImportError: Ray is not installed.
         OSError: no cluster answers, or a node has other folders.
+        RuntimeError: a worker ends whatever it is given.
         ValueError: a node has other software.
     """
     if not numbers:
@@ -42,7 +44,7 @@ def spread(
     with connected(ray, settings):
         usual, single = (ray.remote(num_cpus=1)(task) for task in (_make, _alone))
         most = 2 * (settings.workers or int(ray.cluster_resources().get("CPU", 1)))
-        waiting, flying = list(reversed(numbers)), {}
+        waiting, flying, crashed = list(reversed(numbers)), {}, set()
         try:
             while waiting or flying:
                 while waiting and len(flying) < most:
@@ -53,6 +55,9 @@ def spread(
                     try:
                         done = ray.get(task)
                     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                        if number in crashed:
+                            raise RuntimeError(ENDS) from None
+                        crashed.add(number)
                         flying[single.remote(number, items(number), form, settings)] = number
                         continue
                     check_seen(settings.out, number)
