@@ -112,7 +112,11 @@ def test_folders_of_a_split_with_and_without_a_common_index(make, folder, tmp_pa
 def test_files_that_the_index_does_not_name_are_in_the_manifest(make, folder):
     source = folder("png")
     Image.fromarray(image(0)).save(source / "stray.png")
+    for folder in ("pages", ".cache"):
+        (source / folder).mkdir()
+        (source / folder / "index.json").write_text('{"shards": []}' if folder == ".cache" else "{}")
     made = make(source)
+    assert made.by_name["pages/index.json"]["reason"] == made.by_name[".cache/index.json"]["reason"]
     assert len(made.rows) == COUNT and made.by_name["stray.png"]["reason"] == "not named in index.json"
 
 

@@ -84,29 +84,30 @@ def stream_listing(entries: list[Entry], skipped: list, work: Path, settings: Se
         ImportError: pyarrow, which decompresses zstd, is not installed.
         ValueError: the index is damaged, names a file outside of its folder, or has no column that is asked for.
     """
-    kinds, found, problems, files = set(), [], [], {e.name: e for e in entries}
+    kinds, named, found, problems, files = set(), set(), [], [], {e.name: e for e in entries}
     shaped = [e.name for e in entries if re.fullmatch(SHARDS, e.name.rpartition("/")[2])]
-    for entry in sorted((e for e in entries if e.name.rpartition("/")[2] == INDEX), key=lambda e: e.name.count("/")):
+    indices = [e for e in entries if e.name.rpartition("/")[2] == INDEX and not re.search(r"(^|/)\.", e.name)]
+    for entry in sorted(indices, key=lambda e: e.name.count("/")):
         index = _index(entry, bool(shaped))
         mark = next((m for m in MARKS if isinstance(index, dict) and isinstance(index.get(m), list)), None)
         if mark is None:
             continue
         kinds.add(MARKS[mark])
-        known = {shard.name for shard in found}
+        named.add(entry.name)
         try:
             of_index = list((_mds if mark == "shards" else _litdata)(entry.name, index, files, work))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             kind = "" if type(error) is ValueError else f"{type(error).__name__} "
             raise ValueError(f"{entry.name}: cannot be read as an index of {MARKS[mark]}: {kind}{error}") from error
         for shard, problem in of_index:
-            if shard.name not in known:
+            if shard.name not in named:
+                named.add(shard.name)
                 found.append(shard)
                 problems.append(problem)
     if not kinds and shaped:
         raise ValueError(f"{settings.source}: shards without their {INDEX}, e.g. {shaped[0]}; copy it beside them")
     if not kinds:
         return None
-    named = {shard.name for shard in found} | {e.name for e in entries if e.name.rpartition("/")[2] == INDEX}
     packs = {f"{shard.name}.{end}" for shard in found for end in PACKERS}
     rest = [(e.name, f"not named in {INDEX}") for e in entries if e.name not in named | packs]
     if not any(shard.samples for shard in found):
