@@ -69,13 +69,13 @@ def own_extractor(
 
 def no_extractor(data: ImageData) -> str:
     """A message that a data set has no extractor of its own."""
-    what = "classifier" if data.class_names else "self-supervised features"
+    what = "classifier" if data.labelled else "self-supervised features"
     return f"no {what} of {type(data).__name__} in {folder(data)} yet"
 
 
 def configuration(data: ImageData) -> Path:
     """The configuration file that trains a data set's own extractor."""
-    if not data.class_names:
+    if not data.labelled:
         return REPO / "configs" / "features_unlabelled.yaml"
     config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
@@ -98,6 +98,8 @@ def called(data: ImageData) -> str:
     name = type(data).__name__.lower()
     if isinstance(data, Prepared):
         files = str(data.path.absolute())
+        if not data.labelled and (data.facts["classes"] or data.facts["targets"]):
+            files += "|unlabelled"  # beside a classifier of the same images
     elif isinstance(data, Arrays):
         files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
     else:
@@ -126,6 +128,5 @@ def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes =
     options = {"unit": "img", "mininterval": every, "delay": 2, "disable": not processes.first}
     with tqdm(total=total, desc="real images", **options) as bar:
         cache = cache_root() / "references"
-        labelled = bool(data.class_names)
-        sets = (train, test, cache, bar.update, processes, data.scaling, labelled)
+        sets = (train, test, cache, bar.update, processes, data.scaling, data.labelled)
         return Evaluator(extractor, type(data).__name__, *sets)
