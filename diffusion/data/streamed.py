@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.facts import read_facts
 from diffusion.data.remote import PART, Address, evict, keep
 from diffusion.data.store import Shards
 from diffusion.support.lock import lock
@@ -46,10 +45,11 @@ class Streamed(Shards):
         room: bytes of shards to keep on disk; those in use may take more.
     """
 
+    sequential = True  # images are read efficiently in their own order only
+
     def __init__(self, address: Address, folder: str | Path, rows: np.ndarray, window: int, room: int) -> None:
         super().__init__(folder, rows)
         self.address, self.window, self.room = address, window, room
-        self.sums = [shard["sha256"] for shard in read_facts(self.folder)["shards"]]
         self.sizes = [count * self.bytes + HEADER for count in self.counts]
         self.of = (np.searchsorted(self.first, self.rows, side="right") - 1).astype(np.int32)  # the shard of each image
         self.reach = 2 * window * max(self.sizes, default=0)  # bytes of shards to have at hand

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -122,7 +123,7 @@ def right(data: ImageData) -> list[str]:
 
 def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes = Processes()) -> Evaluator:
     """The evaluator of samples of a data set, with cached features of the real images."""
-    train, test = data.arrays("train"), data.arrays("test")
+    train, test = ((copy(images), y) for images, y in map(data.store, ("train", "test")))  # training reads by its own
     every = 0.2 if sys.stderr.isatty() else 15
     total = (len(train[0]) + len(test[0])) // processes.size
     options = {"unit": "img", "mininterval": every, "delay": 2, "disable": not processes.first}
