@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion.data.aside import Aside, SetAside
 from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.facts import found, read_facts
@@ -51,7 +53,8 @@ class Prepared(ImageData):
             a class of frequency f is drawn in proportion to f^(1 - balance).
         window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
             order, so a run is resumed with the same.
-        disk: of a folder behind an address: GiB of shards that are kept on disk, at least two windows; 0 for two.
+        disk: of a folder behind an address: GiB of shards and test images that are kept on disk, at least two windows;
+            0 for two windows of shards, and test images up to as much again.
 
     Raises:
         DataNotFound: there is no complete prepared folder at the path or address.
@@ -83,7 +86,7 @@ class Prepared(ImageData):
         self.address = Address(folder) if is_address(folder) else None
         self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
         self.facts = read_facts(self.path)
-        self._room = room_for(self.facts, window, disk) if self.address else 0
+        self._room, self._aside, self._why = room_for(self.facts, window, disk) if self.address else (0, False, "")
         has = {"classes": tuple(self.facts["classes"])}
         has["targets"] = tuple(self.facts["targets"]) if (self.path / "targets.npy").is_file() else ()
         if y == "words" or y == "auto" and labels and not any(has.values()):
@@ -130,8 +133,21 @@ class Prepared(ImageData):
         rows = self._read("rows.npy")[mine]
         if self.address is None:
             return Shards(self.path, rows), self._targets(mine)
-        window = self.window if split == "train" else min(self.window, IN_ORDER)
-        return Streamed(self.address, self.path, rows, window, self._room), self._targets(mine)
+        return self._streamed(split, rows), self._targets(mine)
+
+    def _streamed(self, split: Split, rows: np.ndarray) -> Streamed:
+        """A store of images behind the address."""
+        if split == "test":
+            if self._why:
+                pl.utilities.rank_zero_warn(f"{self.folder}: {self._why}")
+            if self._aside:
+                return SetAside(self.address, self.path, rows, self._room)
+            return Streamed(self.address, self.path, rows, min(self.window, IN_ORDER), self._room)
+        store = Streamed(self.address, self.path, rows, self.window, self._room)
+        if self._aside:
+            test = np.flatnonzero(self._read("split.npy") == NUMBERS["test"])
+            store.aside = Aside(self._read("rows.npy")[test], store.first)
+        return store
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         images, y = self.open(split)
