@@ -105,8 +105,8 @@ def settings(facts: dict[str, Any], words: bool = False) -> dict[str, Any]:
         mults = [1, 2, 2, 2, 3, 3, 4][: max(levels, 1)]
         sides = [max(height, width) / 2**level for level in range(len(mults))]
         attention = [level for level, side in enumerate(sides) if side <= 16 or side == sides[-1] <= 32]
-        chosen |= {"model.net": "UNet", "model.net.width": 64, "model.net.mults": mults}
-        chosen |= {"model.net.attention": attention}
+        chosen |= {"model.net": "UNet", "model.net.width": 32, "model.net.mults": mults}
+        chosen |= {"model.net.head_width": 32, "model.net.attention": attention}
     if facts["classes"] or words:
         chosen |= {"model.guidance": "ClassifierFree", "model.guidance.scale": 1.5}
     return chosen
