@@ -68,12 +68,18 @@ class Extractor(NamedTuple):
             scaling: from raw values to x.
         """
         device = next(self.net.parameters()).device
-        pixels, found = images if isinstance(images, Pixels) else scaling.encode(images), []
-        for part in pixels[processes.part(len(pixels))].split(batch):
+        pixels = images if isinstance(images, Pixels) else scaling.encode(images)
+        mine, found, done = pixels[processes.part(len(pixels))], [], 0
+        for part in mine.split(batch):
             features = self.net.features(part.to(device))
-            found.append((features.float().cpu(), self.net.head(features).float().cpu()))
+            outputs = features, self.net.head(features)
+            # Allocated at once: small tensors kept between large ones that are freed would fragment the heap.
+            found = found or [torch.empty(len(mine), v.shape[1]) for v in outputs]
+            for kept, output in zip(found, outputs, strict=True):
+                kept[done : done + len(part)] = output
+            done += len(part)
             tell(len(part))
-        features, logits = (processes.gather(torch.cat(v)) for v in zip(*found, strict=True))
+        features, logits = map(processes.gather, found)
         return Features(pixels, features, logits, to_labels(labels))
 
 
