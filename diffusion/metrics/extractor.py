@@ -76,7 +76,7 @@ class Extractor(NamedTuple):
             # Allocated at once: small tensors kept between large ones that are freed would fragment the heap.
             found = found or [torch.empty(len(mine), v.shape[1]) for v in outputs]
             for kept, output in zip(found, outputs, strict=True):
-                kept[done : done + len(part)] = output
+                kept[done : done + len(part)] = output.float().cpu()
             done += len(part)
             tell(len(part))
         features, logits = map(processes.gather, found)
