@@ -30,7 +30,7 @@ from diffusion.training.api import fit
 NET = {
     "trainer.accelerator": "cpu", "model.net": "UNet", "model.net.width": 16, "model.net.mults": [1, 2, 2],
     "model.net.attention": [], "data.batch_size": 32, "samples.every_n_epochs": 0, "gif.n": 1, "gif.frames": 2,
-    "diagnostics.images": 0, "trainer.limit_val_batches": 0,
+    "diagnostics.images": 0, "samples.n": 1, "trainer.limit_val_batches": 0,
 }  # fmt: skip
 
 
