@@ -1,4 +1,4 @@
-"""A denoiser rebuilt from a checkpoint file, without Lightning and without the rest of the training system."""
+"""A denoiser rebuilt from a checkpoint or an exported file, without Lightning and the rest of the training system."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser.base import Denoiser
+from diffusion.nets.onnx_net import OnnxNet
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build
 
@@ -32,7 +33,7 @@ class Saved(NamedTuple):
 
 
 def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.device | str = "cpu") -> Saved:
-    """The denoiser of a checkpoint file or run directory.
+    """The denoiser of a checkpoint, an exported file or a run directory; that of an .onnx file runs on the CPU.
 
     Args:
         weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
@@ -48,6 +49,10 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     if "target" not in parts:
         use = "sample RUN --classifier" if "schedule" in parts else "evaluate --features"
         raise ValueError(f"{path}: expected a diffusion model, got a classifier; use it with: diffusion {use}")
+    if weights == "raw" and checkpoint.get("weights", weights) != weights:
+        raise ValueError(f"{path}: holds the averaged weights only; leave out --weights raw, or use the run itself")
+    if "graph" in checkpoint:
+        return Saved(of_graph(checkpoint, device, file), parts, checkpoint, file)
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
@@ -55,6 +60,22 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
+
+
+def of_graph(checkpoint: Mapping[str, Any], device: torch.device | str, path: Path) -> Denoiser:
+    """The denoiser of an ONNX file, evaluated by ONNX Runtime.
+
+    Raises:
+        ValueError: another device than the CPU, or the graph cannot be opened.
+    """
+    if str(device) not in ("auto", "cpu"):
+        raise ValueError(f"--device {device}: ONNX Runtime runs on the CPU here; use the run itself on a GPU")
+    parts = checkpoint["hyper_parameters"]
+    try:
+        net = OnnxNet(checkpoint["graph"], checkpoint.get("facts") or {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Denoiser(net, *(build(parts[name]) for name in ("schedule", "target"))).eval()
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

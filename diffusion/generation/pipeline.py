@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.nets.onnx_net import OnnxNet, accelerated
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
@@ -67,32 +68,37 @@ class Pipeline:
         device: torch.device | str = "cpu",
         precision: Literal["32", "bf16"] = "32",
         compile: str = "",
+        engine: Literal["torch", "onnx"] = "torch",
     ) -> "Pipeline":
-        """The model of a run directory, an experiment folder (its newest run) or a checkpoint file.
+        """The model of a run directory, an experiment folder (its newest run), a checkpoint or an exported file.
 
         Args:
             weights: the exponential moving average (if the run kept one), or the raw weights of the last step.
             device: of the network; "auto" is a GPU if there is one.
             precision: of the network's matrix products.
             compile: mode of `torch.compile`; "" does not compile.
+            engine: "onnx" evaluates the network with ONNX Runtime, on the CPU; an .onnx file always does.
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: not a valid checkpoint of a diffusion model of this project.
+            ValueError: not a valid checkpoint of a diffusion model of this project, or options that exclude each other.
         """
-        saved = load_denoiser(run, weights, device)
+        saved = load_denoiser(run, weights, "cpu" if engine == "onnx" and device == "auto" else device)
         denoiser, given = saved.denoiser, saved.hyper_parameters
+        shape = tuple(given["shape"])
+        if engine == "onnx" or isinstance(denoiser.net, OnnxNet):
+            denoiser = in_onnx(denoiser, shape, precision, compile)
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
             compiled(denoiser.net, compile)
         parts = (build(given.get(name)) for name in PARTS)
         names, seed = given.get("class_names", ()), given.get("seed", 0)
         scaling = Scaling.of(given.get("scaling"))
-        return cls(denoiser, *parts, tuple(given["shape"]), tuple(names), seed, scaling)
+        return cls(denoiser, *parts, shape, tuple(names), seed, scaling)
 
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+        return device_of(self.denoiser)
 
     def picture(self, x0: Tensor) -> np.ndarray:
         """Images x0 (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4) of the chosen bands."""
@@ -273,3 +279,21 @@ class Pipeline:
                     x = frame.x
                     bar.update()
                 yield x.cpu()
+
+
+def in_onnx(denoiser: Denoiser, shape: tuple[int, int, int], precision: str, compile: str) -> Denoiser:
+    """The denoiser with its network evaluated by ONNX Runtime.
+
+    Raises:
+        ValueError: an option that only torch's networks have, or the network cannot be exported.
+    """
+    if precision != "32" or compile or device_of(denoiser).type != "cpu":
+        raise ValueError("ONNX Runtime computes in float32 on the CPU; leave out --precision, --compile and --device")
+    if isinstance(denoiser.net, OnnxNet):
+        return denoiser
+    return Denoiser(accelerated(denoiser.net, shape), denoiser.schedule, denoiser.target).eval()
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """The device of a denoiser's network."""
+    return next((p.device for p in denoiser.parameters()), torch.device("cpu"))

@@ -101,7 +101,7 @@ class ContextUNet(Net):
 
         def tell(x: Tensor, stage: int) -> Tensor:
             if self.factors:
-                x = self.factors[stage](y, keep, len(x)) * x
+                x = self.factors[stage](y, keep, x.shape[0]) * x
             return x + self.clocks[stage](clock)[:, :, None, None]
 
         full = self.inc(x)  # (B, w, H, W)

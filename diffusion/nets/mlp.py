@@ -72,7 +72,7 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
             )
         features = self.clock(clock)
         if self.condition is not None:
-            features = features + self.condition(y, keep, len(x))
+            features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)
         h = self.inc(x.flatten(1))
         for block in self.blocks:
