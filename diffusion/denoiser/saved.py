@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser.base import Denoiser
+from diffusion.denoiser.targets import Target
 from diffusion.nets.onnx_net import OnnxNet
+from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build
 
@@ -56,7 +58,7 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
-    denoiser = Denoiser(*(build(parts[name]) for name in ("net", "schedule", "target")))
+    denoiser = Denoiser(part(parts, "net", nn.Module), part(parts, "schedule", Schedule), part(parts, "target", Target))
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
@@ -75,7 +77,20 @@ def of_graph(checkpoint: Mapping[str, Any], device: torch.device | str, path: Pa
         net = OnnxNet(checkpoint["graph"], checkpoint.get("facts") or {})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Denoiser(net, *(build(parts[name]) for name in ("schedule", "target"))).eval()
+    return Denoiser(net, part(parts, "schedule", Schedule), part(parts, "target", Target)).eval()
+
+
+def part(parts: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A part of a model, built from its spec.
+
+    Raises:
+        ValueError: the spec cannot be built, or describes something else.
+    """
+    found = build(parts.get(name))
+    if not isinstance(found, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ValueError(f"{name}: wanted a {wanted} of this project, got {type(found).__name__}")
+    return found
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

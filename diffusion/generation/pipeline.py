@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
+from diffusion.denoiser.saved import part
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet, accelerated
 from diffusion.nets.speed import compiled
@@ -21,10 +22,10 @@ from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support.scaling import Scaling
-from diffusion.support.specs import build, suggest
+from diffusion.support.specs import suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
-PARTS = ("sampler", "guidance", "clamp", "hint")  # of a checkpoint, beside the denoiser
+PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint | None}  # beside the denoiser
 
 
 @dataclass(eq=False, repr=False)
@@ -90,7 +91,7 @@ class Pipeline:
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
             compiled(denoiser.net, compile)
-        parts = (build(given.get(name)) for name in PARTS)
+        parts = [part(given, name, kind) for name, kind in PARTS.items()]
         names, seed = given.get("class_names", ()), given.get("seed", 0)
         scaling = Scaling.of(given.get("scaling"))
         return cls(denoiser, *parts, shape, tuple(names), seed, scaling)

@@ -18,6 +18,7 @@ from typing import Any
 FORMAT, VERSION = "litdiffusion", 1
 KEY = "litdiffusion"  # of the description among an ONNX file's metadata
 SUFFIXES = (".safetensors", ".onnx")
+PARTS = ("net", "schedule", "target", "sampler", "guidance", "clamp", "scaling")  # of a description, each a mapping
 MOST = 2**24  # bytes of a description
 METADATA = 14  # number of ModelProto's field metadata_props; each entry has the fields 1, key, and 2, value
 AGAIN = "export it again: diffusion export RUN --to PATH"
@@ -56,11 +57,12 @@ def described(text: bytes | str, source: Path) -> dict[str, Any]:
             f"{source}: format version {found.get('version')!r}, but this program reads version {VERSION}; upgrade it"
         )
     parts = found.get("hyper_parameters")
-    specs = isinstance(parts, dict) and all(isinstance(parts.get(k), dict) for k in ("net", "schedule", "target"))
-    if not specs or not _sizes(parts.get("shape")) or not _words(parts.get("class_names", [])):
-        raise ValueError(f"{source}: wanted hyper_parameters with net, schedule, target and shape [C, H, W]; {AGAIN}")
-    numbers = {name: n for name in ("global_step", "epoch") if isinstance(n := found.get(name, 0), int)}
-    return {"global_step": 0, "epoch": 0} | found | numbers
+    specs = isinstance(parts, dict) and all(isinstance(parts.get(name), dict) for name in PARTS)
+    if not specs or not _sizes(parts.get("shape")) or not _words(parts.get("class_names")):
+        raise ValueError(f"{source}: wanted hyper_parameters {', '.join(PARTS)}, shape and class_names; {AGAIN}")
+    if not all(type(n) is int for n in (parts.get("seed"), found.get("global_step"), found.get("epoch"))):
+        raise ValueError(f"{source}: wanted integers for seed, global_step and epoch; {AGAIN}")
+    return found
 
 
 def _sizes(shape: Any) -> bool:

@@ -57,8 +57,9 @@ class Source:
         """
         pipeline, denoiser = self.pipeline, self.pipeline.denoiser
         specs = {name: spec(getattr(denoiser, name)) for name in ("net", "schedule", "target")}
-        specs |= {name: spec(getattr(pipeline, name)) for name in (*PARTS, "scaling")}
+        specs |= {name: spec(getattr(pipeline, name)) for name in PARTS}
         specs |= {"shape": list(pipeline.shape), "class_names": list(pipeline.class_names), "seed": pipeline.seed}
+        specs["scaling"] = pipeline.scaling.plain
         kept = {"weights": self.weights, "global_step": self.step, "epoch": self.epoch, "hyper_parameters": specs}
         return {"format": FORMAT, "version": VERSION, **more, **kept}
 

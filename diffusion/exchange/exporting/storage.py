@@ -1,7 +1,7 @@
 """Weights of an ONNX graph stored in fewer bits; the graph converts them back, and computes in float32.
 
-    fp16    w = Cast(half(w)), half of the size
-    int8    w = Cast(q) scale, q = round(w / scale), scale = max |w| / 127 of each output channel: a quarter
+fp16    w = Cast(half(w)), half of the size
+int8    w = Cast(q) scale, q = round(w / scale), scale = max |w| / 127 of each output channel: a quarter
 """
 
 from typing import Any, Literal
