@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from diffusion.denoiser.base import Denoiser
 from diffusion.denoiser.targets import Target
-from diffusion.nets.onnx_net import OnnxNet
 from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build
@@ -53,8 +52,6 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
         raise ValueError(f"{path}: expected a diffusion model, got a classifier; use it with: diffusion {use}")
     if weights == "raw" and checkpoint.get("weights", weights) != weights:
         raise ValueError(f"{path}: holds the averaged weights only; leave out --weights raw, or use the run itself")
-    if "graph" in checkpoint:
-        return Saved(of_graph(checkpoint, device, file), parts, checkpoint, file)
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
@@ -62,22 +59,6 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
-
-
-def of_graph(checkpoint: Mapping[str, Any], device: torch.device | str, path: Path) -> Denoiser:
-    """The denoiser of an ONNX file, evaluated by ONNX Runtime.
-
-    Raises:
-        ValueError: another device than the CPU, or the graph cannot be opened.
-    """
-    if str(device) not in ("auto", "cpu"):
-        raise ValueError(f"--device {device}: ONNX Runtime runs on the CPU here; use the run itself on a GPU")
-    parts = checkpoint["hyper_parameters"]
-    try:
-        net = OnnxNet(checkpoint["graph"], checkpoint.get("facts") or {})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return Denoiser(net, part(parts, "schedule", Schedule), part(parts, "target", Target)).eval()
 
 
 def part(parts: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -87,7 +87,8 @@ class Pipeline:
         denoiser, given = saved.denoiser, saved.hyper_parameters
         shape = tuple(given["shape"])
         if engine == "onnx" or isinstance(denoiser.net, OnnxNet):
-            denoiser = in_onnx(denoiser, shape, precision, compile)
+            plain = precision == "32" and not compile and str(device) in ("auto", "cpu")
+            denoiser = in_onnx(denoiser, shape, plain)
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
             compiled(denoiser.net, compile)
@@ -282,13 +283,15 @@ class Pipeline:
                 yield x.cpu()
 
 
-def in_onnx(denoiser: Denoiser, shape: tuple[int, int, int], precision: str, compile: str) -> Denoiser:
+def in_onnx(denoiser: Denoiser, shape: tuple[int, int, int], plain: bool) -> Denoiser:
     """The denoiser with its network evaluated by ONNX Runtime.
 
+    Args:
+        plain: float32 on the CPU is wanted.
     Raises:
-        ValueError: an option that only torch's networks have, or the network cannot be exported.
+        ValueError: another precision or device, or the network cannot be exported.
     """
-    if precision != "32" or compile or device_of(denoiser).type != "cpu":
+    if not plain:
         raise ValueError("ONNX Runtime computes in float32 on the CPU; leave out --precision, --compile and --device")
     if isinstance(denoiser.net, OnnxNet):
         return denoiser

@@ -17,6 +17,7 @@ from typing import Any
 
 FORMAT, VERSION = "litdiffusion", 1
 KEY = "litdiffusion"  # of the description among an ONNX file's metadata
+NET = "diffusion.nets.onnx_net.OnnxNet"
 SUFFIXES = (".safetensors", ".onnx")
 PARTS = ("net", "schedule", "target", "sampler", "guidance", "clamp", "scaling")  # of a description, each a mapping
 MOST = 2**24  # bytes of a description
@@ -25,8 +26,9 @@ AGAIN = "export it again: diffusion export RUN --to PATH"
 
 
 def read_released(path: Path) -> dict[str, Any]:
-    """An exported model in the form of a checkpoint: hyper_parameters, global_step, epoch, weights (which), and
-    state_dict (float32 or bfloat16, named as in a checkpoint) or graph (the ONNX file's bytes).
+    """An exported model in the form of a checkpoint: hyper_parameters, state_dict, global_step, epoch, weights (which).
+
+    The network of an ONNX file is an `OnnxNet` of its bytes, and its state_dict is empty.
 
     Raises:
         ValueError: the file is damaged, incomplete, from another program, or of a later version.
@@ -104,7 +106,9 @@ def _onnx(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not an ONNX file of this project, or truncated; {AGAIN}")
     if not intact(data):
         raise ValueError(f"{path}: damaged: its contents do not match its checksum; copy it again")
-    return described(text, path) | {"state_dict": {}, "graph": data}
+    found = described(text, path)
+    net = {"class_path": NET, "init_args": {"graph": data, "facts": found.get("facts") or {}}}
+    return found | {"state_dict": {}, "hyper_parameters": found["hyper_parameters"] | {"net": net}}
 
 
 def metadata(data: bytes) -> dict[str, bytes]:
