@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.saved import part
+from diffusion.generation.engine import in_onnx
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
-from diffusion.nets.onnx_net import OnnxNet, accelerated
+from diffusion.nets.onnx_net import OnnxNet
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
@@ -100,7 +101,7 @@ class Pipeline:
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return device_of(self.denoiser)
+        return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
 
     def picture(self, x0: Tensor) -> np.ndarray:
         """Images x0 (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4) of the chosen bands."""
@@ -281,23 +282,3 @@ class Pipeline:
                     x = frame.x
                     bar.update()
                 yield x.cpu()
-
-
-def in_onnx(denoiser: Denoiser, shape: tuple[int, int, int], plain: bool) -> Denoiser:
-    """The denoiser with its network evaluated by ONNX Runtime.
-
-    Args:
-        plain: float32 on the CPU is wanted.
-    Raises:
-        ValueError: another precision or device, or the network cannot be exported.
-    """
-    if not plain:
-        raise ValueError("ONNX Runtime computes in float32 on the CPU; leave out --precision, --compile and --device")
-    if isinstance(denoiser.net, OnnxNet):
-        return denoiser
-    return Denoiser(accelerated(denoiser.net, shape), denoiser.schedule, denoiser.target).eval()
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    """The device of a denoiser's network."""
-    return next((p.device for p in denoiser.parameters()), torch.device("cpu"))
