@@ -84,7 +84,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
     try:
         module.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: the weights do not fit the model that the file describes: {reason}") from error
 
 
 def device_of(name: str | torch.device) -> torch.device:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.nets.onnx_graph import graph_of
+from diffusion.nets.onnx_graph import graph_of, session
 from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 from diffusion.support.paths import cache_root
@@ -37,20 +37,12 @@ class OnnxNet(nn.Module):
 
     def __init__(self, graph: bytes, facts: dict[str, Any], threads: int = 0) -> None:
         super().__init__()
-        runtime = extra("onnxruntime", "export", "sampling with ONNX Runtime")
         self.num_classes, self.context_dim = int(facts.get("num_classes", 0)), int(facts.get("context_dim", 0))
         self.image_channels = int(facts.get("image_channels", 0))
         self.self_condition = bool(facts.get("self_condition", False))
         self.learn_variance = bool(facts.get("learn_variance", False))
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads or torch.get_num_threads(), 1
-        options.log_severity_level = 4  # its errors are raised as well
-        try:
-            # From memory: a file that names weights in other files is refused.
-            self.session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            self.names = [given.name for given in self.session.get_inputs()]
-        except Exception as error:  # its exceptions have no common class
-            raise ValueError(f"ONNX Runtime cannot open this graph: {' '.join(str(error).split())[:200]}") from error
+        self.session = session(graph, threads)
+        self.names = [given.name for given in self.session.get_inputs()]
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W).

@@ -28,9 +28,9 @@ class LitDiffusionUNet(ModelMixin, ConfigMixin):
     """A network by its spec. class_labels are labels (B,) or context vectors (B, D); without them, no condition."""
 
     @register_to_config
-    def __init__(self, net, sample_size, in_channels, out_channels):
+    def __init__(self, network, sample_size, in_channels, out_channels):
         super().__init__()
-        self.net = build(dict(net))
+        self.net = build(dict(network))
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         clock = torch.as_tensor(timestep, device=sample.device).to(sample.dtype).reshape(-1).expand(sample.shape[0])
@@ -97,7 +97,7 @@ def wrap(source: Source, folder: Path, variance: bool) -> None:
     net, C = source.pipeline.denoiser.net, source.pipeline.shape[0]
     doubled = variance and source.pipeline.denoiser.learn_variance
     config: dict[str, Any] = {
-        "_class_name": CLASS, "net": spec(net), "sample_size": size_of(source), "in_channels": C,
+        "_class_name": CLASS, "network": spec(net), "sample_size": size_of(source), "in_channels": C,
         "out_channels": C * (1 + doubled),
     }  # fmt: skip
     folder.mkdir()

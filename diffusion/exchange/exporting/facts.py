@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from diffusion.denoiser.saved import load_denoiser
 from diffusion.generation.choices import Choices
 from diffusion.generation.pipeline import PARTS, Pipeline
 from diffusion.guidance import AutoGuidance, ClassifierGuidance, Guidance, Steer
 from diffusion.nets.onnx_net import OnnxNet
 from diffusion.support.released import FORMAT, VERSION
+from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import spec
 
 
@@ -39,15 +39,14 @@ class Source:
         Raises:
             ValueError: not a diffusion model's checkpoint, or an ONNX file, which has no weights to export again.
         """
-        if isinstance(run, Pipeline):
-            source = cls(choices.apply(run), weights)
-        else:
-            saved = load_denoiser(run, weights).checkpoint
-            pipeline = choices.apply(Pipeline.load(run, weights))
-            source = cls(pipeline, weights, int(saved["global_step"]), int(saved["epoch"]))
-        if isinstance(source.pipeline.denoiser.net, OnnxNet):
+        pipeline, step, epoch = run, 0, 0
+        if not isinstance(run, Pipeline):
+            file = find_checkpoint(run)
+            pipeline, read = Pipeline.load(file, weights), read_checkpoint(file)
+            step, epoch, weights = int(read["global_step"]), int(read["epoch"]), read.get("weights", weights)
+        if isinstance(pipeline.denoiser.net, OnnxNet):
             raise ValueError(f"{run}: evaluated by ONNX Runtime, without weights of its own; export the run instead")
-        return source
+        return cls(pipeline if choices == Choices() else choices.apply(pipeline), weights, step, epoch)
 
     def describe(self, **more: Any) -> dict[str, Any]:
         """The description: every part as its spec.
@@ -65,12 +64,8 @@ class Source:
 
 
 def text_of(description: dict[str, Any], indent: int | None = None) -> str:
-    """A description as JSON, the same at every call.
-
-    Raises:
-        ValueError: a number in it is not finite.
-    """
-    return json.dumps(description, indent=indent, allow_nan=False)
+    """A description as JSON, the same at every call; an infinite number is Infinity, as Python reads it."""
+    return json.dumps(description, indent=indent)
 
 
 def alone(guidance: Guidance) -> str:

@@ -31,8 +31,8 @@ def scheduler_of(pipeline: Pipeline) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{what} table of betas, and this schedule is continuous; export to .onnx instead")
     if type(target) not in TARGETS:
         raise ValueError(
-            f"{type(target).__name__}: diffusers' schedulers take the targets {', '.join(k.__name__ for k in TARGETS)}; "
-            "export to .onnx instead"
+            f"{type(target).__name__}: the targets of diffusers' schedulers are "
+            f"{', '.join(k.__name__ for k in TARGETS)}; export to .onnx instead"
         )
     found = {"num_train_timesteps": schedule.T, "prediction_type": TARGETS[type(target)]}
     found |= betas_of(schedule) | limit(pipeline) | {"timestep_spacing": spacing(pipeline)}
@@ -40,8 +40,8 @@ def scheduler_of(pipeline: Pipeline) -> tuple[str, dict[str, Any]]:
         return "DDIMScheduler", found | {"set_alpha_to_one": True}
     if sampler.variance != "small" and sampler.grid == "trailing" and sampler.steps < schedule.T:
         raise ValueError(
-            f"DDPM: with the variance {sampler.variance} and {sampler.steps} of {schedule.T} steps, diffusers adds noise "
-            "in the last step of a trailing grid; export with --grid leading, or --sampler DDIM"
+            f"DDPM: with the variance {sampler.variance} and {sampler.steps} of {schedule.T} steps, diffusers adds "
+            "noise in the last step of a trailing grid; export with --grid leading, or --sampler DDIM"
         )
     return "DDPMScheduler", found | {"variance_type": VARIANCES[sampler.variance]}
 
@@ -80,6 +80,6 @@ def spacing(pipeline: Pipeline) -> str:
     if T % sampler.steps:
         near = max(n for n in range(1, sampler.steps + 1) if T % n == 0)
         raise ValueError(
-            f"diffusers takes other levels where {sampler.steps} steps do not divide {T}; --steps {near} do"
+            f"diffusers takes other levels where {sampler.steps} steps do not divide {T}; export with --steps {near}"
         )
     return sampler.grid
