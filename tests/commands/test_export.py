@@ -13,17 +13,18 @@ def pictures(source, out, *options):
     return np.load(out)["images"].astype(int)
 
 
-@pytest.mark.parametrize("to, told", [
-    (("m.safetensors",), "m.json"),
-    (("m.onnx",), "weights of step 10"),
-    (("m.onnx", "--storage", "fp16"), "fp16 against float32, of the network's output on noise: largest"),
+@pytest.mark.parametrize("to, told, equal", [
+    (("m.safetensors",), "m.json", 1),
+    (("m.onnx",), "weights of step 10", 0.99),
+    (("m.onnx", "--storage", "fp16"), "fp16 against float32, of the network's output on noise: largest", 0.9),
 ])  # fmt: skip
-def test_an_exported_run_gives_its_pictures(tiny, tmp_path, capsys, to, told):
+def test_an_exported_run_gives_its_pictures(tiny, tmp_path, capsys, to, told, equal):
+    """To one grey level, in this share of the pixels to none."""
     name, *options = to
     assert main(["export", str(tiny), "--to", str(tmp_path / name), *options]) == 0
     assert told in capsys.readouterr().out
     wanted, found = pictures(tiny, tmp_path / "a.npz"), pictures(tmp_path / name, tmp_path / "b.npz")
-    assert np.abs(found - wanted).max() <= 1 and np.mean(found == wanted) > 0.99
+    assert np.abs(found - wanted).max() <= 1 and np.mean(found == wanted) >= equal
 
 
 def test_engine_onnx_gives_a_runs_pictures(tiny, tmp_path, monkeypatch):
