@@ -16,7 +16,7 @@ from diffusion.preparing.items import Item
 from diffusion.preparing.settings import Form, Settings
 from diffusion.preparing.shards.blocks import WORK, finished, make, record
 from diffusion.preparing.shards.crew import alone, cores
-from diffusion.preparing.sources.extras import extra
+from diffusion.support.extras import extra
 
 LOCAL = "local"
 ENDS = "--ray: a worker ends again and again; give its node more memory"

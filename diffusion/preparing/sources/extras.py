@@ -1,25 +1,12 @@
 """What needs a package of an extra: HDF5 by h5py, Parquet and zstd by pyarrow; files are opened once per process."""
 
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from diffusion.preparing.items import Refused
-
-
-def extra(module: str, group: str = "data"):
-    """A module of an extra.
-
-    Raises:
-        ImportError: it is not installed; the message says how to install it.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise ImportError(f"{name} is missing: pip install 'litdiffusion[{group}]', or pip install {name}") from error
+from diffusion.support.extras import extra
 
 
 @lru_cache(maxsize=8)
@@ -30,7 +17,7 @@ def h5(path: str):
         ValueError: it is damaged.
     """
     try:
-        return extra("h5py").File(path, "r")
+        return extra("h5py", "data").File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: no HDF5 file, or a damaged one: {error}") from error
 
@@ -42,7 +29,7 @@ def parquet(path: str):
     Raises:
         ValueError: it is damaged.
     """
-    module = extra("pyarrow.parquet")
+    module = extra("pyarrow.parquet", "data")
     try:
         return module.ParquetFile(path)
     except (ValueError, OSError) as error:
@@ -51,7 +38,7 @@ def parquet(path: str):
 
 def zstd(path: Path):
     """The stream of what a file compressed by zstd holds."""
-    return extra("pyarrow").input_stream(str(path), compression="zstd")
+    return extra("pyarrow", "data").input_stream(str(path), compression="zstd")
 
 
 def h5_row(path: str, key: str, row: int) -> np.ndarray:

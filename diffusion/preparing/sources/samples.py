@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.preparing.items import Refused
-from diffusion.preparing.sources.extras import extra
+from diffusion.support.extras import extra
 
 PIXELS = ("ndarray", "numpy", "tensor")  # encodings of arrays
 ENCODED = ("jpeg", "png", "image", "tiff", "tifffile", "bytes")
@@ -152,9 +152,14 @@ def _arrow(shard: Shard, file: np.ndarray) -> Opened:
     Raises:
         ImportError: pyarrow is not installed.
     """
-    arrow, length = extra("pyarrow"), int(file[-12:-8].copy().view("<u4")[0])
+    arrow, length = extra("pyarrow", "data"), int(file[-12:-8].copy().view("<u4")[0])
     try:
-        table = extra("pyarrow.ipc").open_file(arrow.py_buffer(file[-12 - length : -12])).read_all().combine_chunks()
+        table = (
+            extra("pyarrow.ipc", "data")
+            .open_file(arrow.py_buffer(file[-12 - length : -12]))
+            .read_all()
+            .combine_chunks()
+        )
         if table.num_rows != shard.samples:
             raise ValueError(f"{table.num_rows} rows for {shard.samples} samples")
     except (ValueError, OSError) as error:
