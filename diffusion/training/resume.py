@@ -8,7 +8,7 @@ from typing import NamedTuple
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
-from diffusion.support import runs
+from diffusion.support import runs, zoo
 from diffusion.support.console import shown
 from diffusion.support.files import sweep
 from diffusion.support.lock import NAME as LOCK
@@ -72,7 +72,7 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
     if not resume:
         return Start()
     auto = resume == "auto"
-    given = experiment if auto else Path(resume).expanduser()
+    given = experiment if auto else zoo.located(resume)
     if given.is_file():
         checkpoint = runs.read_checkpoint(given)
         run, newest = runs.directory(given), None
