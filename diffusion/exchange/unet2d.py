@@ -116,9 +116,13 @@ def options_of(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], 
         attends.append([level for level, kind in enumerate(types) if kind == known[1]])
         resnets |= {kind == known[2] for kind in types[: levels - 1] if kind != known[1]}
     if attends[0] != attends[1]:
-        raise ValueError(f"{source}: UNet2DModel attends at levels {attends[0]} down, {attends[1]} up; expected the same")
+        raise ValueError(
+            f"{source}: UNet2DModel attends at levels {attends[0]} down, {attends[1]} up; expected the same"
+        )
     if levels > 1 and len(resnets) > 1:
-        raise ValueError(f"{source}: UNet2DModel resamples by convolutions and residual blocks; expected one of the two")
+        raise ValueError(
+            f"{source}: UNet2DModel resamples by convolutions and residual blocks; expected one of the two"
+        )
     groups, shift = given["norm_num_groups"], given["resnet_time_scale_shift"] == "scale_shift"
     if (given["attn_norm_num_groups"] or (None if shift else groups)) != groups:
         raise ValueError(f"{source}: UNet2DModel with attn_norm_num_groups other than norm_num_groups is not supported")

@@ -123,7 +123,9 @@ class LinearUNet(Net):
         last = len(mults) - 1
         full = [last] if attention is None else list(attention)
         if last < 0 or min(mults) < 1 or not set(full) <= set(range(last + 1)):
-            raise ValueError(f"LinearUNet: expected mults >= 1 and attention at levels 0 .. {last}; got {mults}, {full}")
+            raise ValueError(
+                f"LinearUNet: expected mults >= 1 and attention at levels 0 .. {last}; got {mults}, {full}"
+            )
         self.width, self.mults, self.attention = width, tuple(mults), None if attention is None else tuple(attention)
         self.heads, self.head_width, self.dropout, self.sinusoids = heads, head_width, dropout, sinusoids
 

@@ -30,7 +30,11 @@ VARIANCES = {
 
 def fits(path: Any) -> bool:
     """Whether a path is a model's folder of diffusers."""
-    return isinstance(path, Path) and path.is_dir() and any((path / name).is_file() for name in ("model_index.json", "config.json"))
+    return (
+        isinstance(path, Path)
+        and path.is_dir()
+        and any((path / name).is_file() for name in ("model_index.json", "config.json"))
+    )
 
 
 def load(path: Path, flags: Mapping[str, Any]) -> Imported:

@@ -90,8 +90,8 @@ def table(net: UNet, new_order: bool) -> list[Row]:
         yield from pair("inc", "input_blocks.0.0")
         for k, part in enumerate(net.downs):
             ours, theirs = f"downs.{k}", f"input_blocks.{k + 1}"
-            yield from stage(ours, theirs, part) if hasattr(part, "attention") else resample(
-                ours, f"{theirs}.0", part, "op"
+            yield from (
+                stage(ours, theirs, part) if hasattr(part, "attention") else resample(ours, f"{theirs}.0", part, "op")
             )
         yield from stage("middle.0", "middle_block", net.middle[0])
         yield from resnet("middle.1.block", "middle_block.2", net.middle[1].block)
@@ -216,7 +216,9 @@ def load(path: Path, flags: Mapping[str, Any], found: Any, source: str) -> Impor
         **options, **heads, groups=32, sinusoids="adm", clock_scale=scale, dropout=hidden["dropout"],
     )  # fmt: skip
     weights = read(net, table(net, hidden["use_new_attention_order"]), state, str(path))
-    assumed = [f"{name} {usual[name]}" for name in usual if name not in flags and usual[name] not in (None, "", -1)]
+    idle = {"num_heads"} if by_width != -1 else set()
+    usual = {name: value for name, value in usual.items() if name not in idle and value not in (None, "", -1)}
+    assumed = [f"{name} {value}" for name, value in usual.items() if name not in flags]
     notes = [f"assumed, as not given: {', '.join(assumed)}"] if assumed else []
     if net.num_classes:
         notes += null_as_mean(weights)

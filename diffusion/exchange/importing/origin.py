@@ -71,7 +71,9 @@ def load(path: Path, flags: Mapping[str, Any], found: Any = None) -> Imported:
     state: dict[str, Tensor] = found["state_dict"]
     T = flag(flags, "t_range", int, (found.get("hyper_parameters") or {}).get("t_range"))
     if T is None:
-        raise ValueError(f"{path}: needs the diffusion steps of its DiffusionModel, which are not in it: --t_range 1000")
+        raise ValueError(
+            f"{path}: needs the diffusion steps of its DiffusionModel, which are not in it: --t_range 1000"
+        )
     if T < 4:
         raise ValueError(f"--t_range: wanted at least 4, got {T}")
     first = state["inc.double_conv.0.weight"]
@@ -83,5 +85,3 @@ def load(path: Path, flags: Mapping[str, Any], found: Any = None) -> Imported:
     sampler, shape = DDPM(T - 1, "large"), (first.shape[1], SIZE, SIZE)
     step = found.get("global_step", 0)
     return Imported(NAME, net, weights, schedule_of(T), Eps(), sampler, Unbounded(), shape, step=step)
-
-

@@ -18,12 +18,14 @@ def read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "global" not in str(error) and "class" not in str(error):  # not even a pickle
+            raise ValueError(f"{path}: truncated, damaged, or not a file of torch.save") from error
         what = str(error).partition("Unsupported global: GLOBAL ")[2].split(" ")[0] or "other objects"
         raise ValueError(
             f"{path}: holds more than tensors and plain values ({what}), and such a file could run code, so it is "
             "not opened; save its state dict again with the program that made it"
         ) from error
-    except OSError:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # of a damaged or foreign archive, anything
         raise ValueError(f"{path}: truncated, damaged, or not a file of torch.save") from error

@@ -98,5 +98,3 @@ def write(model: Imported, folder: Path, data: Mapping[str, Any] | None = None, 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
