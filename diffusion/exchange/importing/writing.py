@@ -12,8 +12,8 @@ import yaml
 from diffusion import __version__
 from diffusion.exchange.importing.found import Imported
 from diffusion.loss.objective import Objective
-from diffusion.training.callbacks.checkpoint import link
 from diffusion.support.seal import seal
+from diffusion.training.callbacks.checkpoint import link
 from diffusion.training.systems.diffusion import Diffusion
 
 LINKED = ("channels", "num_classes", "context_dim", "image_channels")  # of the network, from the data
@@ -28,10 +28,8 @@ def system(model: Imported, **facts: Any) -> Diffusion:
     """
     model.net.load_state_dict(dict(model.weights))
     learned = getattr(model.net, "learn_variance", False)
-    return Diffusion(
-        model.net, model.schedule, model.target, Objective(vlb=0.001) if learned else Objective(), model.sampler,
-        clamp=model.clamp, shape=model.shape, **facts,
-    )  # fmt: skip
+    parts = {"objective": Objective(vlb=0.001) if learned else Objective(), "sampler": model.sampler} | facts
+    return Diffusion(model.net, model.schedule, model.target, clamp=model.clamp, shape=model.shape, **parts)
 
 
 def checkpoint(model: Imported, **facts: Any) -> dict[str, Any]:
