@@ -30,8 +30,8 @@ __all__ = [
 ]  # fmt: skip
 TIMESTEPS, START, END = 500, 1e-4, 0.02
 BETTER = (
-    "diffusion.compat.course: `diffusion fit -c configs/sprites.yaml` trains this network with a null context, averaged "
-    "weights and previews; save(model, RUN) makes a run of this one for `diffusion sample RUN --context hero=1,food=0.6`"
+    "diffusion.compat.course: `diffusion fit -c configs/sprites.yaml` trains this network with a null context, "
+    "averaged weights and previews; save(model, RUN) makes a run of this one for `diffusion sample RUN`"
 )
 transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])  # to [-1, 1]
 _made: list[weakref.ref] = []
@@ -62,7 +62,7 @@ class ContextUnet(nn.Module):
         once(BETTER)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """The predicted noise for images x (B, C, H, W) at times t in (0, 1], t = index / 500, and contexts c (B, D)."""
+        """The predicted noise for images x (B, C, H, W), times t = index / 500 in (0, 1] and contexts c (B, D)."""
         clock = torch.as_tensor(t, device=x.device, dtype=torch.float32).reshape(-1) * TIMESTEPS - 1
         keep = None if c is None else (c != 0).any(dim=1)
         return self.net(x, clock.expand(len(x)), None if c is None else c.to(x), keep)
@@ -93,9 +93,7 @@ class CustomDataset(Dataset):
 
     def __getitem__(self, idx: int) -> tuple[Any, Tensor]:
         image = self.transform(self.sprites[idx])
-        return image, torch.zeros((), dtype=torch.int64) if self.null_context else torch.tensor(
-            self.slabels[idx]
-        ).long()
+        return image, torch.tensor(0 if self.null_context else self.slabels[idx]).long()
 
     def getshapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of the images and of the labels."""

@@ -37,8 +37,8 @@ TARGETS = {"pred_noise": Eps, "pred_x0": X0, "pred_v": V}
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "sigmoid": SigmoidAlpha}
 DISTANCES = {None: MSE, "l2": MSE, "l1": L1}
 BETTER = (
-    "diffusion.compat.lucidrains: `diffusion prepare FOLDER --size N --out DATA` and `diffusion fit --data DATA` do the "
-    "same and choose batch size, schedule and network; `diffusion sample RUN` samples what this program trains"
+    "diffusion.compat.lucidrains: `diffusion prepare FOLDER --size N --out DATA` and `diffusion fit --data DATA` do "
+    "the same and choose batch size, schedule and network; `diffusion sample RUN` samples what this program trains"
 )
 
 
@@ -189,8 +189,8 @@ class Trainer:
     """Training of a `GaussianDiffusion` on a folder of images, by this project's own trainer.
 
     The images are prepared in results_folder/data: resized to the short side, the middle cut out, nine tenths for
-    training. The run is results_folder/run/version_N; `save` copies its newest checkpoint to model-MILESTONE.ckpt, which
-    `diffusion sample` opens.
+    training. The run is results_folder/run/version_N; `save` copies its newest checkpoint to model-MILESTONE.ckpt,
+    which `diffusion sample` opens.
 
     Args:
         diffusion_model: the model; it has the trained weights, not their average, after `train`.
@@ -253,8 +253,9 @@ class Trainer:
             begun = self.model.write(
                 Path(start) / "run", self.average, self.decay, lr=self.lr, betas=self.betas
             )  # fmt: skip
+            resume = self.resume or begun / "checkpoints" / "last.ckpt"
             self.run = fit(
-                begun / "config.yaml", data=str(data.resolve()), resume=self.resume or begun / "checkpoints" / "last.ckpt",
+                begun / "config.yaml", data=str(data.resolve()), resume=resume,
                 out=self.results_folder, experiment="run", max_epochs=-1, max_steps=self.train_num_steps,
                 settings={
                     "data.batch_size": min(self.batch_size, images), "data.flip": self.flip, "data.labels": False,

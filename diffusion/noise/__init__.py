@@ -17,6 +17,6 @@ from diffusion.noise.times import LogitNormal, LogNormal, LossAware, Stratified,
 
 __all__ = [
     "VE", "VP", "ConstantBeta", "Cosine", "Discrete", "Flow", "Karras", "Level", "Linear", "LogNormal", "LogitNormal",
-    "LossAware", "Quadratic", "ScaledLinear", "Schedule", "Sigmoid", "SigmoidAlpha", "Stratified", "SubVP", "Times", "Uniform",
-    "forward_var", "learned_var", "posterior_var",
+    "LossAware", "Quadratic", "ScaledLinear", "Schedule", "Sigmoid", "SigmoidAlpha", "Stratified", "SubVP", "Times",
+    "Uniform", "forward_var", "learned_var", "posterior_var",
 ]  # fmt: skip
