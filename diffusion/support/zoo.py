@@ -93,6 +93,11 @@ def folder(name: str) -> Path:
     return cache_root() / "zoo" / name
 
 
+def kept(run: Path) -> Path:
+    """Where figures of a run are written: beside it, or in the cache for a model that this package includes."""
+    return folder(run.name) if run.resolve().is_relative_to(PACKAGE) else run
+
+
 def located(path: str | Path, listed: Path = LISTED) -> Path:
     """The path of a run or file; "zoo:NAME" becomes the path of that model.
 

@@ -65,6 +65,7 @@ def test_the_program_of_the_origin(tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(model(x, torch.full((2, 1), 5.0)), ours)
 
 
+@pytest.mark.filterwarnings("ignore:Linear. alpha-bar")
 def test_a_walk_of_single_steps_is_the_samplers_walk():
     """denoise_sample from t_range - 1 to 1 is DDPM with all steps, the last one to the image."""
     from diffusion.compat.origin import DiffusionModel
@@ -82,13 +83,13 @@ def test_a_walk_of_single_steps_is_the_samplers_walk():
         model.denoise_sample(x, torch.tensor(0))
 
 
+@pytest.mark.filterwarnings("ignore:Linear. alpha-bar")
 def test_a_checkpoint_of_the_origin_itself_is_loaded(tmp_path):
     from diffusion.compat.origin import DiffusionModel
 
     made = DiffusionModel(32 * 32, 100, 1).eval()
     state = write(format_of_origin.table(), made.denoiser.net.state_dict())
-    torch.save({"state_dict": state, "pytorch-lightning_version": "1.6.0", "global_step": 1, "epoch": 0, "loops": {},
-                "hparams_name": "kwargs"}, tmp_path / "a.ckpt")  # fmt: skip
+    torch.save({"state_dict": state, "pytorch-lightning_version": pl.__version__}, tmp_path / "a.ckpt")
     read = DiffusionModel.load_from_checkpoint(tmp_path / "a.ckpt", in_size=1024, t_range=100, img_depth=1).eval()
     x, t = torch.randn(1, 1, 32, 32), torch.tensor([[7.0]])
     with torch.no_grad():
@@ -98,6 +99,7 @@ def test_a_checkpoint_of_the_origin_itself_is_loaded(tmp_path):
 # --- the course -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Linear. alpha-bar")
 def test_the_program_of_the_course(tmp_path, monkeypatch, capsys):
     from diffusion.compat import course
     from diffusion.compat.course import (
@@ -145,8 +147,9 @@ def test_a_context_of_zeros_is_no_context():
     net = ContextUnet(3, 8, 5, 16).eval()
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.9])[:, None, None, None]
     with torch.no_grad():
-        assert torch.equal(net(x, t), net(x, t, c=torch.zeros(2, 5)))
-        assert not torch.equal(net(x, t), net(x, t, c=torch.eye(5)[:2]))
+        without = net(x, t)
+        torch.testing.assert_close(net(x, t, c=torch.zeros(2, 5)), without)
+        assert (net(x, t, c=torch.eye(5)[:2]) - without).abs().max() > 1e-2
 
 
 # --- denoising-diffusion-pytorch --------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_an_attention_layer_is_torchs_multi_head_attention(file):
         assert (ours(x) - expected).norm() / expected.norm() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:Linear. alpha-bar")
 def test_an_imported_run_has_its_network_and_its_levels(file, tmp_path):
     """The network's clock is its t = 1 .. T-1, of which alpha-bar is the product of 1 - beta_j over j < t."""
     path, net = file

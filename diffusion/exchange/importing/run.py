@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from diffusion.data import ImageData
+from diffusion.data.recorded import constructor, typed
 from diffusion.exchange.importing import diffusers, lucidrains, openai, origin
 from diffusion.exchange.importing.found import Imported
 from diffusion.exchange.importing.reading import read_torch
@@ -106,8 +107,13 @@ def data_of(name: str, arguments: Mapping[str, Any], model: Imported) -> tuple[d
         ValueError: there is no such data set, or its images have another shape.
     """
     kind = named(name, ImageData, "diffusion.data")
-    known = getattr(model.net, "num_classes", 0)
-    arguments = dict(arguments) if known else {"labels": False} | dict(arguments)
+    known, takes = getattr(model.net, "num_classes", 0), constructor(kind)
+    for argument in arguments:
+        if argument not in takes:
+            near = suggest(argument, list(takes)) or f"; there are: {', '.join(takes)}"
+            raise ValueError(f"data.{argument}: {kind.__name__} has no argument {argument!r}{near}")
+    given = {k: typed(k, v, takes[k].annotation) for k, v in arguments.items()}
+    arguments = given if known else {"labels": False} | given
     found = kind(**arguments)
     if tuple(found.shape) != tuple(model.shape):
         raise ValueError(
