@@ -52,6 +52,21 @@ def memory() -> tuple[int, int]:
     return now, most
 
 
+def limited(gib: float) -> None:
+    """Move this process into a cgroup that may use so much memory, page cache included."""
+    paths = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    old = "memory" in paths
+    group = (
+        Path("/sys/fs/cgroup")
+        / ("memory" if old else "")
+        / paths["memory" if old else ""].strip("/")
+        / f"limited-{os.getpid()}"
+    )
+    group.mkdir()
+    (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(int(gib * 2**30)))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def wait() -> None:
     """Wait for the device to finish."""
     if torch.cuda.is_available():

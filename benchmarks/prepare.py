@@ -1,11 +1,13 @@
-"""Images per second and core of `diffusion prepare`, and its memory: `python -m benchmarks.prepare [SOURCE ...]`.
+"""Images per second and core of `diffusion prepare`, and its memory.
+
+    python -m benchmarks.prepare [SOURCE ...] [--mixed N] [--sizes 32 64 256]
 
 Times are CPU seconds of one process, so other programs on the machine change them little. Without a source, 500 JPEGs
-of 500x375 are made.
+of 500x375 are made; `--mixed` makes N JPEGs of 72 to 320 pixels, of many shapes, in ten folders of classes.
 """
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,21 +30,40 @@ def photos(folder: Path, count: int = 500) -> Path:
     return folder
 
 
+def mixed(folder: Path, count: int) -> Path:
+    """JPEGs with sides of 72 to 320 pixels in ten folders of classes."""
+    for i in range(count):
+        random = np.random.default_rng(i)
+        wide, high = random.integers(72, 321, 2)
+        small = Image.fromarray(random.integers(0, 256, (high // 12, wide // 12, 3), np.uint8))
+        (folder / str(i % 10)).mkdir(parents=True, exist_ok=True)
+        small.resize((wide, high)).save(folder / str(i % 10) / f"{i}.jpg", quality=90)
+    return folder
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        sources = sys.argv[1:] or [str(photos(Path(scratch) / "photos"))]
-        print("| source | size | images/s and core | peak MiB |\n|---|---|---|---|")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sources", nargs="*", help="see `diffusion prepare`")
+    parser.add_argument("--mixed", type=int, default=0, help="make so many JPEGs of mixed size")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 256])
+    parser.add_argument("--scratch", help="where images and results are written; default the folder of temporary files")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        made = [str(mixed(Path(scratch) / "mixed", args.mixed))] if args.mixed else []
+        sources = args.sources + made or [str(photos(Path(scratch) / "photos"))]
+        print("| source | images | size | images/s and core | seconds | peak MiB |\n|---|---|---|---|---|---|")
         for source in sources:
-            for size in (32, 64, 256):
-                out, began = Path(scratch) / "out" / f"{size}", time.process_time()
+            for size in args.sizes:
+                out, began, clock = Path(scratch) / "out" / f"{size}", time.process_time(), time.perf_counter()
                 try:
                     prepare(source, out, size=size, workers=1, max_bad=1)
                 except ValueError as error:
-                    print(f"| {source} | {size} | {error} | |")
+                    print(f"| {source} | | {size} | {error} | | |")
                     continue
-                images = len(np.load(out / "rows.npy")) / (time.process_time() - began)
+                images, spent = len(np.load(out / "rows.npy")), time.perf_counter() - clock
+                rate = images / (time.process_time() - began)
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                print(f"| {Path(source).name} | {size} | {images:,.0f} | {memory:,.0f} |")
+                print(f"| {Path(source).name} | {images:,} | {size} | {rate:,.0f} | {spent:,.0f} | {memory:,.0f} |")
 
 
 if __name__ == "__main__":

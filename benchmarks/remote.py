@@ -1,10 +1,11 @@
 """A prepared folder behind an address: images per second, memory, disk and bytes fetched in epochs of training.
 
-    python -m benchmarks.remote [--images 50000] [--size 64] [--window 32] [--epochs 2] [--batch 128] [--step 0]
+    python -m benchmarks.remote [--images 50000] [--size 64] [--window 32] [--epochs 2] [--batch 128] [--memory 1]
 
 The images are random bytes, served over http on this machine by another process that makes each shard when it is asked
 for, so two million images take no disk besides the two windows that are measured. `--step` is the milliseconds that the
-training of a batch takes, during which the next shards are fetched.
+training of a batch takes, during which the next shards are fetched. `--memory` limits the reader to so many GiB, the
+kernel's page cache included (requires the right to make a cgroup).
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import machine, memory, save
+from benchmarks.common import limited, machine, memory, save
 
 BLOCK = 1024  # images per shard, as `diffusion prepare` writes them
 
@@ -49,6 +50,14 @@ class Shards:
             digest.update(part)
         return {"file": f"shards/{number:06d}.npy", "images": self.counts[number], "sha256": digest.hexdigest()}
 
+    def described(self, split: np.ndarray, shards: list[dict]) -> dict:
+        """The contents of dataset.json."""
+        return {
+            "format": 1, "name": "random", "shape": self.shape, "dtype": "uint8", "classes": [], "targets": [],
+            "captions": False, "images": {"train": int((split == 0).sum()), "test": int(split.sum())}, "shards": shards,
+            "statistics": {"mean": [127.5] * 3, "std": [73.9] * 3, "low": [0] * 3, "high": [255] * 3},
+        }  # fmt: skip
+
 
 def array(values: np.ndarray) -> bytes:
     """The .npy file of an array."""
@@ -62,11 +71,7 @@ def serve(images: int, size: int, pipe) -> None:
     stored = Shards(images, size)
     shards = [stored.facts(number) for number in range(len(stored.counts))]
     split = (np.arange(images) % 50 == 49).astype(np.uint8)
-    facts = {
-        "format": 1, "name": "random", "shape": [3, size, size], "dtype": "uint8", "classes": [], "targets": [],
-        "captions": False, "images": {"train": int((split == 0).sum()), "test": int(split.sum())}, "shards": shards,
-        "statistics": {"mean": [127.5] * 3, "std": [73.9] * 3, "low": [0] * 3, "high": [255] * 3},
-    }  # fmt: skip
+    facts = stored.described(split, shards)
     small = {
         "/dataset.json": json.dumps(facts).encode(),
         "/split.npy": array(split),
@@ -115,12 +120,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--step", type=float, default=0, help="milliseconds that training takes per batch")
+    parser.add_argument("--memory", type=float, default=0, help="GiB; 0 sets no limit")
     args = parser.parse_args()
     pipe, other = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=serve, args=(args.images, args.size, other), daemon=True
     )
     process.start()
+    if args.memory:
+        limited(args.memory)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DIFFUSION_CACHE"] = cache
         from diffusion.data import Prepared

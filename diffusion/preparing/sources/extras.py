@@ -1,15 +1,16 @@
-"""Files that need a package of the extra `data`: HDF5 by h5py and Parquet by pyarrow, opened once per process."""
+"""What needs a package of an extra: HDF5 by h5py, Parquet and zstd by pyarrow; files are opened once per process."""
 
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 
 from diffusion.preparing.items import Refused
 
 
-def extra(module: str):
-    """A module of the extra `data`.
+def extra(module: str, group: str = "data"):
+    """A module of an extra.
 
     Raises:
         ImportError: it is not installed; the message says how to install it.
@@ -18,7 +19,7 @@ def extra(module: str):
         return import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
-        raise ImportError(f"{name} is missing: pip install 'litdiffusion[data]', or pip install {name}") from error
+        raise ImportError(f"{name} is missing: pip install 'litdiffusion[{group}]', or pip install {name}") from error
 
 
 @lru_cache(maxsize=8)
@@ -46,6 +47,11 @@ def parquet(path: str):
         return module.ParquetFile(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: no Parquet file, or a damaged one: {error}") from error
+
+
+def zstd(path: Path):
+    """The stream of what a file compressed by zstd holds."""
+    return extra("pyarrow").input_stream(str(path), compression="zstd")
 
 
 def h5_row(path: str, key: str, row: int) -> np.ndarray:
