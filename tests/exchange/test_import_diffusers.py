@@ -185,7 +185,7 @@ def test_a_wrong_source_and_flag_are_refused(folder, capsys):
 def test_an_imported_run_is_sampled_described_evaluated_and_fine_tuned(tmp_path, capsys):
     """As a new user would: digits-shaped weights from a folder of diffusers."""
     config = CIFAR | {"in_channels": 1, "out_channels": 1, "num_class_embeds": 10, "layers_per_block": 1}
-    published(tmp_path / "theirs", config, diffusers.DDPMScheduler())
+    published(tmp_path / "theirs", config, diffusers.DDPMScheduler(10, beta_start=0.1, beta_end=0.9))
     run, out = tmp_path / "mine" / "version_0", tmp_path / "x.npz"
     assert main(["import", str(tmp_path / "theirs"), "--data", "Digits", "--out", str(run)]) == 0
     said = capsys.readouterr().out
