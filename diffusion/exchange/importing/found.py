@@ -56,11 +56,6 @@ def null_as_mean(weights: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def half_waves(value: Tensor) -> Tensor:
-    """The input weights (width, features) of a clock with its two halves, sines and cosines, swapped."""
-    return value.roll(value.shape[1] // 2, 1)
-
-
 def conv_as_linear(value: Tensor) -> Tensor:
     """The weight (o, i, 1, ...) of a 1x1 convolution as that of a Linear, (o, i)."""
     return value.flatten(1) if value.ndim > 1 else value
