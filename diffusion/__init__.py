@@ -22,8 +22,10 @@ _HOMES = {
     "evaluate": "diffusion.training.evaluate",
     "film": "diffusion.generation.film",
     "fit": "diffusion.training.api",
+    "import_run": "diffusion.exchange.importing.run",
     "nll": "diffusion.judging.nll",
     "prepare": "diffusion.preparing.prepare",
+    "pull": "diffusion.exchange.importing.pulling",
     "sample": "diffusion.generation.sample",
     "validate": "diffusion.training.api",
 }
