@@ -17,7 +17,7 @@ _HOMES = {
     "Prediction": "diffusion.denoiser",
     "check": "diffusion.bench.report",
     "describe": "diffusion.training.describe",
-    "edit": "diffusion.editing.sheet",
+    "edit": "diffusion.generation.editing.sheet",
     "export": "diffusion.exchange.exporting.export",
     "evaluate": "diffusion.training.evaluate",
     "film": "diffusion.generation.film",

@@ -102,7 +102,7 @@ def _run(argv: list[str]) -> int:
     except Exception as error:
         if debug or isinstance(error, BrokenPipeError) and _unread():
             raise
-        from diffusion.options.errors import explain
+        from diffusion.commands.options.errors import explain
 
         return _fail(name, *explain(error, name))
 

@@ -4,10 +4,10 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion.editing.inputs import MASKS
-from diffusion.editing.sheet import VERBS, Edit, Verb, perform
+from diffusion.generation.editing.inputs import MASKS
+from diffusion.generation.editing.sheet import VERBS, Edit, Verb, perform
 from diffusion.generation.request import Request
-from diffusion.options.parser import (
+from diffusion.commands.options.parser import (
     Parser,
     add_bands,
     add_conditions,

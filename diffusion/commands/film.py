@@ -2,7 +2,7 @@
 
 from diffusion.generation.film import PICTURES, write
 from diffusion.generation.request import Request
-from diffusion.options.parser import Parser, add_request, fields_of
+from diffusion.commands.options.parser import Parser, add_request, fields_of
 
 FILM = ("out", "frames", "fps", "hold", "size")
 

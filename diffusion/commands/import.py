@@ -2,7 +2,7 @@
 
 from diffusion.exchange.importing.run import SOURCES, import_run
 from diffusion.generation.pipeline import Pipeline
-from diffusion.options.parser import Parser
+from diffusion.commands.options.parser import Parser
 from diffusion.support.console import shown, tool
 
 

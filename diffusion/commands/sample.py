@@ -2,7 +2,7 @@
 
 from diffusion.generation.request import Request
 from diffusion.generation.sample import PICTURES, write
-from diffusion.options.parser import Parser, add_request, fields_of
+from diffusion.commands.options.parser import Parser, add_request, fields_of
 
 
 def main(argv: list[str]) -> int:
