@@ -233,7 +233,11 @@ PLANTED = {
         ("diffusion.data.bad", "from diffusion.noise.level import Level", "diffusion.noise.level"),
         ("diffusion.metrics.bad", "from diffusion.data import Digits", "diffusion.data.__init__"),
         ("diffusion.judging.bad", "from diffusion.training.run import train", "diffusion.training.run"),
-        ("diffusion.generation.editing.bad", "x = import_module('diffusion.commands.options.parser')", "diffusion.commands.options.parser"),
+        (
+            "diffusion.generation.editing.bad",
+            "x = import_module('diffusion.commands.options.parser')",
+            "diffusion.commands.options.parser",
+        ),
     ],
     imports_of_own_package: [
         ("diffusion.samplers.bad", "from diffusion.samplers import DDIM", "diffusion.samplers.__init__"),

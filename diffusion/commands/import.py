@@ -1,8 +1,8 @@
 """`diffusion import`: a checkpoint of another program becomes a run."""
 
+from diffusion.commands.options.parser import Parser
 from diffusion.exchange.importing.run import SOURCES, import_run
 from diffusion.generation.pipeline import Pipeline
-from diffusion.commands.options.parser import Parser
 from diffusion.support.console import shown, tool
 
 

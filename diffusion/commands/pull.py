@@ -1,7 +1,7 @@
 """`diffusion pull`: download a published model."""
 
-from diffusion.exchange.importing.pulling import pull
 from diffusion.commands.options.parser import Parser
+from diffusion.exchange.importing.pulling import pull
 from diffusion.support import zoo
 from diffusion.support.console import shown, tool
 
