@@ -22,7 +22,7 @@ RANDOM = {
 }  # fmt: skip
 STEPS = {  # 20 for the others, 60 for other random ones
     **RANDOM, samplers.DPM2: 12, samplers.DPMSolverSingle: 12,
-    samplers.Heun: 40,  # on SigmoidAlpha, which ends in a jump of log-SNR: 15 % with 20 steps, 5 % with 40, 1 % with 100
+    samplers.Heun: 40,  # on SigmoidAlpha, which ends in a jump: 15 % with 20 steps, 5 % with 40, 1 % with 100
 }  # fmt: skip
 ALL = sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__)
 ACCURATE = {samplers.ProbabilityFlow, *(kind for kind in ALL if (kind().convergence or 1) > 1)}
