@@ -18,6 +18,7 @@ _HOMES = {
     "check": "diffusion.bench.report",
     "describe": "diffusion.training.describe",
     "edit": "diffusion.editing.sheet",
+    "export": "diffusion.exchange.exporting.export",
     "evaluate": "diffusion.training.evaluate",
     "film": "diffusion.generation.film",
     "fit": "diffusion.training.api",

@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "sample pictures:           diffusion sample RUN --n 64 --out grid.png",
     "edit": "edit pictures:             diffusion edit inpaint RUN --mask left --out edit.png",
     "film": "film the denoising:        diffusion film RUN --n 9 --out denoising.gif",
+    "export": "for other programs:        diffusion export RUN --to model.onnx",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "train and sample digits:   diffusion demo",
     "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",
@@ -30,7 +31,8 @@ usage: diffusion COMMAND [options] [--debug]
 
 {chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
 
-RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newest run), or a checkpoint file.
+RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newest run), a checkpoint file, or an
+exported .safetensors or .onnx file.
 `diffusion COMMAND --help` lists the options of a command; --debug shows the traceback of an error.
 """
 

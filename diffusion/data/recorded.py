@@ -69,7 +69,10 @@ def _read(run_or_checkpoint: str | Path) -> tuple[type[ImageData], dict[str, Any
     """The class of a run's data set and the arguments recorded for it, the run's seed among them."""
     config = runs.directory(runs.find_checkpoint(run_or_checkpoint)) / "config.yaml"
     if not config.is_file():
-        raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
+        raise FileNotFoundError(
+            f"{config}: the run's configuration is missing, which names its data; it is written beside checkpoints/, "
+            "and can be copied beside an exported model"
+        )
     try:
         read = today(yaml.safe_load(config.read_text()))
         data = read["data"]

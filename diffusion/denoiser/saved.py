@@ -1,4 +1,4 @@
-"""A denoiser rebuilt from a checkpoint file, without Lightning and without the rest of the training system."""
+"""A denoiser rebuilt from a checkpoint or an exported file, without Lightning and the rest of the training system."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser.base import Denoiser
+from diffusion.denoiser.targets import Target
+from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.specs import build
 
@@ -32,7 +34,7 @@ class Saved(NamedTuple):
 
 
 def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.device | str = "cpu") -> Saved:
-    """The denoiser of a checkpoint file or run directory.
+    """The denoiser of a checkpoint, an exported file or a run directory; that of an .onnx file runs on the CPU.
 
     Args:
         weights: the exponential moving average (where the run kept one), or the raw weights of the last step.
@@ -48,13 +50,28 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     if "target" not in parts:
         use = "sample RUN --classifier" if "schedule" in parts else "evaluate --features"
         raise ValueError(f"{path}: expected a diffusion model, got a classifier; use it with: diffusion {use}")
+    if weights == "raw" and checkpoint.get("weights", weights) != weights:
+        raise ValueError(f"{path}: holds the averaged weights only; leave out --weights raw, or use the run itself")
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
-    denoiser = Denoiser(*(build(parts[name]) for name in ("net", "schedule", "target")))
+    denoiser = Denoiser(part(parts, "net", nn.Module), part(parts, "schedule", Schedule), part(parts, "target", Target))
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
+
+
+def part(parts: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A part of a model, built from its spec.
+
+    Raises:
+        ValueError: the spec cannot be built, or describes something else.
+    """
+    found = build(parts.get(name))
+    if not isinstance(found, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ValueError(f"{name}: wanted a {wanted} of this project, got {type(found).__name__}")
+    return found
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:
@@ -67,7 +84,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
     try:
         module.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: the weights do not fit the model that the file describes: {reason}") from error
 
 
 def device_of(name: str | torch.device) -> torch.device:

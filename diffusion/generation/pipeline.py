@@ -14,16 +14,19 @@ from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
+from diffusion.denoiser.saved import part
+from diffusion.generation.engine import in_onnx
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.nets.onnx_net import OnnxNet
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support.scaling import Scaling
-from diffusion.support.specs import build, suggest
+from diffusion.support.specs import suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
-PARTS = ("sampler", "guidance", "clamp", "hint")  # of a checkpoint, beside the denoiser
+PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint | None}  # beside the denoiser
 
 
 @dataclass(eq=False, repr=False)
@@ -67,27 +70,33 @@ class Pipeline:
         device: torch.device | str = "cpu",
         precision: Literal["32", "bf16"] = "32",
         compile: str = "",
+        engine: Literal["torch", "onnx"] = "torch",
     ) -> "Pipeline":
-        """The model of a run directory, an experiment folder (its newest run) or a checkpoint file.
+        """The model of a run directory, an experiment folder (its newest run), a checkpoint or an exported file.
 
         Args:
             weights: the exponential moving average (if the run kept one), or the raw weights of the last step.
             device: of the network; "auto" is a GPU if there is one.
             precision: of the network's matrix products.
             compile: mode of `torch.compile`; "" does not compile.
+            engine: "onnx" evaluates the network with ONNX Runtime, on the CPU; an .onnx file always does.
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: not a valid checkpoint of a diffusion model of this project.
+            ValueError: not a valid checkpoint of a diffusion model of this project, or options that exclude each other.
         """
-        saved = load_denoiser(run, weights, device)
+        saved = load_denoiser(run, weights, "cpu" if engine == "onnx" and device == "auto" else device)
         denoiser, given = saved.denoiser, saved.hyper_parameters
+        shape = tuple(given["shape"])
+        if engine == "onnx" or isinstance(denoiser.net, OnnxNet):
+            plain = precision == "32" and not compile and str(device) in ("auto", "cpu")
+            denoiser = in_onnx(denoiser, shape, plain)
         denoiser.precision = torch.bfloat16 if precision == "bf16" else None
         if compile:
             compiled(denoiser.net, compile)
-        parts = (build(given.get(name)) for name in PARTS)
+        parts = [part(given, name, kind) for name, kind in PARTS.items()]
         names, seed = given.get("class_names", ()), given.get("seed", 0)
         scaling = Scaling.of(given.get("scaling"))
-        return cls(denoiser, *parts, tuple(given["shape"]), tuple(names), seed, scaling)
+        return cls(denoiser, *parts, shape, tuple(names), seed, scaling)
 
     @property
     def device(self) -> torch.device:

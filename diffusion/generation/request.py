@@ -17,14 +17,14 @@ class Request:
     """A request for pictures of a run.
 
     Attributes:
-        run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
+        run: run directory, experiment folder (its newest run), checkpoint or exported file, or an open pipeline.
         n: pictures; None derives the number from the conditions.
         asked: the conditions.
         choices: the sampler and the guidance.
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         batch_size: pictures per batch; it does not change them.
-        device, precision, compile: see `Pipeline.load`.
+        device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments, for the image "test".
         bands: one or three channels that pictures show, from 1: "3,2,1" or a sequence; see `pictures.visible`.
     """
@@ -39,6 +39,7 @@ class Request:
     device: str = "auto"
     precision: Literal["32", "bf16"] = "32"
     compile: str = ""
+    engine: Literal["torch", "onnx"] = "torch"
     data: Mapping[str, Any] = field(default_factory=dict)
     bands: str | Sequence[int] = ()
 
@@ -58,7 +59,7 @@ class Request:
         if isinstance(self.run, Pipeline):
             found = self.run
         else:
-            found = Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile)
+            found = Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile, self.engine)
         return replace(found, bands=bands_of(self.bands, found.shape[0])) if self.bands else found
 
     def open(self, default: int) -> Opened:

@@ -50,6 +50,7 @@ def sample(
     device: str = "auto",
     precision: Literal["32", "bf16"] = "32",
     compile: str = "",
+    engine: Literal["torch", "onnx"] = "torch",
     data: Mapping[str, Any] | None = None,
     progress: bool = False,
     **arguments: Any,
@@ -67,7 +68,7 @@ def sample(
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         batch_size: pictures per batch; it does not change them.
-        device, precision, compile: see `Pipeline.load`.
+        device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments, for image="test".
         progress: show a progress bar.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
@@ -79,7 +80,7 @@ def sample(
         run, arguments, n=n, label=label, labels=labels, context=context, each=each, image=image, sampler=sampler,
         steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale, interval=interval, guide=guide,
         classifier=classifier, seed=seed, weights=weights, batch_size=batch_size, device=device, precision=precision,
-        compile=compile, data=data or {},
+        compile=compile, engine=engine, data=data or {},
     )  # fmt: skip
     pipeline, n, given, _ = request.open(PICTURES)
     made = pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)

@@ -61,7 +61,8 @@ def open_pipelines(request: Request) -> list[tuple[Path, Pipeline]]:
     opened = []
     for run in request.runs:
         file = runs.find_checkpoint(run)
-        pipeline = Pipeline.load(file, request.weights, request.device, request.precision, request.compile)
+        how = request.device, request.precision, request.compile, request.engine
+        pipeline = Pipeline.load(file, request.weights, *how)
         pipeline.denoiser.requires_grad_(False)
         opened.append((file, pipeline))
     return opened
@@ -114,6 +115,7 @@ def setting_of(job: Job, request: Request) -> dict:
         "extractor": f"{run.evaluator.extractor.name}-{run.evaluator.extractor.hash}",
         "reference": run.evaluator.reference.hash,
         **({} if request.precision == "32" else {"precision": request.precision}),
+        **({} if request.engine == "torch" else {"engine": request.engine}),
     }
 
 

@@ -32,7 +32,7 @@ class Request:
         keep: keep the samples beside the figures, as .npz.
         again: repeat measurements that are already recorded.
         batch_size: samples per batch, >= 1; it does not change them.
-        device, precision, compile: see `Pipeline.load`.
+        device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments.
         bound: steps of the variational bound that the metric nll is measured by; None is T, or 1000.
     Raises:
@@ -53,6 +53,7 @@ class Request:
     device: str = "auto"
     precision: Literal["32", "bf16"] = "32"
     compile: str = ""
+    engine: Literal["torch", "onnx"] = "torch"
     data: Mapping[str, Any] = field(default_factory=dict)
     bound: int | None = None
 

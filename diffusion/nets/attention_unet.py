@@ -140,7 +140,7 @@ class AttentionUNet(Net):
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2**self.depth, f"give fewer than {self.depth + 1} widths")
-        features = None if self.condition is None else self.condition(y, keep, len(x))
+        features = None if self.condition is None else self.condition(y, keep, x.shape[0])
         clock_codes = codes(clock, self.stage_widths)
         x = self.inc(torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if self.ones else x)
         skips = [x]

@@ -168,7 +168,7 @@ class BlockUNet(Net):
         check(self, x, max(2**self.layers, self.patch), f"give fewer than {self.layers} layers or a smaller patch")
         heard, condition = [self.clock(clock)], None
         if self.condition is not None:
-            heard.append(condition := self.condition(y, keep, len(x)))
+            heard.append(condition := self.condition(y, keep, x.shape[0]))
         features = F.silu(torch.cat(heard, dim=1))
 
         def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:

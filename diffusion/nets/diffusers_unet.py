@@ -47,6 +47,6 @@ class DiffusersUNet(Net):
         check(self, x, 2 ** (len(self.body.config.block_out_channels) - 1), "give fewer block_out_channels")
         labels = None
         if self.num_classes:
-            null = torch.full((len(x),), self.num_classes, device=x.device)
+            null = torch.full((x.shape[0],), self.num_classes, device=x.device)
             labels = null if y is None else y if keep is None else torch.where(keep, y, null)
         return self.body(x, clock, class_labels=labels).sample

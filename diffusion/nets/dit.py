@@ -105,7 +105,7 @@ class DiT(Net):
         rows, columns = (n // self.patch for n in x.shape[-2:])
         features = self.clock(clock)
         if self.condition is not None:
-            features = features + self.condition(y, keep, len(x))
+            features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)

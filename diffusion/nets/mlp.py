@@ -52,9 +52,7 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
     ) -> None:
         super().__init__(channels=channels, **facts)
         if len(size) != 2 or min(*size, depth) < 1:
-            raise ValueError(
-                f"ResidualMLP: expected size [height, width] and depth >= 1, got {list(size)} and {depth}"
-            )
+            raise ValueError(f"ResidualMLP: expected size [height, width] and depth >= 1, got {list(size)} and {depth}")
         self.size, self.width, self.depth, self.dropout = tuple(size), width, depth, dropout
         pixels = prod(size)
         self.clock = ClockEmbedding(width, width)
@@ -72,7 +70,7 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
             )
         features = self.clock(clock)
         if self.condition is not None:
-            features = features + self.condition(y, keep, len(x))
+            features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)
         h = self.inc(x.flatten(1))
         for block in self.blocks:

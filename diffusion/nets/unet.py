@@ -111,7 +111,7 @@ class UNet(Net):
         check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
         features = self.clock(clock)
         if self.condition is not None:
-            features = features + self.condition(y, keep, len(x))
+            features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)
 
         def run(part: nn.Module, x: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Parser(ArgumentParser):
 
 def add_run(parser: Parser, weights: bool = True) -> None:
     """Add RUN and, by default, --weights."""
-    parser.add_argument("run", help="run directory, experiment folder (its newest run), or checkpoint file")
+    parser.add_argument("run", help="run directory, experiment folder (its newest run), checkpoint, or exported file")
     if weights:
         add_weights(parser)
 
@@ -159,6 +159,7 @@ def add_machine(parser: Parser, batch_size: int) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     add("--precision", choices=["32", "bf16"], default="32", help="of the network (default 32)")
     add("--compile", default="", metavar="MODE", help=f"torch.compile the network: {', '.join(MODES)}")
+    add("--engine", choices=["torch", "onnx"], default="torch", help="onnx: ONNX Runtime, on the CPU (default torch)")
 
 
 def add_request(parser: Parser, n: str, out: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion.support.released import SUFFIXES, read_released
 from diffusion.support.seal import problem
 from diffusion.support.specs import today
 
@@ -75,12 +76,12 @@ def open_checkpoint(path: Path) -> object:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The contents of a checkpoint of this project; see `open_checkpoint`.
+    """The contents of a checkpoint of this project, see `open_checkpoint`, or of an exported model, see `released`.
 
     Raises:
         ValueError: the file is truncated, damaged, or from another program.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = read_released(path) if path.suffix in SUFFIXES else open_checkpoint(path)
     missing = [k for k in KEYS if k not in checkpoint] if isinstance(checkpoint, dict) else list(KEYS)
     if missing or "net" not in checkpoint["hyper_parameters"]:
         raise ValueError(

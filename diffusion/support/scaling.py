@@ -55,8 +55,15 @@ class Scaling:
 
     @classmethod
     def of(cls, value: Scaling | Mapping[str, Any] | None) -> Scaling:
-        """A scaling from its plain form; None is that of 8-bit images, which files without a scaling are of."""
-        return value if isinstance(value, Scaling) else cls(**(value or {}))
+        """A scaling from its plain form; None is that of 8-bit images, which files without a scaling are of.
+
+        Raises:
+            ValueError: it is not the plain form of a scaling.
+        """
+        try:
+            return value if isinstance(value, Scaling) else cls(**(value or {}))
+        except TypeError as error:
+            raise ValueError(f"scaling: {error}") from error
 
     @classmethod
     def measured(

@@ -7,6 +7,7 @@ from typing import Any
 from diffusion.generation.pipeline import Pipeline
 from diffusion.nets.describe import Description
 from diffusion.nets.describe import describe as describe_net
+from diffusion.nets.onnx_net import OnnxNet
 
 CONFIGS = (".yaml", ".yml")
 
@@ -45,6 +46,12 @@ def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Descr
 
 
 def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
-    """The description of a pipeline's network."""
+    """The description of a pipeline's network.
+
+    Raises:
+        ValueError: an .onnx file, whose network has no parts to describe.
+    """
+    if isinstance(pipeline.denoiser.net, OnnxNet):
+        raise ValueError("an .onnx file has one graph without parts; describe the run that it was exported from")
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
     return describe_net(pipeline.denoiser.net, pipeline.shape, hint, batch_size)

@@ -39,6 +39,7 @@ def evaluate(
     device: str = "auto",
     precision: Literal["32", "bf16"] = "32",
     compile: str = "",
+    engine: Literal["torch", "onnx"] = "torch",
     data: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Table:
@@ -61,7 +62,7 @@ def evaluate(
         keep: save the samples beside the figures, as .npz.
         again: repeat measurements instead of reusing cached results.
         batch_size: samples per batch, >= 1; it does not change the samples.
-        device, precision, compile: see `Pipeline.load`.
+        device, precision, compile, engine: see `Pipeline.load`.
         data: arguments of the runs' data set to override, e.g. {"root": "/data"}.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
@@ -72,7 +73,7 @@ def evaluate(
         runs, arguments, n=n, metrics=metrics, sweep=sweep, sampler=sampler, steps=steps, guidance=guidance,
         scale=scale, w=w, rescale=rescale, interval=interval, guide=guide, classifier=classifier, seed=seed,
         weights=weights, features=features, keep=keep, again=again, batch_size=batch_size, device=device,
-        precision=precision, compile=compile, data=data or {},
+        precision=precision, compile=compile, engine=engine, data=data or {},
     )  # fmt: skip
     with together() as processes:
         return answer(request, processes, partial(train_extractor, fit=train))

@@ -1,24 +1,11 @@
 """Files that need a package of the extra `data`: HDF5 by h5py and Parquet by pyarrow, opened once per process."""
 
 from functools import lru_cache
-from importlib import import_module
 
 import numpy as np
 
 from diffusion.preparing.items import Refused
-
-
-def extra(module: str):
-    """A module of the extra `data`.
-
-    Raises:
-        ImportError: it is not installed; the message says how to install it.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise ImportError(f"{name} is missing: pip install 'litdiffusion[data]', or pip install {name}") from error
+from diffusion.support.extras import extra
 
 
 @lru_cache(maxsize=8)
@@ -29,7 +16,7 @@ def h5(path: str):
         ValueError: it is damaged.
     """
     try:
-        return extra("h5py").File(path, "r")
+        return extra("h5py", "data").File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: no HDF5 file, or a damaged one: {error}") from error
 
@@ -41,7 +28,7 @@ def parquet(path: str):
     Raises:
         ValueError: it is damaged.
     """
-    module = extra("pyarrow.parquet")
+    module = extra("pyarrow.parquet", "data")
     try:
         return module.ParquetFile(path)
     except (ValueError, OSError) as error:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from diffusion.preparing.items import LABELS, TEXTS, Item, Listing
 from diffusion.preparing.settings import Settings
-from diffusion.preparing.sources.extras import extra, parquet
+from diffusion.preparing.sources.extras import parquet
 from diffusion.preparing.sources.metadata import chosen, number
+from diffusion.support.extras import extra
 
 
 @dataclass
@@ -66,7 +67,7 @@ def parquet_listing(path: Path, name: str, split: int | None, settings: Settings
         ValueError: a damaged file, or one without a column of images.
     """
     file = parquet(str(path))
-    schema, types = file.schema_arrow, extra("pyarrow").types
+    schema, types = file.schema_arrow, extra("pyarrow", "data").types
     able = [f.name for f in schema if types.is_binary(f.type) or types.is_large_binary(f.type) or _encoded(f, types)]
     column = settings.key or next((c for c in ("image", "img", *able) if c in able), None)
     if column not in able:

@@ -1,0 +1,1 @@
+"""Models leave and arrive: export to other programs' formats."""

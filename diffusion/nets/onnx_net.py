@@ -1,0 +1,104 @@
+"""OnnxNet: a network that ONNX Runtime evaluates, in place of torch."""
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.nets.onnx_graph import graph_of, session
+from diffusion.support.extras import extra
+from diffusion.support.files import atomic
+from diffusion.support.paths import cache_root
+from diffusion.support.released import intact, with_metadata
+from diffusion.support.specs import spec
+
+FACTS = ("num_classes", "context_dim", "image_channels", "self_condition", "learn_variance")
+
+
+class OnnxNet(nn.Module):
+    """forward(x, clock, y=None, keep=None) of an exported network, on the CPU. It has no parameters and no gradient.
+
+    Every sampler and guidance that needs values of the network alone works with it.
+
+    Args:
+        graph: the bytes of an ONNX file, see `onnx_graph`.
+        facts: num_classes, context_dim, image_channels, self_condition and learn_variance of the network.
+        threads: of ONNX Runtime; torch's number by default.
+    Raises:
+        ImportError: onnxruntime is not installed.
+        ValueError: it cannot open the graph.
+    """
+
+    def __init__(self, graph: bytes, facts: dict[str, Any], threads: int = 0) -> None:
+        super().__init__()
+        self.num_classes, self.context_dim = int(facts.get("num_classes", 0)), int(facts.get("context_dim", 0))
+        self.image_channels = int(facts.get("image_channels", 0))
+        self.self_condition = bool(facts.get("self_condition", False))
+        self.learn_variance = bool(facts.get("learn_variance", False))
+        self.session = session(graph, threads)
+        self.names = [given.name for given in self.session.get_inputs()]
+
+    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at clock (B,) -> (B, C, H, W).
+
+        Raises:
+            ValueError: a gradient is requested, or the shape is not the graph's.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                "ONNX Runtime gives no gradient through the network, which this guidance or likelihood needs; "
+                "use the run itself with --engine torch"
+            )
+        feeds = {"x": x.float(), "clock": clock.float()}
+        if "y" in self.names:
+            kept = torch.full(x.shape[:1], y is not None)
+            empty = (x.shape[0], self.context_dim) if self.context_dim else (x.shape[0],)
+            feeds["y"] = torch.zeros(empty) if y is None else y
+            feeds["y"] = feeds["y"].float() if self.context_dim else feeds["y"].long()
+            feeds["keep"] = kept if keep is None or y is None else keep.bool()
+        values = {name: value.detach().cpu().contiguous().numpy() for name, value in feeds.items()}
+        try:
+            (out,) = self.session.run(None, values)
+        except Exception as error:
+            raise ValueError(f"ONNX Runtime: {' '.join(str(error).split())[:300]}") from error
+        return torch.from_numpy(out).to(x.device)
+
+
+def facts_of(net: nn.Module) -> dict[str, Any]:
+    """What a denoiser reads of a network; see `nets.base.Net`."""
+    return {name: getattr(net, name, 0) for name in FACTS}
+
+
+def accelerated(net: nn.Module, shape: Sequence[int]) -> OnnxNet:
+    """The network for ONNX Runtime; its graph is kept in the cache folder, by the hash of all that it follows from.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime are not installed.
+        ValueError: the network cannot be exported.
+    """
+    file = cache_root() / "engines" / f"{key_of(net, shape)}.onnx"
+    data = file.read_bytes() if file.is_file() else b""
+    if not intact(data):
+        data = with_metadata(graph_of(net, shape, resizable=False).SerializeToString(deterministic=True), {})
+        with atomic(file) as temporary:
+            temporary.write_bytes(data)
+    return OnnxNet(data, facts_of(net))
+
+
+def key_of(net: nn.Module, shape: Sequence[int]) -> str:
+    """The hash of a network's architecture, weights and source, and of the exporter's version."""
+    versions = [torch.__version__, *(extra(name, "export").__version__ for name in ("onnx", "onnxscript"))]
+    found = hashlib.sha256(json.dumps([spec(net), list(shape), versions], sort_keys=True).encode())
+    homes = {type(module).__module__ for module in net.modules()}
+    files = {inspect.getsourcefile(sys.modules[home]) for home in homes if not home.startswith("torch.")}
+    for source in sorted(map(str, {*files, *Path(__file__).parent.glob("*.py")})):
+        found.update(Path(source).read_bytes() if Path(source).is_file() else b"")
+    for name, value in net.state_dict().items():
+        found.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:24]
