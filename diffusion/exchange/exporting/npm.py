@@ -64,7 +64,7 @@ def registry() -> str:
     return f"{chosen.rstrip('/')}/"
 
 
-def archive(package: Package = ONNXRUNTIME) -> bytes:
+def archive(package: Package) -> bytes:
     """The archive of a package: from the cache folder, else downloaded once and kept there.
 
     Raises:

@@ -12,8 +12,8 @@ from base64 import b64encode
 from pathlib import Path
 
 from diffusion import __version__
+from diffusion.exchange.exporting import npm
 from diffusion.exchange.exporting.facts import Source
-from diffusion.exchange.exporting.npm import ONNXRUNTIME, archive, members
 from diffusion.exchange.exporting.onnx_file import Difference, Storage, serialized, stored_graph
 from diffusion.exchange.exporting.page_model import as_json, described
 from diffusion.support.extras import extra
@@ -76,7 +76,7 @@ def write_page(source: Source, to: Path, storage: Storage = "fp32") -> tuple[lis
 
 def parts() -> tuple[bytes, str]:
     """ONNX Runtime's WebAssembly, and its library as the text of a script."""
-    library, runtime = members(archive(), LIBRARY, BINARY)
+    library, runtime = npm.members(npm.archive(npm.ONNXRUNTIME), LIBRARY, BINARY)
     return runtime, as_constant(library.decode("utf-8"))
 
 
@@ -92,7 +92,7 @@ def as_constant(library: str) -> str:
     names = dict(reversed(pair.split(" as ")) for pair in exports.partition("}")[0].split(",") if " as " in pair)
     # The origin of a file is the text "null" in Firefox, which the library takes for an address.
     if body.count("location.origin") != 1 or not all(name in names for name in USED):
-        raise ValueError(f"{ONNXRUNTIME.name} {ONNXRUNTIME.version}: {LIBRARY} has another form than expected")
+        raise ValueError(f"{npm.ONNXRUNTIME.file}: {LIBRARY} has another form than expected")
     exported = ",".join(f"{name}:{names[name]}" for name in USED)
     body = body.replace("location.origin", "void 0").replace("import.meta.url", "self.location.href")
     return f'"use strict";{body}\nconst ort={{{exported}}};\n'

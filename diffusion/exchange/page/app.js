@@ -55,7 +55,9 @@ function sample() {
   say(`Sampling ${asked.n} picture${asked.n === 1 ? "" : "s"} in ${asked.steps} steps`);
   $("progress").value = 0;
   $("after").hidden = true;
+  arrange();
   $("pictures").replaceChildren(...Array.from({ length: asked.n }, (_, k) => tile(k)));
+  if ($("result").offsetTop > $("form").offsetTop) $("result").scrollIntoView({ behavior: "smooth" }); // on a phone
   worker.postMessage({ kind: "sample", ...asked });
 }
 
@@ -63,10 +65,19 @@ function sample() {
 function tile(k) {
   const words = caption(run.y?.[k]);
   const canvas = build("canvas", { width: W, height: H });
-  const button = build("button", { type: "button", title: "Save as PNG" }, canvas, build("span", { textContent: words }));
-  button.ariaLabel = `Picture ${k + 1}${words ? `, ${words}` : ""}: save as PNG`;
+  const label = `Picture ${k + 1}${words ? `, ${words}` : ""}: save as PNG`;
+  const text = build("span", { textContent: words });
+  const button = build("button", { type: "button", title: "Save as PNG", label }, canvas, text);
   button.onclick = () => canvas.toBlob((blob) => save(blob, `picture-${run.seed}-${k}.png`));
   return button;
+}
+
+/** As many columns as fit, so that the rows are about equally long. */
+function arrange() {
+  if (!run) return;
+  const width = $("pictures").clientWidth;
+  const fit = Math.max(1, Math.floor(width / (width < 420 ? 72 : 104)));
+  $("pictures").style.setProperty("--columns", Math.ceil(run.n / Math.ceil(run.n / fit)));
 }
 
 function draw(bytes) {
@@ -201,6 +212,7 @@ $("view").onchange = () => seek($("step").valueAsNumber);
 $("play").onclick = play;
 $("png").onclick = savePng;
 $("gif").onclick = saveGif;
+addEventListener("resize", arrange);
 $("notices-button").onclick = showNotices;
 
 prepare();

@@ -7,8 +7,10 @@ model.guidance.high ??= Infinity;
 model.samplers.Heun.options.maxRatio ??= Infinity;
 const MANY = 30; // classes from which there is a field to search them
 
-function build(tag, properties = {}, ...children) {
+/** An element with properties, a label for screen readers, and children. */
+function build(tag, { label, ...properties } = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
+  if (label) element.setAttribute("aria-label", label);
   element.append(...children);
   return element;
 }
@@ -39,7 +41,7 @@ function prepareClasses() {
     build("label", { className: "chip" }, build("input", { type: "checkbox", value: k }), build("span", { textContent: name })),
   );
   if (chips.length > MANY) {
-    const search = build("input", { type: "search", placeholder: "Search", ariaLabel: "Search the classes" });
+    const search = build("input", { type: "search", placeholder: "Search", label: "Search the classes" });
     search.oninput = () => {
       for (const chip of chips) chip.hidden = !chip.textContent.toLowerCase().includes(search.value.toLowerCase());
     };
@@ -56,7 +58,7 @@ function prepareMix() {
   const words = model.named ? "each one in turn" : "no mix";
   const sliders = model.names.map((name, k) => {
     const value = build("output", { textContent: "0" });
-    const input = build("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0, ariaLabel: name });
+    const input = build("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0, label: name });
     input.dataset.feature = k;
     input.oninput = () => {
       value.textContent = input.value;

@@ -42,9 +42,14 @@ async function open({ model: given, runtime, network }) {
   const [C, H, W] = model.shape;
   const nothing = new Float32Array((model.selfCondition ? 2 : 1) * C * H * W);
   await evaluate(nothing, 1, 1, null, () => false); // the first call allocates
-  const began = performance.now();
-  await evaluate(nothing, 1, 1, null, () => false);
-  postMessage({ kind: "ready", seconds: (performance.now() - began) / 1000 });
+  let [seconds, spent] = [Infinity, 0];
+  for (let k = 0; k < 5 && spent < 0.5; k++) {
+    const began = performance.now();
+    await evaluate(nothing, 1, 1, null, () => false);
+    seconds = Math.min(seconds, (performance.now() - began) / 1000);
+    spent += (performance.now() - began) / 1000;
+  }
+  postMessage({ kind: "ready", seconds });
 }
 
 /** The network's output for some rows; y holds a label or a context vector per row, or is null. */
