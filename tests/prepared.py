@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 
-def write(folder, images, test=0.25, classes=(), labels=None, targets=None, names=(), block=7, gaps=True, empty=True):
+def write(
+    folder, images, test=0.25, classes=(), labels=None, targets=None, names=(), block=7, gaps=True, empty=True,
+    captions=None,
+):  # fmt: skip
     """Write images (N, C, H, W) as shards of unequal sizes; every fourth or so is of the test split.
 
     Args:
@@ -36,12 +39,14 @@ def write(folder, images, test=0.25, classes=(), labels=None, targets=None, name
         np.save(folder / "labels.npy", np.asarray(labels, np.int64))
     if targets is not None:
         np.save(folder / "targets.npy", np.asarray(targets, np.float32))
+    if captions is not None:
+        (folder / "captions.jsonl").write_text("".join(json.dumps(caption) + "\n" for caption in captions))
     train = images[split == 0].astype(np.float64)
     kept = {"mean": train.mean((0, 2, 3)), "std": train.std((0, 2, 3))}
     kept |= {"low": train.min((0, 2, 3)), "high": train.max((0, 2, 3))}
     facts = {
         "format": 1, "name": folder.name, "shape": list(images.shape[1:]), "dtype": str(images.dtype),
-        "classes": list(classes), "targets": list(names), "captions": False,
+        "classes": list(classes), "targets": list(names), "captions": captions is not None,
         "images": {"train": int((split == 0).sum()), "test": int((split == 1).sum())}, "shards": shards,
         "statistics": {k: v.tolist() for k, v in kept.items()}, "settings": {}, "software": {},
     }  # fmt: skip

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
     add("--part", metavar="K/N", help="prepare one of N parts, as on one of N machines")
     add("--merge", action="store_true", help="join the parts once all are there")
     add("--workers", type=int, default=0, help="processes (default: one per core)")
+    add("--ray", metavar="ADDRESS", help="work on a Ray cluster: its address, or local; its nodes share SOURCE and OUT")
     words = parser.read(argv)
     run(settings(**fields_of(words, "arguments", "data")), tell=print)
     return 0

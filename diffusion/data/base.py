@@ -50,6 +50,7 @@ class ImageData(pl.LightningDataModule, ABC):
     flip: ClassVar[bool] = False  # mirror training images left to right
     no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes that a flip would change
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
+    conditions: ClassVar[str] = "classes"  # what class_names are: classes, targets or words
 
     def __init__(
         self,
@@ -111,6 +112,11 @@ class ImageData(pl.LightningDataModule, ABC):
     def context_dim(self) -> int:
         """Width of the context vector for the network; 0 without labels or with class labels."""
         return len(self.class_names) if self.labels and self.context else 0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether y are classes: labels, or vectors whose largest entry is the class."""
+        return bool(self.class_names) and self.conditions == "classes"
 
     @property
     def folder(self) -> Path:

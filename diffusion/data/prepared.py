@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffusion.data.aside import Aside, SetAside
 from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Split
 from diffusion.data.facts import found, read_facts
-from diffusion.data.remote import Address, is_address, local
+from diffusion.data.remote import Address, is_address, local, small
 from diffusion.data.store import Shards, Store, everything
 from diffusion.data.streamed import Streamed, room_for
+from diffusion.data.words import captions, multi_hot, vocabulary
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
 
 NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy
+CAPTIONS = "captions.jsonl"
+FEWEST = 2  # words to be conditioned on
 IN_ORDER = 2  # shards in a window of the test split, whose order is fixed
 
 
@@ -36,23 +41,26 @@ class Prepared(ImageData):
             s3://bucket/photos or https://host/photos.
         flip: mirror training images left to right.
         no_flip: names of classes whose images are never mirrored.
-        y: what the images are conditioned on: classes, targets (vectors), or auto, classes if there are any.
+        y: what the images are conditioned on: classes, targets (vectors), words (vectors of 0 and 1, one entry per word
+            of the captions' vocabulary, see `data.words`), or auto: the first of these that the folder has.
         batch_size: images per batch and process, >= 1.
         seed: seed of the order and the flips, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
-        labels: False declares no classes and no targets (an unconditional model).
+        labels: False declares no classes, targets or words (an unconditional model).
         limit: use the first n training images only; 0 uses all.
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
         window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
             order, so a run is resumed with the same.
-        disk: of a folder behind an address: GiB of shards that are kept on disk, at least two windows; 0 for two.
+        disk: of a folder behind an address: GiB of shards and test images that are kept on disk, at least two windows;
+            0 for two windows of shards, and test images up to as much again.
 
     Raises:
         DataNotFound: there is no complete prepared folder at the path or address.
         ConnectionError: the address cannot be reached.
-        ValueError: files that do not match, an unknown class in `no_flip`, or a `y` that the folder does not have.
+        ValueError: files that do not match, an unknown class in `no_flip`, a `y` that the folder does not have, or
+            `balance` without classes.
     """
 
     folder: str = ""  # as given; `path` is where it is
@@ -62,7 +70,7 @@ class Prepared(ImageData):
         folder: str,
         flip: bool = False,
         no_flip: Sequence[str] = (),
-        y: Literal["auto", "classes", "targets"] = "auto",
+        y: Literal["auto", "classes", "targets", "words"] = "auto",
         batch_size: int = 128,
         seed: int = 0,
         root: str | None = None,
@@ -78,17 +86,27 @@ class Prepared(ImageData):
         self.address = Address(folder) if is_address(folder) else None
         self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
         self.facts = read_facts(self.path)
-        self._room = room_for(self.facts, window, disk) if self.address else 0
-        has = {"classes": bool(self.facts["classes"]), "targets": (self.path / "targets.npy").is_file()}
+        self._room, self._aside, self._why = room_for(self.facts, window, disk) if self.address else (0, False, "")
+        has = {"classes": tuple(self.facts["classes"])}
+        has["targets"] = tuple(self.facts["targets"]) if (self.path / "targets.npy").is_file() else ()
+        if y == "words" or y == "auto" and labels and not any(has.values()):
+            has["words"] = self._vocabulary()
         if y not in ("auto", *has) or y != "auto" and not has[y]:
             there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
-            raise ValueError(f"Prepared: y {y!r}, but {folder} has {there}; prepare it with them, or leave y out")
+            few = f" and captions with fewer than {FEWEST} usable words" if self.facts.get("captions") else ""
+            raise ValueError(f"Prepared: y {y!r}, but {folder} has {there}{few}; prepare it with them, or leave y out")
         self.flip, self.no_flip, self.y = flip, tuple(no_flip), y
         self.channels = self.facts["shape"][0]
-        self.context = y == "targets" or y == "auto" and not has["classes"] and has["targets"]
-        self.class_names = tuple(self.facts["targets" if self.context else "classes"])
+        self.conditions = next((kind for kind, names in has.items() if names), "classes") if y == "auto" else y
+        self.context = self.conditions != "classes"
+        self.class_names = has[self.conditions]
         if unknown := [name for name in self.no_flip if self.context or name not in self.class_names]:
-            raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; there are: {', '.join(self.class_names)}")
+            there = "the images have none" if self.context else f"there are: {', '.join(self.class_names)}"
+            raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; {there}")
+        if balance and self.context:
+            raise ValueError(
+                f"Prepared: balance is between classes, and the images have {self.conditions}; leave it out"
+            )
         self.no_flip_classes = tuple(map(self.class_names.index, self.no_flip))
 
     @property
@@ -115,20 +133,50 @@ class Prepared(ImageData):
         rows = self._read("rows.npy")[mine]
         if self.address is None:
             return Shards(self.path, rows), self._targets(mine)
-        window = self.window if split == "train" else min(self.window, IN_ORDER)
-        return Streamed(self.address, self.path, rows, window, self._room), self._targets(mine)
+        return self._streamed(split, rows), self._targets(mine)
+
+    def _streamed(self, split: Split, rows: np.ndarray) -> Streamed:
+        """A store of images behind the address."""
+        if split == "test":
+            if self._why:
+                pl.utilities.rank_zero_warn(f"{self.folder}: {self._why}")
+            if self._aside:
+                return SetAside(self.address, self.path, rows, self._room)
+            return Streamed(self.address, self.path, rows, min(self.window, IN_ORDER), self._room)
+        store = Streamed(self.address, self.path, rows, self.window, self._room)
+        if self._aside:
+            test = np.flatnonzero(self._read("split.npy") == NUMBERS["test"])
+            store.aside = Aside(self._read("rows.npy")[test], store.first)
+        return store
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         images, y = self.open(split)
         return everything(images), y
 
     def _targets(self, mine: np.ndarray) -> Tensor:
-        """Labels (N,) int64 or targets (N, D) float32 of images; zeros without either."""
+        """Labels (N,) int64, or targets or words (N, D) float32, of images; zeros without any."""
+        if self.conditions == "words":
+            return multi_hot(self._captions(mine), self.class_names, len(mine))
         if self.context:
             return torch.from_numpy(self._read("targets.npy")[mine].astype(np.float32))
         if not self.class_names:
             return torch.zeros(len(mine), dtype=torch.int64)
         return torch.from_numpy(self._read("labels.npy")[mine].astype(np.int64))
+
+    def _vocabulary(self) -> tuple[str, ...]:
+        """The words of the training split's captions, whatever its `limit`; () if they are fewer than two."""
+        if not self.facts.get("captions"):
+            return ()
+        words = vocabulary(self._captions(np.flatnonzero(self._read("split.npy") == NUMBERS["train"])))
+        return words if len(words) >= FEWEST else ()
+
+    def _captions(self, mine: np.ndarray) -> Iterator[str | None]:
+        """The captions of images, in the folder's order."""
+        if self.address:
+            small(self.address, self.path, CAPTIONS)
+        chosen = np.zeros(sum(self.facts["images"].values()), bool)
+        chosen[mine] = True
+        return captions(self.path / CAPTIONS, chosen)
 
     def _read(self, name: str) -> np.ndarray:
         """A file with a row for each image of the folder.

@@ -126,15 +126,24 @@ def local(address: Address) -> Path:
     key = hashlib.sha256(address.url.encode() + b"\n" + text).hexdigest()[:16]
     folder = root / f"{address.name}-{key}"
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    small = ["rows.npy", "split.npy", *(["labels.npy"] * bool(facts["classes"]))]
-    for name in [*small, *(["targets.npy"] * bool(facts["targets"]))]:
-        if not (folder / name).is_file():
-            with atomic(folder / name) as temporary:
-                address.fetch(name, temporary)
+    wanted = ["rows.npy", "split.npy", *(["labels.npy"] * bool(facts["classes"]))]
+    for name in [*wanted, *(["targets.npy"] * bool(facts["targets"]))]:
+        small(address, folder, name)
     if not (folder / FACTS).is_file():
         with atomic(folder / FACTS) as temporary:
             temporary.write_bytes(text)
     return folder
+
+
+def small(address: Address, folder: Path, name: str) -> None:
+    """Fetch a small file into a local folder, unless it is there.
+
+    Raises:
+        DataNotFound, ConnectionError, OSError: see `Address.fetch`.
+    """
+    if not (folder / name).is_file():
+        with atomic(folder / name) as temporary:
+            address.fetch(name, temporary)
 
 
 def keep(address: Address, file: str, sha256: str, path: Path) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.facts import read_facts
 from diffusion.data.remote import PART, Address, evict, keep
 from diffusion.data.store import Shards
 from diffusion.support.lock import lock
 from diffusion.support.scaling import WORDS
+
+if TYPE_CHECKING:
+    from diffusion.data.aside import Aside
 
 THREADS = 4  # shards that are fetched at the same time
 HEADER = 128  # bytes of a .npy file before its numbers
@@ -44,13 +48,24 @@ class Streamed(Shards):
         rows: (N,) int64, the global row of each image of this store.
         window: shards in a window.
         room: bytes of shards to keep on disk; those in use may take more.
+        aside: copies some images of each shard that is fetched, see `data.aside`.
     """
 
-    def __init__(self, address: Address, folder: str | Path, rows: np.ndarray, window: int, room: int) -> None:
+    sequential = True  # images are read efficiently in their own order only
+
+    def __init__(
+        self,
+        address: Address,
+        folder: str | Path,
+        rows: np.ndarray,
+        window: int,
+        room: int,
+        aside: Aside | None = None,
+    ) -> None:
         super().__init__(folder, rows)
-        self.address, self.window, self.room = address, window, room
-        self.sums = [shard["sha256"] for shard in read_facts(self.folder)["shards"]]
+        self.address, self.window, self.room, self.aside = address, window, room, aside
         self.sizes = [count * self.bytes + HEADER for count in self.counts]
+        self.loads = self.sizes  # bytes on disk while a shard is fetched
         self.of = (np.searchsorted(self.first, self.rows, side="right") - 1).astype(np.int32)  # the shard of each image
         self.reach = 2 * window * max(self.sizes, default=0)  # bytes of shards to have at hand
         self._begin()
@@ -141,7 +156,7 @@ class Streamed(Shards):
         """Fetch and open a shard in a thread."""
         self._busy.add(shard)
         names = [Path(self.files[s]).name for s in self._busy]
-        room = self.room - sum(self.sizes[s] for s in self._busy)
+        room = self.room - sum(self.loads[s] for s in self._busy)
         evict(self.folder / "shards", room, {*names, *(name + PART for name in names)})
         threading.Thread(target=self._obtain, args=(shard,), name=f"fetch-{shard}", daemon=True).start()
 
@@ -176,6 +191,8 @@ class Streamed(Shards):
                 continue
             lock(handle, shared=True)
             os.utime(path if os.utime not in os.supports_fd else handle)
+            if self.aside:
+                self.aside.keep(self, shard, handle, start)
             return handle, start
 
     def _drop(self, shard: int) -> None:
@@ -202,8 +219,11 @@ class Streamed(Shards):
         return super().__getstate__() | {"_change": None}
 
 
-def room_for(facts: dict, window: int, disk: float) -> int:
-    """Bytes of shards to keep on disk: two windows, or `disk` GiB.
+def room_for(facts: dict, window: int, disk: float) -> tuple[int, bool, str]:
+    """Bytes of shards to keep on disk, whether copies of the test images are kept beside them, and why not.
+
+    Shards may take two windows, or `disk` GiB less the copies. Without `disk`, copies may take two windows, too. None
+    are needed where all shards are kept.
 
     Raises:
         ValueError: the numbers are out of range, or two windows do not fit.
@@ -220,4 +240,14 @@ def room_for(facts: dict, window: int, disk: float) -> int:
             f"Prepared: two windows of {window} shards take {two / 2**30:.2f} GiB, and disk allows {disk:g}; "
             "choose a smaller window or a larger disk"
         )
-    return int(disk * 2**30) if disk else two
+    allowed, test = int(disk * 2**30), facts["images"]["test"] * image
+    if sum(sizes) <= (allowed or two):
+        return allowed or two, False, ""
+    if test <= (allowed - two if disk else two):
+        return allowed - test if disk else two, True, ""
+    needed = (two + test) / 2**30
+    why = (
+        f"the test images take {test / 2**30:.3g} GiB, and are fetched again for each validation; --data.disk "
+        f"{math.ceil(needed * 100) / 100:g} keeps a copy"
+    )
+    return allowed or two, False, why

@@ -36,14 +36,14 @@ class Opened(NamedTuple):
 
 
 def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
-    """All classes in turn; for hints or unnamed context vectors, the conditions of the first n test images.
+    """All classes in turn; for hints and vectors that are no classes, the conditions of the first n test images.
 
     Args:
         data: an `ImageData`, or None.
     Raises:
         ValueError: the model needs a hint, and the data have no `some`.
     """
-    named = not pipeline.context_dim or pipeline.class_names
+    named = not pipeline.context_dim or pipeline.class_names and getattr(data, "labelled", True)
     if pipeline.hint is None and (named or not hasattr(data, "some")):
         return Given(pipeline.in_turn(n))
     if not hasattr(data, "some"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
@@ -103,8 +104,9 @@ def like(job: Job, n: int) -> Features:
     """Placeholder features with the number, widths and labels of a job's n samples, before any is generated."""
     evaluator = job.run.evaluator
     real = evaluator.reference.train
-    parts = (v[:1].expand(n, *[-1] * (v.ndim - 1)) for v in (real.pixels, real.features, real.logits))
-    return Features(*parts, evaluator.classes(labels_of(job, n)))
+    parts = (v[:1].expand(n, *[-1] * (v.ndim - 1)) for v in (real.features, real.logits))
+    images = torch.zeros(1, *real.images.shape[1:]).expand(n, -1, -1, -1)
+    return Features(images, *parts, evaluator.classes(labels_of(job, n)))
 
 
 def described(run: Run) -> str:

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -69,13 +70,13 @@ def own_extractor(
 
 def no_extractor(data: ImageData) -> str:
     """A message that a data set has no extractor of its own."""
-    what = "classifier" if data.class_names else "self-supervised features"
+    what = "classifier" if data.labelled else "self-supervised features"
     return f"no {what} of {type(data).__name__} in {folder(data)} yet"
 
 
 def configuration(data: ImageData) -> Path:
     """The configuration file that trains a data set's own extractor."""
-    if not data.class_names:
+    if not data.labelled:
         return REPO / "configs" / "features_unlabelled.yaml"
     config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
@@ -98,6 +99,8 @@ def called(data: ImageData) -> str:
     name = type(data).__name__.lower()
     if isinstance(data, Prepared):
         files = str(data.path.absolute())
+        if not data.labelled and (data.facts["classes"] or data.facts["targets"]):
+            files += "|unlabelled"  # beside a classifier of the same images
     elif isinstance(data, Arrays):
         files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
     else:
@@ -120,12 +123,11 @@ def right(data: ImageData) -> list[str]:
 
 def open_evaluator(data: ImageData, extractor: Extractor, processes: Processes = Processes()) -> Evaluator:
     """The evaluator of samples of a data set, with cached features of the real images."""
-    train, test = data.arrays("train"), data.arrays("test")
+    train, test = ((copy(images), y) for images, y in map(data.store, ("train", "test")))  # training reads by its own
     every = 0.2 if sys.stderr.isatty() else 15
     total = (len(train[0]) + len(test[0])) // processes.size
     options = {"unit": "img", "mininterval": every, "delay": 2, "disable": not processes.first}
     with tqdm(total=total, desc="real images", **options) as bar:
         cache = cache_root() / "references"
-        labelled = bool(data.class_names)
-        sets = (train, test, cache, bar.update, processes, data.scaling, labelled)
+        sets = (train, test, cache, bar.update, processes, data.scaling, data.labelled)
         return Evaluator(extractor, type(data).__name__, *sets)

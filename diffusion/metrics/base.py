@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion.metrics.pixels import Pixels
 from diffusion.support.specs import concrete, gather, suggest
 
 RESAMPLED = 1000
@@ -17,20 +18,28 @@ GROUPS = 4  # of samples to average over where the test set is smaller than the 
 
 @dataclass(frozen=True)
 class Features:
-    """The inputs of metrics for N images, in a mixed order: the first m contain all classes in their proportions."""
+    """The inputs of metrics for N images, in a mixed order: the first m contain all classes in their proportions.
 
-    pixels: Tensor  # (N, C, H, W) float32, scaled, from the values that files hold
+    Those of a data set are not in memory: `images` has a length, a shape and parts, and `split` reads some at a time.
+    """
+
+    images: Tensor | Pixels  # (N, C, H, W) float32, scaled, from the values that files hold
     features: Tensor  # (N, D) float32, of an extractor
     logits: Tensor  # (N, K) float32, of its classifier
     labels: Tensor | None  # (N,) int64: the requested or the true class; None without labels
 
+    @property
+    def pixels(self) -> Tensor:
+        """All images, in memory."""
+        return self.images.tensor() if isinstance(self.images, Pixels) else self.images
+
     def pick(self, part: slice | Tensor) -> "Features":
         """A subset of the images."""
-        fields = (self.pixels, self.features, self.logits, self.labels)
+        fields = (self.images, self.features, self.logits, self.labels)
         return Features(*(None if v is None else v[part] for v in fields))
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.images)
 
 
 class Score(NamedTuple):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import Features, Metric, Reference, Score
 from diffusion.metrics.distances import rows
+from diffusion.metrics.pixels import Pixels
 
 MOST = 1000  # images of a class whose distances to one another are computed
 
@@ -71,12 +72,12 @@ class Diversity(Metric):
             one, other = (v.pick(slice(MOST)) for v in (images, real))
             images, real = (replace(v, labels=torch.zeros(len(v))) for v in (one, other))
         return {
-            f"diversity_{what}": spread(getattr(images, what), images.labels, getattr(real, what), real.labels)
-            for what in ("pixels", "features")
+            f"diversity_{name}": spread(getattr(images, what), images.labels, getattr(real, what), real.labels)
+            for name, what in (("pixels", "images"), ("features", "features"))
         }
 
 
-def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = MOST) -> Score:
+def spread(x: Tensor | Pixels, kx: Tensor, y: Tensor | Pixels, ky: Tensor, most: int = MOST) -> Score:
     """The ratio of mean pairwise distances within x and within y, class by class, with labels kx, ky.
 
     Terms: each image's mean distance to the others of its class, counted twice, as each pair has two images.
@@ -95,7 +96,7 @@ def spread(x: Tensor, kx: Tensor, y: Tensor, ky: Tensor, most: int = MOST) -> Sc
     return Score(value, terms, torch.cat([torch.full((len(p),), k) for k, p in enumerate(parts)]))
 
 
-def apart(x: Tensor) -> Tensor:
+def apart(x: Tensor | Pixels) -> Tensor:
     """Mean distance of each row of x (N, ...) to the others, (N,)."""
     return torch.cat([d.sum(1) for _, d in rows(x, x)]) / (len(x) - 1)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import Features, Figure, Metric, Reference, mixed
 from diffusion.metrics.extractor import Extractor, fingerprint, to_labels
+from diffusion.metrics.pixels import Pixels, Source
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
 from diffusion.support.scaling import Scaling
@@ -25,7 +26,8 @@ class Evaluator:
     Args:
         extractor: computes the features.
         data: name of the data set.
-        train, test: its raw images (N, C, H, W) and labels (N,) or contexts (N, K).
+        train, test: its raw images (N, C, H, W), as a tensor or a source, and labels (N,) or contexts (N, K). Images
+            of a source are read when they are needed, some at a time.
         cache: folder of the feature files; None keeps none.
         tell: called with the number of images done, after each batch.
         processes: share the images to be described; every process must make the same calls.
@@ -37,8 +39,8 @@ class Evaluator:
         self,
         extractor: Extractor,
         data: str,
-        train: tuple[Tensor, Tensor],
-        test: tuple[Tensor, Tensor],
+        train: tuple[Tensor | Source, Tensor],
+        test: tuple[Tensor | Source, Tensor],
         cache: Path | None = None,
         tell=lambda n: None,
         processes: Processes = Processes(),
@@ -47,10 +49,10 @@ class Evaluator:
     ) -> None:
         self.extractor, self.data, self.cache, self.processes = extractor, data, cache, processes
         self.scaling, self.labelled = scaling, labelled
-        (images, y), (unseen, its) = train, test
+        (_, y), (_, its) = train, test
         one, other = (mixed(to_labels(v) if labelled else torch.zeros(len(v))) for v in (y, its))
         self.y = y[one]
-        sets = {"train": (images[one], self.y), "test": (unseen[other], its[other])}
+        sets = {"train": (self._images(train[0], one), self.y), "test": (self._images(test[0], other), its[other])}
         self.provenance = {split: self._provenance(split, *pair) for split, pair in sets.items()}
         features = {split: self._features(split, *pair, tell) for split, pair in sets.items()}
         text = json.dumps(self.provenance, sort_keys=True)
@@ -64,8 +66,8 @@ class Evaluator:
         """The classes (N,) of labels or contexts; None of unlabelled data."""
         return to_labels(y) if self.labelled else None
 
-    def describe(self, images: Tensor, y: Tensor | None, tell=lambda n: None) -> Features:
-        """The features of samples, raw (N, C, H, W), for metrics."""
+    def describe(self, images: Tensor | Pixels, y: Tensor | None, tell=lambda n: None) -> Features:
+        """The features of samples, raw (N, C, H, W), or of a data set's images, for metrics."""
         return self.extractor.describe(
             images, self.classes(y), tell=tell, processes=self.processes, scaling=self.scaling
         )
@@ -85,7 +87,10 @@ class Evaluator:
             if count < FEW * width
         ]
 
-    def _provenance(self, split: str, images: Tensor, y: Tensor) -> dict:
+    def _images(self, images: Tensor | Source, order: Tensor) -> Tensor | Pixels:
+        return images[order] if isinstance(images, Tensor) else Pixels(images, order, self.scaling)
+
+    def _provenance(self, split: str, images: Tensor | Pixels, y: Tensor) -> dict:
         return {
             "data": self.data,
             "split": split,
@@ -97,15 +102,20 @@ class Evaluator:
             "left_out": 0,
         }
 
-    def _features(self, split: str, images: Tensor, y: Tensor, tell) -> Features:
+    def _features(self, split: str, images: Tensor | Pixels, y: Tensor, tell) -> Features:
         said = self.provenance[split]
         name = f"{self.data}-{split}-{said['n']}-{said['images']}-{said['extractor_hash']}.pt"
         path = self.cache and self.cache / name
         read = self.processes.agreed(_cached(path) if path and self.processes.first else {})
         if read.get("provenance") == said:
             tell(len(images))
-            return Features(self.scaling.encode(images), read["features"], read["logits"], self.classes(y))
-        found = self.describe(images, y, tell)
+            scaled = self.scaling.encode(images) if isinstance(images, Tensor) else images
+            return Features(scaled, read["features"], read["logits"], self.classes(y))
+        if isinstance(images, Pixels):
+            images, order = images.in_order()
+            found = self.describe(images, y[order], tell).pick(order.argsort())
+        else:
+            found = self.describe(images, y, tell)
         if path and self.processes.first:
             with atomic(path) as temporary:
                 torch.save({"provenance": said, "features": found.features, "logits": found.logits}, temporary)

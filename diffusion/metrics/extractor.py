@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.metrics.base import Features
+from diffusion.metrics.pixels import Pixels
 from diffusion.support.processes import Processes
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.scaling import Scaling
@@ -52,14 +53,14 @@ class Extractor(NamedTuple):
     @torch.no_grad()
     def describe(
         self,
-        images: Tensor,
+        images: Tensor | Pixels,
         labels: Tensor | None,
         batch: int = 256,
         tell=lambda n: None,
         processes: Processes = Processes(),
         scaling: Scaling = Scaling(),
     ) -> Features:
-        """The features of raw images (N, C, H, W), with labels (N,) or one-hot contexts (N, K).
+        """The features of raw images (N, C, H, W), or of a data set's, with labels (N,) or one-hot contexts (N, K).
 
         Args:
             tell: called with the number of images done, after each batch.
@@ -67,12 +68,18 @@ class Extractor(NamedTuple):
             scaling: from raw values to x.
         """
         device = next(self.net.parameters()).device
-        pixels, found = scaling.encode(images), []
-        for part in pixels[processes.part(len(pixels))].split(batch):
+        pixels = images if isinstance(images, Pixels) else scaling.encode(images)
+        mine, found, done = pixels[processes.part(len(pixels))], [], 0
+        for part in mine.split(batch):
             features = self.net.features(part.to(device))
-            found.append((features.float().cpu(), self.net.head(features).float().cpu()))
+            outputs = features, self.net.head(features)
+            # Allocated at once: small tensors kept between large ones that are freed would fragment the heap.
+            found = found or [torch.empty(len(mine), v.shape[1]) for v in outputs]
+            for kept, output in zip(found, outputs, strict=True):
+                kept[done : done + len(part)] = output.float().cpu()
+            done += len(part)
             tell(len(part))
-        features, logits = (processes.gather(torch.cat(v)) for v in zip(*found, strict=True))
+        features, logits = map(processes.gather, found)
         return Features(pixels, features, logits, to_labels(labels))
 
 
@@ -109,10 +116,19 @@ def to_labels(y: Tensor | None) -> Tensor | None:
     return y.argmax(1) if y is not None and y.ndim > 1 else y
 
 
-def fingerprint(*what: nn.Module | Tensor) -> str:
-    """12 hexadecimal digits of the SHA-256 of tensors and weights in memory."""
+def fingerprint(*what: nn.Module | Tensor | Pixels) -> str:
+    """12 hexadecimal digits of the SHA-256 of tensors and weights in memory, and of raw images of a data set.
+
+    Images of a source that knows a fingerprint are not read.
+    """
     digest = hashlib.sha256()
     for item in what:
+        if isinstance(item, Pixels):
+            known = getattr(item.source, "fingerprint", "")
+            digest.update(known.encode() if known else str((item.source.dtype, tuple(item.shape))).encode())
+            for raw in () if known else item.raw():
+                digest.update(raw.contiguous().numpy().tobytes())
+            continue
         for value in item.state_dict().values() if isinstance(item, nn.Module) else [item]:
             digest.update(str((value.dtype, tuple(value.shape))).encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -28,8 +28,8 @@ class Memory(Metric):
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
         """Plain mean distances."""
         return {
-            what: Score.mean(nearest(getattr(images, what), getattr(real, what))[0], images.labels)
-            for what in ("pixels", "features")
+            name: Score.mean(nearest(getattr(images, what), getattr(real, what))[0], images.labels)
+            for name, what in (("pixels", "images"), ("features", "features"))
         }
 
     def figures(self, samples: Features, reference: Reference) -> list[Figure]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import Features, Metric, Reference, Score
+from diffusion.metrics.pixels import Pixels
 
 ROUNDING = (2 / 255) ** 2 / 12  # variance of the rounding to 8 bits of values in [-1, 1]
 BATCH = 256
@@ -29,25 +30,25 @@ class Spectrum(Metric):
     better = {"spectrum": "low", "spectrum_high": "floor"}
 
     def missing(self, samples: Features, reference: Reference) -> str:
-        if samples.pixels.shape[-2:] == (1, 1):
+        if samples.images.shape[-2:] == (1, 1):
             return "needs images of more than one pixel"
         return super().missing(samples, reference)
 
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
-        power, wanted = (spectra(v.pixels) + ROUNDING for v in (images, real.pick(slice(max(len(images), 2)))))
+        power, wanted = (spectra(v.images) + ROUNDING for v in (images, real.pick(slice(max(len(images), 2)))))
         mean, wanted = power.mean(0), wanted.mean(0)  # (C, K)
         d = 10 * (mean / wanted).log10()
         slope = 10 / math.log(10) * (power / mean - 1)  # of d, by an image's weight: (N, C, K)
         value = d.square().mean().sqrt()
         own = (slope * d).mean((1, 2)) / value if value else slope.new_zeros(len(slope))
-        high = frequencies(*images.pixels.shape[-2:]) >= 0.25
+        high = frequencies(*images.images.shape[-2:]) >= 0.25
         return {
             "spectrum": Score(float(value), own, images.labels),
             "spectrum_high": Score(float(d[:, high].mean()), slope[..., high].mean((1, 2)), images.labels),
         }
 
 
-def spectra(x: Tensor) -> Tensor:
+def spectra(x: Tensor | Pixels) -> Tensor:
     """The power of images (N, C, H, W) at each of `frequencies`, (N, C, K) float64; white noise has its variance.
 
     The mean of each image is removed first.

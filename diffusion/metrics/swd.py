@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.metrics.base import Features, Metric, Score
+from diffusion.metrics.pixels import Pixels
 from diffusion.noise.draws import seed_of
 
 SIDE = 7  # pixels of a patch
@@ -38,14 +39,14 @@ class SWD(Metric):
         self.patches, self.directions, self.seed = patches, directions, seed
 
     def scores(self, images: Features, real: Features) -> dict[str, Score]:
-        sets = self.described(images.pixels), self.described(real.pixels[: max(len(images), 2)])
+        sets = self.described(images.images), self.described(real.images[: max(len(images), 2)])
         found = [self.distance(x, y) for x, y in zip(*sets, strict=True)]  # level by level
         values, terms = (1000 * torch.stack(v) for v in zip(*found, strict=True))
         chosen = {"swd": (values.mean(), terms.mean(0)), "swd_fine": (values[0], terms[0])}
         chosen["swd_coarse"] = values[-1], terms[-1]
         return {name: Score(float(value), term, images.labels) for name, (value, term) in chosen.items()}
 
-    def described(self, x: Tensor) -> list[Tensor]:
+    def described(self, x: Tensor | Pixels) -> list[Tensor]:
         """Patches (N, P, h, w, C) of images (N, C, H, W) at each level."""
         found = []
         for k, part in enumerate(x.split(BATCH)):

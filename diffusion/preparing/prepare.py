@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Literal
@@ -13,6 +14,7 @@ from diffusion.preparing.report.contact import handedness, sheet, write_sheet
 from diffusion.preparing.report.page import page, report, write_page
 from diffusion.preparing.settings import BLOCK, FORMAT, Form, Settings, settings
 from diffusion.preparing.shards import blocks as block
+from diffusion.preparing.shards.cluster import absolute, spread
 from diffusion.preparing.shards.crew import work
 from diffusion.preparing.shards.finish import choose, write
 from diffusion.preparing.shards.gather import Stored, gather
@@ -53,6 +55,7 @@ def prepare(
     part: str | tuple[int, int] | None = None,
     merge: bool = False,
     workers: int = 0,
+    ray: str = "",
 ) -> Path:
     """Prepare images for training, as `diffusion prepare` does; returns the prepared folder.
 
@@ -84,10 +87,11 @@ def prepare(
         part: (k, n) or "k/n": make one of n parts.
         merge: join the parts, once all are made.
         workers: processes; 0: one per core. 1 works in this process.
+        ray: address of a Ray cluster that does the work, or "local"; all its nodes share `source` and `out`.
     Raises:
         ValueError: a wrong argument, a source that cannot be read, or too many refused images (docs/data.md).
         OSError: no such source, or too little space.
-        ImportError: a package of the extra `data` is missing.
+        ImportError: a package of the extra `data` or `ray` is missing.
     """
     words = {k: v for k, v in locals().items() if k not in ("source", "out", "tell")}
     return run(settings(source, out, **words), tell)
@@ -103,7 +107,8 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
         return out
     lock = claim(asked)
     try:
-        found = listing(asked, out / block.WORK)
+        named = replace(asked, source=absolute(asked.source)) if asked.ray else asked
+        found = listing(named, out.absolute() / block.WORK)
         form = survey(found, asked)
         begin(asked, found, form)
         numbers = range(-(-len(found) // BLOCK))
@@ -238,7 +243,8 @@ def make_all(asked: Settings, found: Listing, form: Form, numbers: Sequence[int]
     total, left = (sum(min(BLOCK, len(found) - n * BLOCK) for n in some) for some in (mine, missing))
     refused = 0
     with progress(total, what="preparing", unit="img", done=total - left) as bar:
-        for kept, bad in work(missing, lambda n: found.items(n * BLOCK, (n + 1) * BLOCK), form, asked):
+        crew = spread if asked.ray else work
+        for kept, bad in crew(missing, lambda n: found.items(n * BLOCK, (n + 1) * BLOCK), form, asked):
             bar.update(kept + bad)
             refused += bad
             if refused > asked.max_bad * len(found):

@@ -18,7 +18,8 @@ CHOICES = {
     "layout": ("auto", "NHWC", "NCHW"),
     "duplicates": ("keep", "exact", "drop"),
 }
-LATER = ("out", "duplicates", "test", "max_bad", "name", "part", "merge", "workers")  # without effect on the shards
+LATER = ("duplicates", "test")  # without effect on the shards
+NEVER = ("out", "part", "merge", "workers", "ray", "max_bad", "name")  # without effect on the prepared images
 
 
 class Form(NamedTuple):
@@ -76,6 +77,7 @@ class Settings:
     part: tuple[int, int] | None = None  # (k, n), k in 1..n
     merge: bool = False
     workers: int = 0
+    ray: str = ""
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -97,7 +99,7 @@ class Settings:
     def words(self) -> dict:
         """What the prepared images depend on, as plain types, in a fixed order."""
         plain = json.loads(json.dumps(asdict(self), default=str))
-        for name in ("out", "part", "merge", "workers", "max_bad", "name"):
+        for name in NEVER:
             del plain[name]
         return plain
 

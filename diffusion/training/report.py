@@ -10,18 +10,35 @@ from diffusion.support.console import board, clock, shown, tool
 from diffusion.training.callbacks import Budget, Rate
 from diffusion.training.systems import Diffusion, NoisyClassifier
 
+NAMED = 5  # classes or words that are named at the start
+
 
 def begins(model: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, run: Path, why: str) -> str:
-    """The network, data, device, precision and run directory, in one line.
+    """The network, data and conditions, device, precision and run directory, in one line.
 
     Args:
         why: the reason for the precision, or "".
     """
     params = sum(p.numel() for p in model.parameters())
+    net = getattr(model, "denoiser", model).net
     return (
-        f"{type(getattr(model, 'denoiser', model).net).__name__} ({params:,} parameters) on {type(data).__name__}, "
+        f"{type(net).__name__} ({params:,} parameters) on {type(data).__name__}{conditions(model, data)}, "
         f"{trainer.strategy.root_device}, precision {trainer.precision}{f' ({why})' if why else ''}; run: {shown(run)}"
     )
+
+
+def conditions(model: pl.LightningModule, data: pl.LightningDataModule) -> str:
+    """What a diffusion model is conditioned on, in words that follow the name of the data; "" for other models."""
+    if not isinstance(model, Diffusion):
+        return ""
+    kinds = model.pipeline.num_classes or model.pipeline.context_dim
+    if not kinds:
+        return ", unconditional"
+    names = model.pipeline.class_names
+    if not names:
+        return f", conditioned on vectors of {kinds:,}"
+    some = f" ({', '.join(names[:NAMED])}{', ...' if kinds > NAMED else ''})"
+    return f", conditioned on {kinds:,} {getattr(data, 'conditions', 'classes')}{some}"
 
 
 def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:

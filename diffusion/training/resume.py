@@ -13,6 +13,7 @@ from diffusion.support.console import shown
 from diffusion.support.files import sweep
 from diffusion.support.lock import NAME as LOCK
 from diffusion.support.lock import Lock
+from diffusion.support.released import SUFFIXES
 from diffusion.support.seal import identity
 from diffusion.support.specs import today
 
@@ -75,6 +76,8 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
     given = experiment if auto else Path(resume).expanduser()
     if given.is_file():
         checkpoint = runs.read_checkpoint(given)
+        if given.suffix in SUFFIXES:
+            raise ValueError(f"{given}: an exported model has no optimizer to resume with; resume its run")
         run, newest = runs.directory(given), None
         if given.parent.name == "checkpoints":
             newest = runs.resumable(run)[1]

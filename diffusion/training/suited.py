@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.data.facts import FACTS
-from diffusion.data.remote import Address, is_address, local
+from diffusion.data.prepared import Prepared
+from diffusion.data.remote import Address, is_address
 
 FILES = ("-c", "--config")
 SEEN = 4_000_000  # training images over all epochs
@@ -33,12 +34,24 @@ def suited(argv: list[str]) -> list[str]:
             rest.append(word)
     if named is None or not (folder := prepared(named)):
         return argv
-    facts = json.loads(((local(folder) if isinstance(folder, Address) else folder) / FACTS).read_text())
     files = [i + 1 + (word in FILES) for i, word in enumerate(rest) if word.split("=")[0] in FILES]
-    chosen = ({} if files else settings(facts)) | {"experiment": folder.name}
+    chosen = {"experiment": folder.name}
+    if not files:
+        data = Prepared(str(folder), y=given(rest, "data.y") or "auto")
+        chosen |= settings(data.facts, data.conditions == "words")
     front = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in chosen.items()]
     at = max(files, default=0)
     return [*front, *rest[:at], "--data=Prepared", f"--data.folder={folder}", *rest[at:]]  # a file's data gives way
+
+
+def given(words: list[str], option: str) -> str:
+    """The value that an option has on a command line, the last if there are several; "" without one."""
+    values = [
+        word.partition("=")[2] or following
+        for word, following in zip(words, [*words[1:], ""], strict=False)
+        if word.partition("=")[0] == f"--{option}"
+    ]
+    return values[-1] if values else ""
 
 
 def prepared(value: str) -> Path | Address | None:
@@ -61,8 +74,10 @@ def prepared(value: str) -> Path | Address | None:
     return folder
 
 
-def settings(facts: dict[str, Any]) -> dict[str, Any]:
+def settings(facts: dict[str, Any], words: bool = False) -> dict[str, Any]:
     """Options of `diffusion fit` for a prepared folder, by its size, number of images, and labels.
+
+    Images with classes, or conditioned on the words of their captions, have classifier-free guidance.
 
     Up to 16 pixels the network is the one of configs/digits.yaml, above it a `UNet` with attention where no side is
     longer than 16 pixels, or 32 at its lowest level. It has as many levels as the sides can be halved, down to 4. The
@@ -92,7 +107,7 @@ def settings(facts: dict[str, Any]) -> dict[str, Any]:
         attention = [level for level, side in enumerate(sides) if side <= 16 or side == sides[-1] <= 32]
         chosen |= {"model.net": "UNet", "model.net.width": 32, "model.net.mults": mults}
         chosen |= {"model.net.head_width": 32, "model.net.attention": attention}
-    if facts["classes"]:
+    if facts["classes"] or words:
         chosen |= {"model.guidance": "ClassifierFree", "model.guidance.scale": 1.5}
     return chosen
 

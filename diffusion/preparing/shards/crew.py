@@ -56,10 +56,10 @@ def work(
                         yield result
         except BrokenProcessPool:
             for number in sorted(flying.values()):
-                yield _alone(number, items(number), form, settings)
+                yield alone(number, items(number), form, settings)
 
 
-def _alone(number: int, items: list[Item], form: Form, settings: Settings) -> tuple[int, int]:
+def alone(number: int, items: list[Item], form: Form, settings: Settings) -> tuple[int, int]:
     """Make a block in a process of its own, as often as an item of it ends the process."""
     lost: dict[int, str] = {}
     while True:

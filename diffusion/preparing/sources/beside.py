@@ -5,6 +5,7 @@ import json
 from diffusion.preparing.items import LABELS, TEXTS, Item, Refused
 from diffusion.preparing.sources.named import sample
 from diffusion.preparing.sources.reading import read
+from diffusion.preparing.sources.samples import fields
 
 BESIDE = (".txt", ".caption", ".cls", ".json")
 LONGEST = 100_000  # characters of a caption
@@ -16,6 +17,9 @@ def facts(item: Item, notes: list[str]) -> dict:
     for kind, place in item.beside:
         if kind == "torchvision":
             found["label"] = sample(*place[1:])[1]
+            continue
+        if kind == "sample":
+            found |= fields(*place)
             continue
         try:
             text = read(place).decode("utf-8-sig").strip()

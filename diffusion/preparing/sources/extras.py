@@ -1,6 +1,7 @@
-"""Files that need a package of the extra `data`: HDF5 by h5py and Parquet by pyarrow, opened once per process."""
+"""What needs a package of an extra: HDF5 by h5py, Parquet and zstd by pyarrow; files are opened once per process."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,11 @@ def parquet(path: str):
         return module.ParquetFile(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: no Parquet file, or a damaged one: {error}") from error
+
+
+def zstd(path: Path):
+    """The stream of what a file compressed by zstd holds."""
+    return extra("pyarrow", "data").input_stream(str(path), compression="zstd")
 
 
 def h5_row(path: str, key: str, row: int) -> np.ndarray:

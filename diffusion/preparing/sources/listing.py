@@ -10,6 +10,7 @@ from diffusion.preparing.sources.archives import tar_entries, unpacked, zip_entr
 from diffusion.preparing.sources.arrays import array_listing, split_of
 from diffusion.preparing.sources.folders import BATCH, TARS, Entry, container, walk
 from diffusion.preparing.sources.named import PREFIX, named_listing
+from diffusion.preparing.sources.streams import stream_listing
 from diffusion.preparing.sources.tables import parquet_listing
 from diffusion.preparing.sources.tree import tree, unwanted
 
@@ -35,7 +36,11 @@ def listing(settings: Settings, work: Path) -> Listing:
             raise ValueError(f"{settings.source}: wanted {KINDS}")
         return contents(path, path.name, work, settings)
     entries, skipped = walk(path)
-    return several(entries, skipped, work, settings) or tree(entries, skipped, settings, "folder")
+    return (
+        stream_listing(entries, skipped, work, settings)
+        or several(entries, skipped, work, settings)
+        or tree(entries, skipped, settings, "folder")
+    )
 
 
 def contents(path: Path, name: str, work: Path, settings: Settings) -> Listing:

@@ -12,6 +12,7 @@ from PIL import Image
 from diffusion.preparing.items import Refused
 from diffusion.preparing.sources.extras import h5_row, parquet_image
 from diffusion.preparing.sources.named import sample
+from diffusion.preparing.sources.samples import Shard, image_of
 
 LARGEST = 2**30  # bytes of one encoded image
 
@@ -108,6 +109,12 @@ def _laid(row: np.ndarray, layout: str) -> np.ndarray:
     return np.array(row.transpose(1, 2, 0) if layout == "CHW" else row)
 
 
+def _sample(shard: Shard, number: int, column: str, layout: str) -> bytes | np.ndarray | Image.Image:
+    """The image of a sample in a shard of MDS or litdata."""
+    found = image_of(shard, number, column)
+    return _laid(found, layout if found.ndim == 3 else "HW") if isinstance(found, np.ndarray) else found
+
+
 @lru_cache(maxsize=16)
 def _mapped(path: str) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -115,5 +122,5 @@ def _mapped(path: str) -> np.ndarray:
 
 READERS = {
     "file": _file, "part": _part, "zip": _zipped, "row": _row, "h5": _h5, "parquet": parquet_image,
-    "torchvision": lambda *where: sample(*where)[0],
+    "sample": _sample, "torchvision": lambda *where: sample(*where)[0],
 }  # fmt: skip
