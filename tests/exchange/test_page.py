@@ -16,8 +16,9 @@ import pytest
 import diffusion
 from diffusion.cli import main
 from diffusion.denoiser.hints import Masked
-from diffusion.exchange.exporting import npm
-from diffusion.exchange.exporting.page_file import BINARY, FOLDER, LIBRARY, as_constant, program
+from diffusion.exchange.exporting import npm, page_file
+from diffusion.exchange.exporting.onnx_file import stored_graph
+from diffusion.exchange.exporting.page_file import BINARY, FOLDER, LIBRARY, as_constant
 from diffusion.exchange.exporting.page_model import as_json, described
 from diffusion.guidance import APG, AutoGuidance, Clamp, ClassifierFree, Interval, Plain, Steer
 from diffusion.nets import AttentionUNet, ContextUNet
@@ -43,9 +44,24 @@ def archive_of(files):
     return data.getvalue()
 
 
+GRAPHS = {}
+
+
+def known_graph(pipeline, storage, resizable=True):
+    """`stored_graph`, of the first network of each kind."""
+    key = (type(pipeline.denoiser.net), storage)
+    if key not in GRAPHS:
+        GRAPHS[key] = stored_graph(pipeline, storage, resizable)
+    return GRAPHS[key]
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package in place of the real one, in a registry on this machine; the cache folder is empty."""
+    """A small package in place of the real one, in a registry on this machine; the cache folder is empty.
+
+    The graph of a network is made once for all tests; test_onnx.py shows that it is the same each time.
+    """
+    monkeypatch.setattr(page_file, "stored_graph", known_graph)
     data = archive_of({LIBRARY: JS.encode(), BINARY: b"\0asm"})
     made = npm.Package("onnxruntime-web", "1.0.0", len(data), npm.integrity(data))
     monkeypatch.setattr(npm, "ONNXRUNTIME", made)
@@ -170,7 +186,7 @@ def test_the_models_own_choices_are_the_pages_defaults():
     assert described(learned())["samplers"]["DDPM"]["words"] == ["--variance learned"]
     guided = described(replace(digits(), guidance=Interval(ClassifierFree(3.0, rescale=0.5), 0.1, 4)))["guidance"]
     assert guided["words"] == ["--rescale 0.5", "--interval 0.1,4"] and guided["scale"] == 3
-    assert found["number"] == 10 and len(found["levels"]) < 1001 and len(found["walks"]["12"]) == 13
+    assert found["number"] == 10 and len(found["levels"]) == 1001 and len(found["walks"]["12"]) == 13
 
 
 def test_text_for_a_page_is_json():
@@ -254,7 +270,5 @@ def test_the_command_exports_a_page(package, tmp_path, capsys):
         "p.html: " in printed and "float32" in printed and f"next: open {tmp_path / 'p.html'} in a browser" in printed
     )
     assert json.loads(element((tmp_path / "p.html").read_text(), "model"))["steps"] == 7
-    with pytest.raises(SystemExit):
-        main(["export", str(run), "--to", str(tmp_path / "q.html"), "--sampler", "UniPC"])
-    assert "a page cannot sample this model: UniPC" in capsys.readouterr().err.replace("\n", " ")
-    assert "style.css" not in program("app.js")
+    assert main(["export", str(run), "--to", str(tmp_path / "q.html"), "--sampler", "UniPC"]) != 0
+    assert "a page cannot sample this model: UniPC" in capsys.readouterr().err
