@@ -23,11 +23,14 @@ SET = """const [id, value] = arguments, input = document.getElementById(id);
 class Opened:
     """A page in a browser.
 
-    Attributes: driver; downloads, the folder of what it saves; log, the browser's messages as far as it has no API.
+    Attributes: driver; downloads, the folder of what it saves; messages, Firefox's in the console.
     """
 
-    def __init__(self, kind, driver, downloads, log):
-        self.kind, self.driver, self.downloads, self.log = kind, driver, downloads, log
+    def __init__(self, kind, driver, downloads):
+        self.kind, self.driver, self.downloads, self.messages = kind, driver, downloads, []
+        if kind == "firefox":
+            driver.script.add_console_message_handler(lambda entry: self.messages.append(entry.text))
+            driver.script.add_javascript_error_handler(lambda entry: self.messages.append(entry.text))
 
     def wait(self, what, seconds=300):
         """What a function returns once it is true."""
@@ -81,11 +84,8 @@ class Opened:
     def complaints(self):
         """Messages in the console, and requests except for the file and the worker's address in memory."""
         if self.kind == "firefox":
-            lines = self.log.read_text(errors="replace").splitlines()
             loaded = self.driver.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
-            known = [line for line in lines if "JavaScript error: file" in line or "JavaScript error: blob" in line]
-            known += [line for line in lines if line.startswith(("console.", "Content-Security-Policy"))]
-            return known + [name for name in loaded if not name.startswith("blob:")]
+            return self.messages + [name for name in loaded if not name.startswith("blob:")]
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
@@ -103,19 +103,20 @@ def opened(kind, page, folder, width=1200, height=900):
         pytest.skip(
             f"no browser test in {kind}: install it and its driver ({' and '.join(n[0] for n in BROWSERS[kind])})"
         )
-    downloads, log = Path(folder) / "downloads", Path(folder) / "browser.log"
+    downloads = Path(folder) / "downloads"
     downloads.mkdir(exist_ok=True)
     make = chromium if kind == "chromium" else firefox
-    driver = make(webdriver, *programs, downloads, log, (width, height))
+    driver = make(webdriver, *programs, downloads, (width, height))
     try:
         driver.set_page_load_timeout(300)
+        found = Opened(kind, driver, downloads)
         driver.get(Path(page).resolve().as_uri())
-        yield Opened(kind, driver, downloads, log)
+        yield found
     finally:
         driver.quit()
 
 
-def chromium(webdriver, program, driver, downloads, log, size):
+def chromium(webdriver, program, driver, downloads, size):
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking",
@@ -126,15 +127,16 @@ def chromium(webdriver, program, driver, downloads, log, size):
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
 
 
-def firefox(webdriver, program, driver, downloads, log, size):
+def firefox(webdriver, program, driver, downloads, size):
     options = webdriver.FirefoxOptions()
     options.binary_location = program
     options.add_argument("-headless")
+    options.enable_bidi = True
     for name, value in {
         "browser.download.folderList": 2, "browser.download.dir": str(downloads),
-        "browser.download.alwaysOpenPanel": False, "devtools.console.stdout.content": True,
+        "browser.download.alwaysOpenPanel": False,
     }.items():  # fmt: skip
         options.set_preference(name, value)
-    opened = webdriver.Firefox(options, webdriver.FirefoxService(driver, log_output=str(log)))
+    opened = webdriver.Firefox(options, webdriver.FirefoxService(driver))
     opened.set_window_size(*size)
     return opened

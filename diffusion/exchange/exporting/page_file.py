@@ -20,8 +20,8 @@ from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 
 FOLDER = Path(__file__).resolve().parents[1] / "page"
-WORKER = ("random.js", "sampler.js", "pictures.js", "gif.js", "worker.js")
-APP = ("sampler.js", "pictures.js", "form.js", "app.js")
+WORKER = ("unpack.js", "random.js", "sampler.js", "pictures.js", "gif.js", "worker.js")
+APP = ("unpack.js", "sampler.js", "pictures.js", "form.js", "app.js")
 LIBRARY, BINARY = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
 USED = ("InferenceSession", "Tensor", "env")  # of ONNX Runtime's library
 LARGE = 50 * 2**20  # bytes of a page that is slow to open

@@ -41,7 +41,7 @@ function say(text, warn = false) {
 /** idle, busy, or failed: what may be pressed; the body's data-state is for tests and styles. */
 function enter(state) {
   document.body.dataset.state = state;
-  $("go").disabled = state !== "idle";
+  $("go").setAttribute("aria-disabled", state !== "idle"); // not disabled, which would lose the focus
   $("stop").hidden = state !== "busy";
   if (state !== "busy") $("left").textContent = "";
 }
@@ -177,9 +177,7 @@ function saveGif() {
 
 /** The notices of third parties, which are packed. */
 async function showNotices() {
-  const raw = Uint8Array.from(atob($("notices").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("gzip"));
-  $("notices-text").textContent = await new Response(stream).text();
+  $("notices-text").textContent = new TextDecoder().decode(await unpacked($("notices").textContent));
   $("notices-text").hidden = false;
   $("notices-button").hidden = true;
 }
@@ -191,10 +189,8 @@ async function start() {
   }
   const texts = Object.fromEntries(["runtime", "network", "worker"].map((id) => [id, $(id).textContent]));
   ["runtime", "network", "worker"].forEach((id) => $(id).remove());
-  const source = new Blob([Uint8Array.from(atob(texts.worker), (c) => c.charCodeAt(0))]);
-  const script = await new Response(source.stream().pipeThrough(new DecompressionStream("gzip"))).blob();
-  const address = URL.createObjectURL(script.slice(0, script.size, "text/javascript"));
-  worker = new Worker(address);
+  const script = new Blob([await unpacked(texts.worker)], { type: "text/javascript" });
+  worker = new Worker(URL.createObjectURL(script));
   worker.onmessage = ({ data }) => HANDLERS[data.kind](data);
   worker.onerror = (event) => HANDLERS.failed({ why: event.message || "its worker did not start" });
   worker.postMessage({ kind: "open", model, runtime: texts.runtime, network: texts.network });

@@ -53,7 +53,7 @@ function prepareClasses() {
 /** A slider for each feature, and the choice to take the features in turn. */
 function prepareMix() {
   $("what-legend").textContent = "Mix";
-  $("what-hint").textContent = model.named ? "Move a slider to mix; or:" : "Without a mix, the network chooses freely.";
+  $("what-hint").textContent = model.named ? "One after the other, or a mix of your own." : "No mix leaves the choice to the network.";
   const turn = build("input", { type: "checkbox", id: "turn", checked: true });
   const words = model.named ? "each one in turn" : "no mix";
   const sliders = model.names.map((name, k) => {

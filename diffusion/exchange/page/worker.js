@@ -5,11 +5,13 @@
 // Messages out: { kind: "ready", seconds }, { kind: "progress", done, of }, { kind: "frame", step, x, x0 },
 //               { kind: "done", seconds, perImage }, { kind: "stopped" }, { kind: "gif", blob }, { kind: "failed", why }
 
-const SLICE = 16; // pictures per call of the network: more need memory, and are no faster on one thread
+const SLICE = 16; // most pictures per call of the network: more need memory, and are no faster on one thread
+const PATIENCE = 0.5; // seconds of a call, after which messages come in
 const FRAMES = 60; // frames kept of a walk
 
 let model = null;
 let session = null;
+let slice = SLICE;
 let stopping = false;
 
 class Stopped extends Error {}
@@ -27,13 +29,6 @@ onmessage = async ({ data }) => {
   }
 };
 
-/** The bytes of base64 of gzip. */
-async function unpacked(text) {
-  const raw = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
 /** Open the network, and measure the seconds of one evaluation of one picture. */
 async function open({ model: given, runtime, network }) {
   model = given;
@@ -49,6 +44,7 @@ async function open({ model: given, runtime, network }) {
     seconds = Math.min(seconds, (performance.now() - began) / 1000);
     spent += (performance.now() - began) / 1000;
   }
+  slice = Math.max(1, Math.min(SLICE, Math.floor(PATIENCE / seconds)));
   postMessage({ kind: "ready", seconds });
 }
 
@@ -102,8 +98,8 @@ async function sample({ n, seed, sampler, options, steps, scale, y }) {
   async function net(x, rows, clock, keep) {
     const width = x.length / rows;
     let out = null;
-    for (let from = 0; from < rows; from += SLICE) {
-      const to = Math.min(from + SLICE, rows);
+    for (let from = 0; from < rows; from += slice) {
+      const to = Math.min(from + slice, rows);
       const part = y && Array.from({ length: to - from }, (_, k) => y[(from + k) % n]);
       const found = await evaluate(x.slice(from * width, to * width), to - from, clock, part, (k) => keep(from + k));
       out ??= new Float32Array((found.length / (to - from)) * rows);
