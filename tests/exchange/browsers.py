@@ -14,8 +14,11 @@ BROWSERS = {
     "firefox": (("firefox", "firefox-esr"), ("geckodriver",)),
 }
 STATE = "return document.body.dataset.state"
-PIXELS = """return [...document.querySelectorAll("#pictures canvas")].map((c) =>
-  [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data])"""
+PIXELS = """return [...document.querySelectorAll("#pictures canvas")].map((c) => {
+  const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(c, 0, 0);
+  return [...copy.getImageData(0, 0, c.width, c.height).data];
+})"""
 SET = """const [id, value] = arguments, input = document.getElementById(id);
   input.value = value; input.dispatchEvent(new Event("input", { bubbles: true }))"""
 

@@ -66,10 +66,10 @@ def write_page(source: Source, to: Path, storage: Storage = "fp32") -> tuple[lis
     if pipeline.scaling.dtype != "uint8":
         notes.append(f"the page shows pictures in 8 bits; the data's {pipeline.scaling.dtype} are not in it")
     if len(text) > LARGE:
-        smaller = "" if storage == "int8" else "; --storage fp16 or int8 makes it smaller"
+        smaller = {"fp32": "; --storage fp16 or int8 makes it smaller", "fp16": "; --storage int8 makes it smaller"}
         notes.append(
             f"a network of this size is slow in a browser, which says how long the pictures take; opening "
-            f"{len(text) / 2**20:,.0f} MB takes a while too{smaller}"
+            f"{len(text) / 2**20:,.0f} MB takes a while too{smaller.get(storage, '')}"
         )
     return [to], error, notes
 

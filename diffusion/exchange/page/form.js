@@ -115,6 +115,6 @@ function command({ n, seed, sampler, options, steps, scale, rows }) {
   if (sampler === "DDIM" && options.eta) words.push(`--eta ${options.eta}`);
   words.push(...model.samplers[sampler].words, ...(model.kinds ? [`--scale ${scale}`, ...model.guidance.words] : []));
   if (rows && model.context) words.push(`--context "${rows[0].map((v, k) => `${model.keys[k]}=${v}`).join(",")}"`);
-  else if (rows) words.push(rows.length > 1 ? `--labels ${rows.join(",")}` : `--label ${rows[0]}`);
+  else if (rows) words.push(`--labels ${rows.map((k) => model.keys[k]).join(",")}`);
   return words.join(" ");
 }
