@@ -89,6 +89,9 @@ def map_unet(source: Source, folder: Path, variance: bool) -> None:
     model = UNet2DModel(**options(net, T, size_of(source), variance))
     model.load_state_dict(weights(net, T, variance))
     model.save_pretrained(folder, safe_serialization=True)
+    if net.num_classes:  # for our import: the embedding has one more row
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"_num_classes": net.num_classes}, indent=2) + "\n")
 
 
 def wrap(source: Source, folder: Path, variance: bool) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffusion.denoiser.targets import X0, Eps, V
@@ -53,7 +52,7 @@ def betas_of(schedule: Discrete) -> dict[str, Any]:
     for name, table in NAMED.items():
         if torch.allclose(table(schedule.T).double(), betas, rtol=1e-5, atol=0):
             return {"beta_schedule": name, "beta_start": 1e-4, "beta_end": 0.02}
-    return {"trained_betas": [float(np.float32(beta)) for beta in betas]}
+    return {"trained_betas": [float(beta) for beta in betas]}
 
 
 def limit(pipeline: Pipeline) -> dict[str, Any]:
