@@ -1,9 +1,11 @@
 """Folders of diffusers: UNet2DModel with the scheduler DDPM or DDIM, and those that `diffusion export` writes."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser.targets import X0, Eps, Target, V
@@ -14,7 +16,7 @@ from diffusion.exchange.unet2d import options_of, renamed, split_null, swapped, 
 from diffusion.guidance import Bound, Clamp, ClassifierFree, Plain
 from diffusion.guidance.bounds import Unbounded
 from diffusion.nets.unet import UNet
-from diffusion.noise import Cosine, Linear, Quadratic, Schedule, Sigmoid, Tabulated
+from diffusion.noise import Cosine, Linear, Quadratic, Schedule, Sigmoid, SigmoidAlpha, Tabulated
 from diffusion.samplers import DDIM, DDPM, Sampler
 from diffusion.support.specs import build
 
@@ -22,6 +24,7 @@ NAME, FLAGS = "diffusers", {"sample_size": "pixels of an image, if the configura
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 WRAPPED = "LitDiffusionUNet"  # our network by its spec, see exporting.templates
 LATENT = ("vae", "vqvae", "movq", "text_encoder")
+NAMED = (Cosine, Linear, Quadratic, Sigmoid, SigmoidAlpha)
 RAMPS = {"linear": Linear, "scaled_linear": Quadratic, "sigmoid": Sigmoid}
 TARGETS = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 VARIANCES = {
@@ -130,6 +133,18 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
     return read_state(files[0])
 
 
+def schedule_of(betas: Sequence[float], zero_snr: bool) -> Schedule:
+    """The schedule of a table of betas, by name where one of ours has the same levels to 1e-9."""
+    table = Tabulated(betas, zero_snr or float(betas[-1]) == 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of signal that is left at t = 1: told when the schedule is used
+        for kind in NAMED:
+            ours = kind(table.T, zero_snr=table.zero_snr)
+            if torch.allclose(ours.alphas, table.alphas, rtol=1e-9, atol=0):
+                return ours
+    return table
+
+
 def parts_of(
     config: Mapping[str, Any], path: Path, learned: bool, told: Mapping[str, Any]
 ) -> tuple[Schedule, Target, Sampler, Bound, list[str]]:
@@ -149,7 +164,7 @@ def parts_of(
     T, name = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
     zero = bool(config.get("rescale_betas_zero_snr"))
     if betas := config.get("trained_betas"):
-        schedule = Tabulated(betas, zero or float(betas[-1]) == 1)
+        schedule = schedule_of(betas, zero)
         if schedule.T != T:
             raise ValueError(f"{path}: {schedule.T} trained_betas for num_train_timesteps {T}; expected as many")
     elif name in RAMPS:
