@@ -10,7 +10,7 @@ NEXT = {
     "safetensors": "{diffusion} sample {path} --n 64",
     "onnx": "{diffusion} sample {path} --n 64",
     "page": "open {path} in a browser, or send it to a friend",
-    "diffusers": 'diffusers.DiffusionPipeline.from_pretrained("{path}")',
+    "diffusers": 'diffusers.DiffusionPipeline.from_pretrained("{path}"{trust})',
 }
 
 
@@ -45,5 +45,6 @@ def main(argv: list[str]) -> int:
         print(f"{words.storage} against float32, of the network's output on noise: {made.difference}")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"next: {NEXT[made.format].format(diffusion=tool('diffusion'), path=made.files[0])}")
+    trust = ", trust_remote_code=True" if any(made.files[0].rglob("*.py")) else ""  # of a folder
+    print(f"next: {NEXT[made.format].format(diffusion=tool('diffusion'), path=made.files[0], trust=trust)}")
     return 0

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffusion.exchange.rows import Row, pair
+from diffusion.nets.embed import features
 from diffusion.nets.layers import ResBlock
 from diffusion.nets.unet import Stage, UNet
 
@@ -13,7 +15,7 @@ RES = {"norm1": "norm1", "conv1": "conv1", "tell": "time_emb_proj", "norm2": "no
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before diffusers 0.15
 FIXED = {  # arguments of UNet2DModel with one supported value, and others that mean the same
     "center_input_sample": (False,),
-    "time_embedding_type": ("positional",),
+    "time_embedding_type": ("positional", "learned"),
     "mid_block_type": ("UNetMidBlock2D",),
     "mid_block_scale_factor": (1,),
     "act_fn": ("silu", "swish"),
@@ -28,6 +30,7 @@ DEFAULTS = {  # of UNet2DModel
     "down_block_types": ("DownBlock2D", *["AttnDownBlock2D"] * 3),
     "up_block_types": (*["AttnUpBlock2D"] * 3, "UpBlock2D"),
 }  # fmt: skip
+CLOCKS, CLASSES = "time_proj.weight", "class_embedding.weight"
 PLAIN, ATTENDS, RESAMPLES = "{}Block2D", "Attn{}Block2D", "Resnet{}sampleBlock2D"
 
 
@@ -103,7 +106,8 @@ def options_of(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], 
     """
     for name, values in FIXED.items():
         if (found := config.get(name, values[0])) not in values:
-            raise ValueError(f"{source}: UNet2DModel with {name} {found!r} is not supported, only {values[0]!r}")
+            known = " and ".join(map(repr, values))
+            raise ValueError(f"{source}: UNet2DModel with {name} {found!r} is not supported, only {known}")
     given = DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}
     widths = [int(w) for w in given["block_out_channels"]]
     levels, resnets = len(widths), {given["downsample_type"] == "resnet", given["upsample_type"] == "resnet"}
@@ -133,7 +137,8 @@ def options_of(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], 
     C, out = given["in_channels"], given["out_channels"]
     if out not in (C, 2 * C):
         raise ValueError(f"{source}: {C} channels in and {out} out; expected as many, or twice for a learned variance")
-    sinusoids = "ddpm" if given["freq_shift"] else "adm"
+    learned = config.get("time_embedding_type") == "learned"  # a table of ours, see `without_clocks`
+    sinusoids = "any" if learned else "ddpm" if given["freq_shift"] else "adm"
     return {
         "channels": C,
         "width": widths[0],
@@ -150,7 +155,33 @@ def options_of(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], 
         "pad_end": given["downsample_padding"] == 0 and resnets == {False},
         "learn_variance": out == 2 * C,
         "num_classes": given["num_class_embeds"] or 0,
-    }, given["flip_sin_to_cos"] != (sinusoids == "adm")
+    }, not learned and given["flip_sin_to_cos"] != (sinusoids == "adm")
+
+
+def without_clocks(state: Mapping[str, Tensor], width: int, source: str) -> dict[str, Tensor]:
+    """A state without its table of clock features, which our network computes.
+
+    Raises:
+        ValueError: the table is not one of our features.
+    """
+    left = dict(state)
+    table = left.pop(CLOCKS, None)
+    if table is None:
+        raise ValueError(f"{source}: the weights {CLOCKS} are missing, which time_embedding_type 'learned' has")
+    ours = features(torch.arange(len(table)), width)
+    # In float32 the sine of an index near 1,000 varies by 1e-4 between processors; other formulas differ by about 1.
+    if table.shape != ours.shape or float((table.float() - ours).abs().max()) > 1e-3:
+        raise ValueError(
+            f"{source}: time_embedding_type 'learned' is supported for the table that `diffusion export` writes, and "
+            "this is another"
+        )
+    return left
+
+
+def split_null(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """A state without the last row of its class embedding, and this row, "no condition"."""
+    rows = state[CLASSES]
+    return dict(state) | {CLASSES: rows[:-1]}, rows[-1]
 
 
 def swapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Discrete(Schedule):
         zero_snr: shift and scale alpha so that alpha_T = 0 exactly and alpha_0 is kept: no signal remains at t = 1.
             Source: Lin et al. 2023, arXiv:2305.08891, alg. 1. Incompatible with the targets Eps and Score.
     Raises:
-        ValueError: T < 2; on first use of the tables, a beta outside (0, 1).
+        ValueError: T < 2; on first use of the tables, a beta outside (0, 1); with zero_snr the last may be 1.
     Warns:
         UserWarning: on first use of the tables, alpha-bar at T is above 1e-3, so that sampling starts from a noise
             level the network was never trained on.
@@ -54,7 +54,8 @@ class Discrete(Schedule):
         # The first caller may be in inference mode, whose tensors cannot be used in a training step.
         with torch.inference_mode(False), torch.no_grad():
             betas = self.betas().double()
-            if not (bool((betas > 0).all()) and bool((betas < 1).all())):
+            noised = betas[:-1] if self.zero_snr else betas  # the last may be 1 there, as alpha_T is 0 anyway
+            if not (bool((betas > 0).all()) and bool((betas <= 1).all()) and bool((noised < 1).all())):
                 raise ValueError(
                     f"{type(self).__name__}: betas must lie in (0, 1), got {betas.min():.3g} .. {betas.max():.3g}; "
                     "lower beta_end or raise T"

@@ -43,7 +43,7 @@ def test_a_folder_is_written_for_diffusers(tiny, tmp_path, capsys):
     assert main(["export", str(tiny), "--to", str(tmp_path / "folder")]) == 0
     told = capsys.readouterr().out
     assert "trust_remote_code=True" in told and "use_clipped_model_output=True" in told
-    assert {p.name for p in (tmp_path / "folder").iterdir()} == {"model_index.json", "scheduler", "unet"}
+    assert {p.name for p in (tmp_path / "folder").iterdir()} == {"model_index.json", "pipeline.py", "scheduler", "unet"}
 
 
 @pytest.mark.parametrize("argv, words", [

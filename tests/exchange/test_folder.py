@@ -7,7 +7,7 @@ import torch
 
 import diffusion
 from diffusion.denoiser.targets import EDM, X0, Eps, V
-from diffusion.guidance import Clamp, Plain, Unbounded
+from diffusion.guidance import APG, Clamp, ClassifierFree, Plain, Unbounded
 from diffusion.nets import AttentionUNet, ContextUNet, UNet
 from diffusion.noise import Cosine, Flow, Linear, Quadratic
 from diffusion.samplers import DDIM, DDPM, UniPC
@@ -83,6 +83,78 @@ def test_their_pipelines_give_our_pictures(case, tmp_path):
     assert f"num_inference_steps={model.sampler.steps}" in made.notes[0]
 
 
+def conditional(name):
+    """A pipeline of a conditional network, its condition, and what the folder's pipeline receives as class_labels."""
+    names = ("zero", "one", "two", "three")
+    more = {"class_names": names, "guidance": ClassifierFree(2.5), "sampler": DDIM(10)}
+    mapped, wrapped = unet(**DDPMS, num_classes=4), AttentionUNet(1, (8, 16), 2, 1, num_classes=4)
+    y, labels = torch.tensor([3, 0, 1]), ["three", 0, "one"]
+    if name == "mapped":
+        return pipeline(mapped, Linear(), Eps(), **more), y, labels
+    if name == "mapped walk":
+        return pipeline(mapped, Quadratic(), Eps(), **more | {"sampler": DDPM(20)}), y, torch.tensor([3, 0, 1])
+    if name == "wrapped":
+        return pipeline(wrapped, Cosine(), V(), **more | {"sampler": DDIM(10, 0.5, "leading")}), y, labels
+    if name == "learned":
+        net = AttentionUNet(1, (8, 16), 2, 1, num_classes=4, learn_variance=True)
+        return pipeline(net, **more | {"sampler": DDPM(10, "learned", "leading")}), y, labels
+    if name == "names of features":
+        return context(), torch.eye(3)[[2, 0, 0]], ["spell", "hero", 0]
+    vectors = torch.tensor([[0.2, 0.0, 0.9], [1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    return context(), vectors, vectors
+
+
+def guided(model, y, scale):
+    """Our pictures from the draws of `theirs`, by a batch of conditions and a scale of guidance."""
+    draw = torch.Generator().manual_seed(5)
+    x = torch.randn(3, *model.shape, generator=draw)
+    denoise = model.clamp(ClassifierFree(scale)(model.denoiser, model.condition(y)))
+    noise = lambda x: torch.randn(x.shape, generator=draw, dtype=torch.float32).to(x)  # noqa: E731
+    return model.sampler.sample(denoise, x, model.denoiser.schedule, noise).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("name", ["mapped", "mapped walk", "wrapped", "learned", "names of features", "vectors"])
+def test_the_folders_pipeline_gives_our_pictures_of_labels(name, tmp_path):
+    """Guided as the run by default, unguided, and without a condition; to 2e-4 of a range of 2."""
+    model, y, labels = conditional(name)
+    made = diffusion.export(model, tmp_path / "folder")
+    assert f"class_labels=..., guidance_scale={model.guidance.scale:g}" in made.notes[0]
+    opened = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "folder", trust_remote_code=True)
+    assert opened.config.class_names == list(model.class_names)
+    opened.set_progress_bar_config(disable=True)
+
+    def theirs(*args, **options):
+        pictures = opened(*args, generator=torch.Generator().manual_seed(5), output_type="pt", **options).images
+        return 2 * pictures - 1
+
+    asked = {model.guidance.scale: {}, 1.0: {"guidance_scale": 1.0}, 0.0: {"guidance_scale": 0.0}}
+    found = {scale: theirs(labels, **options) for scale, options in asked.items()}
+    for scale, pictures in found.items():
+        difference = float((pictures - guided(model, y, scale)).abs().max())
+        print(f"{name}, scale {scale:g}: {difference:.1e}")
+        assert difference < 2e-4
+    if name != "learned":  # its variance is that of the condition
+        torch.testing.assert_close(theirs(batch_size=3), found[0.0], rtol=0, atol=1e-4)
+    assert (found[1.0] - found[model.guidance.scale]).abs().max() > 0.01 < (found[1.0] - found[0.0]).abs().max()
+
+
+def test_the_folders_pipeline_refuses_wrong_labels(tmp_path):
+    for name, wrong, words in (
+        ("mapped", 4, "labels are 0 .. 3 or of zero, one, two, three"),
+        ("mapped", "five", "'five': labels are 0 .. 3"),
+        ("vectors", torch.zeros(2, 4), r"expected vectors \(B, 3\), got \(2, 4\)"),
+        ("mapped", [0, 1], "2 for batch_size 3"),
+    ):
+        folder = tmp_path / name
+        if not folder.exists():
+            diffusion.export(conditional(name)[0], folder)
+        opened = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        with pytest.raises(ValueError, match=words):
+            opened(wrong, batch_size=3)
+        if name == "mapped":
+            assert len(opened(2, batch_size=2, num_inference_steps=1).images) == 2  # one label for all
+
+
 def test_a_class_conditional_unet_takes_labels_there(tmp_path):
     model = pipeline(unet(**DDPMS, num_classes=4), Linear(), Eps(), sampler=DDIM(10))
     made = diffusion.export(model, tmp_path / "folder")
@@ -110,7 +182,7 @@ def test_the_folder_is_the_same_twice_and_not_overwritten(tmp_path):
     for name in ("a", "b"):
         diffusion.export(model, tmp_path / name)
     one, two = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in tmp_path.iterdir())
-    assert one == two and len(one) == 5
+    assert one == two and len(one) == 6
     with pytest.raises(ValueError, match="is not an empty folder"):
         diffusion.export(model, tmp_path / "a")
 
@@ -122,10 +194,12 @@ def test_the_folder_is_the_same_twice_and_not_overwritten(tmp_path):
     ({"sampler": DDIM(30)}, "do not divide 1000; export with --steps 25"),
     ({"sampler": DDIM(10, grid="karras")}, "karras: .* --grid trailing or leading"),
     ({"sampler": DDPM(10, "large")}, "adds noise in the last step of a trailing grid"),
+    ({"sampler": DDIM(10), "guidance": APG(3)}, "APG: .* --guidance ClassifierFree or Plain"),
+    ({"sampler": DDIM(10), "guidance": ClassifierFree(3, rescale=0.7)}, "got rescale 0.7; export with --rescale 0"),
     ({"sampler": DDIM(10), "clamp": Clamp(0, 1)}, r"limits x_0 to \[-a, a\]"),
 ])  # fmt: skip
 def test_what_diffusers_cannot_do_is_refused(tmp_path, change, words):
-    net = AttentionUNet(1, (8, 16), heads=2, attention=1)
+    net = AttentionUNet(1, (8, 16), heads=2, attention=1, num_classes=2)
     with pytest.raises(ValueError, match=words):
         diffusion.export(pipeline(net, **change), tmp_path / "folder")
     assert not list(tmp_path.iterdir())

@@ -1,23 +1,31 @@
 """Imported folders of diffusers: the network's output, its parts, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+import diffusion
 from diffusion.cli import main
-from diffusion.denoiser.targets import V
+from diffusion.denoiser.targets import X0, Eps, V
 from diffusion.exchange.importing.run import import_run, load
 from diffusion.exchange.rows import write
 from diffusion.exchange.unet2d import renamed, table
 from diffusion.generation.pipeline import Pipeline
+from diffusion.guidance import ClassifierFree
 from diffusion.guidance.bounds import Clamp, Unbounded
-from diffusion.noise import Cosine, Linear
+from diffusion.nets import AttentionUNet, UNet
+from diffusion.noise import Cosine, Linear, Quadratic, Tabulated
 from diffusion.samplers import DDIM, DDPM
 from diffusion.support.runs import read_checkpoint
+from diffusion.support.specs import spec
+
+from .conftest import context, digits, pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="pip install -e '.[test]'")
 
@@ -206,3 +214,99 @@ def test_an_imported_run_is_sampled_described_evaluated_and_fine_tuned(tmp_path,
     moved = [(tuned["state_dict"][k] - before["state_dict"][k]).abs().max() for k in before["state_dict"]]
     assert 0 < max(moved) < 1e-2  # it began with the imported weights
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["class_path"].endswith("Digits")
+
+
+# --- folders of `diffusion export` --------------------------------------------------------------------------
+
+
+def unet(**options):
+    torch.manual_seed(0)
+    return UNet(1, **{"width": 128, "mults": (1, 1), "blocks": 1} | options)
+
+
+FOUR = {"class_names": ("a", "b", "c", "d"), "guidance": ClassifierFree(2.5)}
+BACK = {
+    "ddpm": lambda: pipeline(unet(scale_shift=False), Linear(), Eps(), sampler=DDIM(10)),
+    "labels": lambda: pipeline(unet(num_classes=4), Cosine(), V(), sampler=DDIM(10, 0.5, "leading"), **FOUR),
+    "adm": lambda: pipeline(
+        unet(mults=(1, 2), attention=(0, 1), resample_in_blocks=True, num_classes=4), Linear(zero_snr=True), V(),
+        sampler=DDPM(20), clamp=Clamp(-2, 2), **FOUR,
+    ),
+    "published sinusoids": lambda: pipeline(unet(sinusoids="ddpm", eps=1e-6), Quadratic(), X0(), sampler=DDIM(10)),
+    "learned": lambda: pipeline(
+        unet(learn_variance=True), Linear(250), Eps(), sampler=DDPM(10, "learned", "leading"), clamp=Unbounded()
+    ),
+    "table": lambda: pipeline(unet(scale_shift=False), Linear(200, 2e-4, 0.03), Eps(), sampler=DDIM(10)),
+    "wrapped": lambda: replace(digits(), sampler=DDIM(10)),
+    "context": context,
+    "wrapped learned": lambda: pipeline(
+        AttentionUNet(1, (8, 16), 2, 1, learn_variance=True), sampler=DDPM(10, "learned", "leading")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_an_exported_folder_comes_back_as_the_same_model(name, tmp_path):
+    """The same pictures with the defaults of the imported run: steps, eta, guidance and names are kept."""
+    model, notes = BACK[name](), []
+    diffusion.export(model, tmp_path / "theirs")
+    again = Pipeline.load(import_run(tmp_path / "theirs", tmp_path / "run", tell=notes.append))
+    assert not notes
+    assert again.class_names == model.class_names and type(again.denoiser.net) is type(model.denoiser.net)
+    assert spec(again.sampler) == spec(model.sampler)
+    assert spec(again.denoiser.schedule) == spec(model.denoiser.schedule) or name == "table"
+    difference = float((again.sample(4, seed=5) - model.sample(4, seed=5)).abs().max())
+    print(f"{name}: {difference:.1e}")
+    assert difference < 1e-5
+
+
+def test_the_null_class_is_found_without_the_pipelines_index(tmp_path):
+    """The network's folder alone says how many classes there are."""
+    model = BACK["labels"]()
+    diffusion.export(model, tmp_path / "theirs")
+    found = load(tmp_path / "theirs" / "unet")
+    assert found.net.num_classes == 4 and torch.equal(
+        found.weights["condition.null"], model.denoiser.net.condition.null
+    )
+    changed(tmp_path / "theirs" / "unet" / "config.json", _num_classes=None)  # as saved again by diffusers
+    assert load(tmp_path / "theirs").net.num_classes == 4
+    assert load(tmp_path / "theirs" / "unet").net.num_classes == 5
+
+
+def test_a_folder_saved_again_by_diffusers_comes_back(tmp_path):
+    model = BACK["labels"]()
+    diffusion.export(model, tmp_path / "theirs")
+    opened = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "theirs", trust_remote_code=True)
+    opened.save_pretrained(tmp_path / "again")
+    found = load(tmp_path / "again")
+    assert found.net.num_classes == 4 and found.class_names == ("a", "b", "c", "d") and found.guidance.scale == 2.5
+    assert spec(found.sampler) == spec(model.sampler)
+
+
+def test_a_table_of_betas_becomes_the_schedule(tmp_path):
+    betas = np.linspace(0.01, 0.3, 40)
+    published(tmp_path / "theirs", CIFAR, diffusers.DDPMScheduler(40, trained_betas=betas.tolist()))
+    schedule = load(tmp_path / "theirs").schedule
+    assert type(schedule) is Tabulated and schedule.T == 40
+    np.testing.assert_allclose(schedule.betas(), betas, rtol=1e-12)
+
+
+def test_what_cannot_come_back_is_refused(tmp_path, capsys):
+    """Another table of the clock, betas of another number, and a network that is none or runs code."""
+    diffusion.export(BACK["ddpm"](), tmp_path / "mapped")
+    diffusion.export(BACK["wrapped"](), tmp_path / "wrapped")
+    changed(tmp_path / "mapped" / "scheduler" / "scheduler_config.json", trained_betas=[0.1, 0.2])
+    refused(tmp_path / "mapped", capsys, at="2 trained_betas for num_train_timesteps 1000")
+    file = tmp_path / "mapped" / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file(state | {"time_proj.weight": state["time_proj.weight"].flip(1)}, file)
+    refused(tmp_path / "mapped", capsys, at="this is another")
+    file = tmp_path / "wrapped" / "unet" / "config.json"
+    for network, words in (
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, "not a component of a model"),
+        ({"class_path": "diffusion.noise.discrete.Linear", "init_args": {}}, "expected the spec of a network"),
+        (None, "expected the spec of a network, got NoneType"),
+        (json.loads(file.read_text())["network"] | {"init_args": {"channels": 1}}, "expected"),
+    ):
+        changed(file, network=network)
+        refused(tmp_path / "wrapped", capsys, at=words)

@@ -20,11 +20,12 @@ from diffusion.noise import (
     Schedule,
     Sigmoid,
     SubVP,
+    Tabulated,
     forward_var,
     posterior_var,
 )
 from diffusion.noise.discrete import SNAP
-from diffusion.support.specs import concrete
+from diffusion.support.specs import build, concrete, spec
 
 ALL = sorted(concrete(Schedule, "diffusion"), key=lambda c: c.__name__)
 
@@ -97,6 +98,34 @@ def test_neighbours_have_ddpm_variances(kind):
     torch.testing.assert_close(forward_var(s, t), betas[i], rtol=1e-9, atol=1e-14)
     tilde = (1 - s.alpha**2) / (1 - t.alpha**2) * betas[i]
     torch.testing.assert_close(posterior_var(s, t), tilde, rtol=1e-9, atol=1e-14)
+
+
+def test_a_table_of_betas_has_their_products_as_levels():
+    """By hand: alpha^2 = .9, .9 * .5 and .9 * .5 * .002; the default is DDPM's table."""
+    schedule = Tabulated([0.1, 0.5, 0.998])
+    assert schedule.T == 3 and schedule.t_min == pytest.approx(1 / 3)
+    level = schedule.level(f64(1, 2, 3) / 3)
+    torch.testing.assert_close(level.alpha**2, f64(0.9, 0.45, 0.0009), rtol=1e-12, atol=0)
+    torch.testing.assert_close(level.sigma**2, f64(0.1, 0.55, 0.9991), rtol=1e-12, atol=0)
+    torch.testing.assert_close(Tabulated().alphas, Linear().alphas, rtol=1e-12, atol=0)
+    again = build(spec(schedule))
+    assert type(again) is Tabulated and torch.equal(again.alphas, schedule.alphas)
+
+
+def test_a_table_that_ends_in_a_beta_of_one_ends_without_signal():
+    """As a schedule of zero_snr in the form of betas: the table gives the same schedule back."""
+    given = Cosine(50, zero_snr=True)
+    bar = torch.cat([f64(1.0), given.alphas**2])
+    schedule = Tabulated((1 - bar[1:] / bar[:-1]).tolist(), zero_snr=True)
+    assert float(schedule.alphas[-1]) == 0
+    t = torch.linspace(0.01, 1, 331, dtype=torch.float64)
+    torch.testing.assert_close(schedule.level(t).alpha, given.level(t).alpha, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\)"):
+        Tabulated([0.1, 1.0]).alphas  # noqa: B018
+    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\)"):
+        Tabulated([1.0, 0.1], zero_snr=True).alphas  # noqa: B018
+    with pytest.raises(ValueError, match="at least 2 diffusion steps"):
+        Tabulated([0.1])
 
 
 def test_discrete_schedules_are_exact_on_the_table_and_linear_in_log_snr_between():
@@ -228,14 +257,19 @@ def probes(schedule):
 OURS = [k for k in ALL if k.__module__.startswith("diffusion.")]
 
 
+def of_length(kind, T, **options):
+    """A discrete schedule of T levels; a table is DDPM's, rescaled."""
+    return kind(Linear(T).betas().tolist() if kind is Tabulated else T, **options)
+
+
 @pytest.mark.filterwarnings("ignore:ScaledLinear. alpha-bar")
 @pytest.mark.parametrize("kind, zero_snr", [(k, False) for k in OURS] + [(k, True) for k in ZERO])
 def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
     """Compared without rounding to the table, where log-SNR jumps."""
     assert kind.exact_time is not Schedule.exact_time
-    schedules = [kind(), kind(T=20)] if issubclass(kind, Discrete) else [kind()]
+    schedules = [kind(), of_length(kind, 20)] if issubclass(kind, Discrete) else [kind()]
     if zero_snr:
-        schedules = [kind(zero_snr=True), kind(T=20, zero_snr=True)]
+        schedules = [kind(zero_snr=True), of_length(kind, 20, zero_snr=True)]
     for schedule in schedules:
         t, inside, log_snr = probes(schedule)
         snapped = SNAP / schedule.T if schedule.T else 0.0
@@ -252,7 +286,7 @@ def test_time_in_closed_form_is_the_bisection(kind, zero_snr, monkeypatch):
 @pytest.mark.parametrize("kind", ZERO)
 def test_zero_snr_has_linear_alpha_in_the_last_interval(kind):
     """alpha falls linearly to 0, f and g^2 match, and no weight is nan."""
-    schedule = kind(50, zero_snr=True)
+    schedule = of_length(kind, 50, zero_snr=True)
     t = f64(0.985, 0.99, 0.995)
     level = schedule.level(t)
     torch.testing.assert_close(level.alpha, schedule.alphas[-2] * f64(0.75, 0.5, 0.25), rtol=1e-9, atol=0)

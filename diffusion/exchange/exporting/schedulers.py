@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffusion.denoiser.targets import X0, Eps, V
 from diffusion.generation.pipeline import Pipeline
-from diffusion.guidance import Clamp, Unbounded
+from diffusion.guidance import Clamp, ClassifierFree, Plain, Unbounded
 from diffusion.noise.discrete import Discrete
 from diffusion.samplers import DDIM, DDPM
 
@@ -53,7 +52,7 @@ def betas_of(schedule: Discrete) -> dict[str, Any]:
     for name, table in NAMED.items():
         if torch.allclose(table(schedule.T).double(), betas, rtol=1e-5, atol=0):
             return {"beta_schedule": name, "beta_start": 1e-4, "beta_end": 0.02}
-    return {"trained_betas": [float(np.float32(beta)) for beta in betas]}
+    return {"trained_betas": [float(beta) for beta in betas]}
 
 
 def limit(pipeline: Pipeline) -> dict[str, Any]:
@@ -83,3 +82,25 @@ def spacing(pipeline: Pipeline) -> str:
             f"diffusers takes other levels where {sampler.steps} steps do not divide {T}; export with --steps {near}"
         )
     return sampler.grid
+
+
+def scale_of(pipeline: Pipeline) -> float:
+    """The scale of classifier-free guidance; 1 without guidance.
+
+    Raises:
+        ValueError: another guidance, or one that is rescaled.
+    """
+    guidance = pipeline.guidance
+    if type(guidance) is Plain or type(guidance) is ClassifierFree and not pipeline.denoiser.conditional:
+        return 1.0
+    if type(guidance) is not ClassifierFree:
+        raise ValueError(
+            f"{type(guidance).__name__}: the folder's pipeline has classifier-free guidance alone; export with "
+            "--guidance ClassifierFree or Plain"
+        )
+    if guidance.rescale:
+        raise ValueError(
+            f"ClassifierFree: the folder's pipeline does not rescale guidance, got rescale {guidance.rescale:g}; "
+            "export with --rescale 0"
+        )
+    return guidance.scale

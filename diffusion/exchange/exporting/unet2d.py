@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.exchange.rows import write
-from diffusion.exchange.unet2d import table
+from diffusion.exchange.unet2d import CLASSES, CLOCKS, table
 from diffusion.nets.embed import features
 from diffusion.nets.layers import PixelAttention
 from diffusion.nets.unet import UNet
@@ -87,9 +87,9 @@ def weights(net: UNet, T: int, variance: bool) -> dict[str, Tensor]:
     ours = net.state_dict()
     theirs = write(table(net), ours)
     if net.sinusoids == "any":
-        theirs["time_proj.weight"] = features(torch.arange(T), net.width)
+        theirs[CLOCKS] = features(torch.arange(T), net.width)
     if net.num_classes:
-        theirs["class_embedding.weight"] = torch.cat([theirs["class_embedding.weight"], ours["condition.null"][None]])
+        theirs[CLASSES] = torch.cat([theirs[CLASSES], ours["condition.null"][None]])
     if net.learn_variance and not variance:
         for kind in ("weight", "bias"):
             theirs[f"conv_out.{kind}"] = theirs[f"conv_out.{kind}"][: net.channels]

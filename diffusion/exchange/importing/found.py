@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser.targets import Target
-from diffusion.guidance import Bound
+from diffusion.guidance import Bound, Guidance, Plain
 from diffusion.noise import Schedule
 from diffusion.samplers import Sampler
 
@@ -31,6 +31,7 @@ class Imported:
         decay: of the average, as far as it is known.
         step: optimizer steps that it was trained for; 0 if unknown.
         notes: lines for the user: what was assumed or left out.
+        guidance, class_names: as in `Diffusion`, where the files hold them.
     """
 
     source: str
@@ -45,6 +46,8 @@ class Imported:
     decay: float = 0.999
     step: int = 0
     notes: Sequence[str] = field(default_factory=list)
+    guidance: Guidance = field(default_factory=Plain)
+    class_names: Sequence[str] = ()
 
 
 def null_as_mean(weights: dict[str, Tensor]) -> list[str]:

@@ -48,7 +48,7 @@ def import_run(
         flags: what the files do not hold, as the program's own command line names it, e.g. {"image_size": 64}.
         data: name of the data set, for `evaluate` and `fit`; its images must have the model's shape.
         arguments: of the data set.
-        class_names: names of the classes; by default those of the data set.
+        class_names: names of the classes; by default those in the files, else those of the data set.
         tell: receives notes: what was assumed or left out.
     Raises:
         FileNotFoundError: there is no such file.
@@ -56,8 +56,8 @@ def import_run(
     """
     model = load(path, source, flags or {})
     given = data_of(data, arguments or {}, model) if data else None
-    names = list(class_names) or (given[1] if given else [])
-    kinds = getattr(model.net, "num_classes", 0)
+    names = list(class_names) or list(model.class_names) or (given[1] if given else [])
+    kinds = getattr(model.net, "num_classes", 0) or getattr(model.net, "context_dim", 0)
     if names and len(names) != kinds:
         raise ValueError(f"class_names: {len(names)} names for a model of {kinds} classes; give one for each")
     path = Path(path)

@@ -28,7 +28,8 @@ def system(model: Imported, **facts: Any) -> Diffusion:
     """
     model.net.load_state_dict(dict(model.weights))
     learned = getattr(model.net, "learn_variance", False)
-    parts = {"objective": Objective(vlb=0.001) if learned else Objective(), "sampler": model.sampler} | facts
+    parts = {"objective": Objective(vlb=0.001) if learned else Objective(), "sampler": model.sampler}
+    parts |= {"guidance": model.guidance} | facts
     return Diffusion(model.net, model.schedule, model.target, clamp=model.clamp, shape=model.shape, **parts)
 
 
