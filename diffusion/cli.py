@@ -18,6 +18,8 @@ COMMANDS = {
     "edit": "edit pictures:             diffusion edit inpaint RUN --mask left --out edit.png",
     "film": "film the denoising:        diffusion film RUN --n 9 --out denoising.gif",
     "export": "for other programs:        diffusion export RUN --to model.onnx",
+    "import": "use others' checkpoints:   diffusion import FOLDER --from diffusers --out RUN",
+    "pull": "get a published model:     diffusion pull NAME; diffusion sample zoo:digits",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "train and sample digits:   diffusion demo",
     "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",
@@ -31,8 +33,8 @@ usage: diffusion COMMAND [options] [--debug]
 
 {chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
 
-RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newest run), a checkpoint file, or an
-exported .safetensors or .onnx file.
+RUN is a run directory (lightning_logs/mnist/version_0), an experiment (its newest run), a checkpoint file, an exported
+.safetensors or .onnx file, or zoo:NAME, a published model (zoo:digits is included).
 `diffusion COMMAND --help` lists the options of a command; --debug shows the traceback of an error.
 """
 
@@ -100,7 +102,7 @@ def _run(argv: list[str]) -> int:
     except Exception as error:
         if debug or isinstance(error, BrokenPipeError) and _unread():
             raise
-        from diffusion.options.errors import explain
+        from diffusion.commands.options.errors import explain
 
         return _fail(name, *explain(error, name))
 

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def job(argv: list[str]) -> int:
     """The body of `main`; see there."""
-    from diffusion.options.errors import explain
+    from diffusion.commands.options.errors import explain
     from diffusion.support.runs import checkpoints
     from diffusion.training.run import train
 

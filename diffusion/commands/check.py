@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from diffusion.bench.report import check
-from diffusion.options.parser import Parser
+from diffusion.commands.options.parser import Parser
 from diffusion.support.files import check_writable
 
 

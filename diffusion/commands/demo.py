@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from diffusion import pictures
+from diffusion.commands.options.parser import Parser
 from diffusion.data import ImageData
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import denoising
 from diffusion.metrics import Judge, Labelled
-from diffusion.options.parser import Parser
 from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.paths import REPO
 from diffusion.training.callbacks.pictures import averaged

@@ -1,7 +1,7 @@
 """`diffusion describe`: a network's parameters block by block, its FLOPs per image, and the memory it takes."""
 
-from diffusion.options.parser import Parser
-from diffusion.options.settings import split
+from diffusion.commands.options.parser import Parser
+from diffusion.commands.options.settings import split
 from diffusion.training.describe import describe
 
 

@@ -4,10 +4,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion.editing.inputs import MASKS
-from diffusion.editing.sheet import VERBS, Edit, Verb, perform
-from diffusion.generation.request import Request
-from diffusion.options.parser import (
+from diffusion.commands.options.parser import (
     Parser,
     add_bands,
     add_conditions,
@@ -18,6 +15,9 @@ from diffusion.options.parser import (
     fields_of,
     numbers,
 )  # fmt: skip
+from diffusion.generation.editing.inputs import MASKS
+from diffusion.generation.editing.sheet import VERBS, Edit, Verb, perform
+from diffusion.generation.request import Request
 from diffusion.support.specs import suggest
 
 OPTIONS = {

@@ -2,10 +2,10 @@
 
 from functools import partial
 
+from diffusion.commands.options.parser import Parser, add_machine, add_sampling, add_weights, fields_of
 from diffusion.judging.evaluate import answer
 from diffusion.judging.request import METRICS, SWEEP_METRICS, UNLABELLED, Request
 from diffusion.metrics.base import known
-from diffusion.options.parser import Parser, add_machine, add_sampling, add_weights, fields_of
 from diffusion.support.console import shown
 from diffusion.support.processes import together
 from diffusion.training.extractor_of import train_extractor

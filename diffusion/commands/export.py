@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from diffusion.commands.options.parser import Parser, add_run, add_sampling, fields_of
 from diffusion.exchange.exporting.export import FORMATS, export
-from diffusion.options.parser import Parser, add_run, add_sampling, fields_of
 from diffusion.support.console import tool
 
 NEXT = {

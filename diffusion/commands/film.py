@@ -1,8 +1,8 @@
 """`diffusion film`: a film of the denoising of pictures."""
 
+from diffusion.commands.options.parser import Parser, add_request, fields_of
 from diffusion.generation.film import PICTURES, write
 from diffusion.generation.request import Request
-from diffusion.options.parser import Parser, add_request, fields_of
 
 FILM = ("out", "frames", "fps", "hold", "size")
 

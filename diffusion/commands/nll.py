@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from diffusion.commands.options.parser import Parser, add_run, fields_of
 from diffusion.judging.nll import Request, answer
-from diffusion.options.parser import Parser, add_run, fields_of
 from diffusion.support.files import check_writable
 
 

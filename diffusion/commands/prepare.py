@@ -1,6 +1,6 @@
 """`diffusion prepare`: images of any kind, checked, resized and stored for training, once."""
 
-from diffusion.options.parser import Parser, fields_of
+from diffusion.commands.options.parser import Parser, fields_of
 from diffusion.preparing.prepare import run
 from diffusion.preparing.settings import CHOICES, settings
 

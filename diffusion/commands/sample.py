@@ -1,8 +1,8 @@
 """`diffusion sample`: sample pictures from a trained model, as a grid, an array file, or a folder of files."""
 
+from diffusion.commands.options.parser import Parser, add_request, fields_of
 from diffusion.generation.request import Request
 from diffusion.generation.sample import PICTURES, write
-from diffusion.options.parser import Parser, add_request, fields_of
 
 
 def main(argv: list[str]) -> int:

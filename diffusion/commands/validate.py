@@ -1,7 +1,7 @@
 """`diffusion validate`: val/loss of a run, optionally with a modified configuration."""
 
-from diffusion.options.parser import Parser, add_run
-from diffusion.options.settings import split
+from diffusion.commands.options.parser import Parser, add_run
+from diffusion.commands.options.settings import split
 from diffusion.support.console import shown
 from diffusion.support.runs import find_checkpoint
 from diffusion.training.api import validated

@@ -1,1 +1,1 @@
-"""Models leave and arrive: export to other programs' formats."""
+"""Models leave for other programs, and arrive from them."""

@@ -23,7 +23,7 @@ from diffusion.judging.request import Request
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator
-from diffusion.support import runs
+from diffusion.support import runs, zoo
 from diffusion.support.console import machine
 from diffusion.support.files import atomic
 from diffusion.support.processes import Processes
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     @property
     def folder(self) -> Path:
         """The folder of the run's figures."""
-        return runs.directory(self.path) / "evaluation"
+        return zoo.kept(runs.directory(self.path)) / "evaluation"
 
 
 class Job(NamedTuple):

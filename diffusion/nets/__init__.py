@@ -5,7 +5,8 @@ from diffusion.nets.base import Net as Net  # the base class; the others are net
 from diffusion.nets.block_unet import BlockUNet
 from diffusion.nets.context_unet import ContextUNet
 from diffusion.nets.dit import DiT
+from diffusion.nets.linear_unet import LinearUNet
 from diffusion.nets.mlp import ResidualMLP
 from diffusion.nets.unet import UNet
 
-__all__ = ["AttentionUNet", "BlockUNet", "ContextUNet", "DiT", "ResidualMLP", "UNet"]
+__all__ = ["AttentionUNet", "BlockUNet", "ContextUNet", "DiT", "LinearUNet", "ResidualMLP", "UNet"]

@@ -98,6 +98,7 @@ class AttentionUNet(Net):
         dropout: probability, in [0, 1), inside the double convolutions.
         ones: append a channel of ones to the input. The first GroupNorm removes the image's overall brightness; a
             constant channel lets the network recover it. Matters most for small images of few grey levels.
+        clock_shift: added to the clock; 1 where a network was trained with indices from 1.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: fewer than two widths, odd widths, or image sides not divisible by 2^depth.
@@ -111,13 +112,14 @@ class AttentionUNet(Net):
         attention: int = 2,
         dropout: float = 0.0,
         ones: bool = False,
+        clock_shift: float = 0.0,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
         if len(widths) < 2 or any(w < 2 or w % 2 for w in widths):
             raise ValueError(f"AttentionUNet: widths must be at least two even numbers, got {list(widths)}")
         self.widths, self.heads, self.attention = tuple(widths), heads, attention
-        self.dropout, self.ones = dropout, ones
+        self.dropout, self.ones, self.clock_shift = dropout, ones, clock_shift
         self.depth = depth = len(widths) - 1
         w = self.widths
         ups = [w[max(level - 1, 0)] for level in reversed(range(depth))]  # channels after each up stage
@@ -141,7 +143,7 @@ class AttentionUNet(Net):
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2**self.depth, f"give fewer than {self.depth + 1} widths")
         features = None if self.condition is None else self.condition(y, keep, x.shape[0])
-        clock_codes = codes(clock, self.stage_widths)
+        clock_codes = codes(clock + self.clock_shift if self.clock_shift else clock, self.stage_widths)
         x = self.inc(torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if self.ones else x)
         skips = [x]
         for stage, down in enumerate(self.downs):

@@ -1,6 +1,8 @@
 """Embeddings of the clock and of the condition."""
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,22 +50,60 @@ def features(clock: Tensor, width: int) -> Tensor:
     return torch.cat([code(t, width // 2), waves.sin(), waves.cos()], dim=1)
 
 
+def waves_ddpm(clock: Tensor, width: int) -> Tensor:
+    """DDPM's features of an index: concat[sin(t w), cos(t w)], w_k = 10000^(-k / (width/2 - 1)); see `code`.
+
+    Source: Ho et al. 2020, arXiv:2006.11239 (their code).
+    """
+    k = torch.arange(width // 2, device=clock.device, dtype=torch.float32)
+    angles = clock.float()[:, None] * torch.exp(-math.log(10000) * k / (width // 2 - 1))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def waves_adm(clock: Tensor, width: int) -> Tensor:
+    """ADM's features of an index: concat[cos(t w), sin(t w)], w_k = 10000^(-k / (width/2)); see `code`.
+
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233 (their code).
+    """
+    return code(clock, width).roll(width // 2, 1)
+
+
+Sinusoids = Literal["any", "ddpm", "adm"]
+SINUSOIDS = {"any": features, "ddpm": waves_ddpm, "adm": waves_adm}
+
+
 class ClockEmbedding(nn.Sequential):
-    """Embedding (B, width) of the clock (B,): its features, then Linear, SiLU, Linear.
+    """Embedding (B, width) of the clock (B,): its features, then Linear, an activation, Linear.
 
     Args:
         waves: number of clock features, a multiple of 4.
         width: output features.
+        sinusoids: the features: "any" are those of `features`, for any schedule; "ddpm" and "adm" are the published
+            ones, for an index 0 .. 999.
+        scale: factor of the clock before the features, for an index that does not end at 999.
+        act: the activation.
+    Raises:
+        ValueError: waves is not a multiple of 4, or the sinusoids are unknown.
     """
 
-    def __init__(self, waves: int, width: int) -> None:
+    def __init__(
+        self,
+        waves: int,
+        width: int,
+        sinusoids: Sinusoids = "any",
+        scale: float = 1.0,
+        act: type[nn.Module] = nn.SiLU,
+    ) -> None:
         if waves < 4 or waves % 4:
             raise ValueError(f"the number of clock features must be a multiple of 4, got {waves}")
-        super().__init__(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
-        self.waves = waves
+        if sinusoids not in SINUSOIDS:
+            raise ValueError(f"sinusoids: wanted one of {', '.join(SINUSOIDS)}, got {sinusoids!r}")
+        super().__init__(nn.Linear(waves, width), act(), nn.Linear(width, width))
+        self.waves, self.sinusoids, self.scale = waves, sinusoids, scale
 
     def forward(self, clock: Tensor) -> Tensor:
-        return super().forward(features(clock, self.waves).to(self[0].weight.dtype))
+        clock = clock if self.scale == 1 else self.scale * clock
+        return super().forward(SINUSOIDS[self.sinusoids](clock, self.waves).to(self[0].weight.dtype))
 
 
 class ConditionEmbedding(nn.Module):

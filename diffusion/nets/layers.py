@@ -1,7 +1,7 @@
 """Shared building blocks of networks: norms, attention, residual blocks, and input validation."""
 
 from math import gcd
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,12 +32,29 @@ def heads_of(channels: int, head_width: int) -> int:
     return max(1, channels // head_width)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels; a group of one channel would cancel any constant added to it.
+class Norm(NamedTuple):
+    """How the channels of a network are normalised.
 
-    The rule of Karras et al. 2022, arXiv:2206.00364.
+    Attributes:
+        groups: of each GroupNorm; 0 is at most 32 groups of at least 4 channels, by the rule of Karras et al. 2022,
+            arXiv:2206.00364: a group of one channel would cancel any constant added to it.
+        eps: added to the variance.
     """
-    return nn.GroupNorm(gcd(channels, min(32, max(1, channels // 4))), channels)
+
+    groups: int = 0
+    eps: float = 1e-5
+
+
+def group_norm(channels: int, norm: Norm = Norm()) -> nn.GroupNorm:
+    """The GroupNorm of some channels.
+
+    Raises:
+        ValueError: the number of groups does not divide the channels.
+    """
+    groups = norm.groups or gcd(channels, min(32, max(1, channels // 4)))
+    if channels % groups:
+        raise ValueError(f"norm: {groups} groups do not divide {channels} channels")
+    return nn.GroupNorm(groups, channels, norm.eps)
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -74,11 +91,13 @@ class MultiHead(nn.Module):
 class PixelAttention(nn.Module):
     """x + self-attention among the pixels of x (B, C, H, W), or its p x p patches; initially the identity."""
 
-    def __init__(self, channels: int, head_width: int = 64, patch: int = 1) -> None:
+    def __init__(
+        self, channels: int, head_width: int = 64, patch: int = 1, heads: int = 0, norm: Norm = Norm()
+    ) -> None:
         super().__init__()
         self.patch = patch
-        self.norm = group_norm(channels)
-        self.attend = MultiHead(channels * patch**2, heads_of(channels, head_width), channels)
+        self.norm = group_norm(channels, norm)
+        self.attend = MultiHead(channels * patch**2, heads or heads_of(channels, head_width), channels)
         zero(self.attend.proj)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,12 +129,13 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = True,
         resample: Literal["", "down", "up"] = "",
+        norm: Norm = Norm(),
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
-        self.norm1, self.conv1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1, self.conv1 = group_norm(c_in, norm), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.tell = nn.Linear(width, c_out * (1 + scale_shift))
-        self.norm2, self.dropout = group_norm(c_out), nn.Dropout(dropout)
+        self.norm2, self.dropout = group_norm(c_out, norm), nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
@@ -135,10 +155,18 @@ class ResBlock(nn.Module):
 
 
 class Down(nn.Conv2d):
-    """Halve the size with a 3x3 convolution of stride 2."""
+    """Halve the size with a 3x3 convolution of stride 2.
 
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 3, stride=2, padding=1)
+    Args:
+        pad_end: pad right and bottom only, as TensorFlow's "same" does for even sizes, instead of all four sides.
+    """
+
+    def __init__(self, c_in: int, c_out: int, pad_end: bool = False) -> None:
+        super().__init__(c_in, c_out, 3, stride=2, padding=0 if pad_end else 1)
+        self.pad_end = pad_end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.pad_end else x)
 
 
 class Up(nn.Conv2d):

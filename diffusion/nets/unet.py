@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
-from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, zero
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, Sinusoids
+from diffusion.nets.layers import Down, Norm, PixelAttention, ResBlock, Up, check, group_norm, zero
 
 
 class Stage(nn.Module):
@@ -34,76 +34,96 @@ class UNet(Net):
     The defaults, except scale_shift, head_width and dropout, are DDPM's for CIFAR-10; scale_shift False gives its 35.7
     million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
     Source: Ho et al. 2020, arXiv:2006.11239, app. B; Nichol and Dhariwal 2021, arXiv:2102.09672; Dhariwal and Nichol
-    2021, arXiv:2105.05233, sec. 3. The clock's features are ours (`embed.features`), in the same number.
+    2021, arXiv:2105.05233, sec. 3. By default the clock's features are ours (`embed.features`), in the same number.
+    The arguments from heads on give the details in which published checkpoints differ (docs/import.md).
 
     Args:
         channels: channels C of the images.
         width: channels at full size, a multiple of 4.
-        mults: channels of each level in units of width; each further level halves the size.
+        mults: channels of each level in units of width, whole numbers or such that the product is one; each further
+            level halves the size.
         blocks: residual blocks per level, >= 1.
         attention: levels with attention after each block. Level 1 of a 32x32 image has 16x16 pixels.
         head_width: channels per attention head; 32 to 64 are fast.
         scale_shift: the features scale and shift the second norm (ADM); False adds them before it (DDPM).
         resample_in_blocks: downsample and upsample inside residual blocks (ADM), not with a convolution (DDPM).
         dropout: probability, in [0, 1), inside the residual blocks.
+        heads: attention heads at every level; 0 derives them from head_width.
+        groups: of each GroupNorm; 0 is at most 32 of at least 4 channels.
+        eps: of each GroupNorm.
+        sinusoids: features of the clock: "any" for any schedule, "ddpm" and "adm" the published ones of an index.
+        clock_scale: factor of the clock; 1000 / T where a network was trained with an index scaled to 1000.
+        pad_end: downsampling convolutions pad right and bottom only.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
-            sides are not divisible by 2^(levels - 1).
+            sides are not divisible by 2^(levels - 1); groups do not divide a level's channels.
     """
 
     def __init__(
         self,
         channels: int = 1,
         width: int = 128,
-        mults: Sequence[int] = (1, 2, 2, 2),
+        mults: Sequence[int | float] = (1, 2, 2, 2),
         blocks: int = 2,
         attention: Sequence[int] = (1,),
         head_width: int = 64,
         scale_shift: bool = True,
         resample_in_blocks: bool = False,
         dropout: float = 0.0,
+        heads: int = 0,
+        groups: int = 0,
+        eps: float = 1e-5,
+        sinusoids: Sinusoids = "any",
+        clock_scale: float = 1.0,
+        pad_end: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
         last = len(mults) - 1
-        if last < 0 or blocks < 1 or min(mults) < 1 or not set(attention) <= set(range(last + 1)):
+        widths = [round(mult * width) for mult in mults]
+        whole = all(w >= 1 and abs(w - mult * width) < 1e-6 for w, mult in zip(widths, mults, strict=True))
+        if last < 0 or blocks < 1 or not whole or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                "UNet: expected mults >= 1, blocks >= 1, and attention at levels "
+                "UNet: expected mults that give whole channels >= 1, blocks >= 1, and attention at levels "
                 f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
             )
         self.width, self.mults, self.blocks = width, tuple(mults), blocks
         self.attention, self.head_width, self.scale_shift = tuple(attention), head_width, scale_shift
         self.resample_in_blocks, self.dropout = resample_in_blocks, dropout
+        self.heads, self.groups, self.eps = heads, groups, eps
+        self.sinusoids, self.clock_scale, self.pad_end = sinusoids, clock_scale, pad_end
+        norm = Norm(groups, eps)
 
         def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
-            return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample)
+            return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample, norm)
 
         def stage(c_in: int, c_out: int, attends: bool) -> Stage:
-            return Stage(block(c_in, c_out), PixelAttention(c_out, head_width) if attends else nn.Identity())
+            attention = PixelAttention(c_out, head_width, heads=heads, norm=norm) if attends else nn.Identity()
+            return Stage(block(c_in, c_out), attention)
 
-        self.clock = ClockEmbedding(width, 4 * width)
+        self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
         self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
-        for level, mult in enumerate(mults):
+        for level, w in enumerate(widths):
             for _ in range(blocks):
-                self.downs.append(stage(c, mult * width, level in attention))
-                c = mult * width
+                self.downs.append(stage(c, w, level in attention))
+                c = w
                 skips.append(c)
             if level < last:
-                self.downs.append(block(c, c, "down") if resample_in_blocks else Down(c, c))
+                self.downs.append(block(c, c, "down") if resample_in_blocks else Down(c, c, pad_end))
                 skips.append(c)
         self.middle = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
         self.ups = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(mults))):
+        for level, w in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.ups.append(stage(c + skips.pop(), mult * width, level in attention))
-                c = mult * width
+                self.ups.append(stage(c + skips.pop(), w, level in attention))
+                c = w
             if level:
                 self.ups.append(block(c, c, "up") if resample_in_blocks else Up(c, c))
-        self.norm = group_norm(c)
+        self.norm = group_norm(c, norm)
         self.outc = zero(nn.Conv2d(c, self.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:

@@ -259,3 +259,37 @@ class Cosine(Discrete):
         u = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
         abar = torch.cos((u + self.s) / (1 + self.s) * math.pi / 2) ** 2
         return (1 - abar[1:] / abar[:-1]).clamp(max=self.max_beta)
+
+
+class SigmoidAlpha(Discrete):
+    """alpha-bar falls as a sigmoid: (h(u) - h(1)) / (h(0) - h(1)), h(u) = sigmoid(-(start + u (end - start)) / tau).
+
+    The betas are 1 - abar(u + 1/T) / abar(u), clipped. Not `Sigmoid`, whose betas rise as a sigmoid.
+    Source: Jabri et al. 2022, arXiv:2212.11972, fig. 8.
+
+    Args:
+        T: number of diffusion steps, >= 2.
+        start: argument of the sigmoid at u = 0, in units of tau.
+        end: argument at u = 1, > start.
+        tau: temperature, > 0; a smaller one leaves less signal in the middle.
+        max_beta: upper bound of the betas, in (0, 1).
+        zero_snr: see Discrete.
+    """
+
+    def __init__(
+        self,
+        T: int = 1000,
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: float = 1.0,
+        max_beta: float = 0.999,
+        zero_snr: bool = False,
+    ) -> None:
+        self.start, self.end, self.tau, self.max_beta = float(start), float(end), float(tau), max_beta
+        super().__init__(T, zero_snr)
+
+    def betas(self) -> Tensor:
+        u = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
+        h = torch.sigmoid(-(self.start + u * (self.end - self.start)) / self.tau)
+        abar = h - h[-1]
+        return (1 - abar[1:] / abar[:-1]).clamp(max=self.max_beta)

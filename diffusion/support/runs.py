@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion.support import zoo
 from diffusion.support.released import SUFFIXES, read_released
 from diffusion.support.seal import problem
 from diffusion.support.specs import today
@@ -42,10 +43,12 @@ def directory(checkpoint: Path) -> Path:
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint that a path refers to: the file itself, a run's newest, or that of an experiment's newest run.
 
+    "zoo:NAME" is a published model (see `support.zoo`).
+
     Raises:
         FileNotFoundError: there is none; the message says where it was searched for.
     """
-    path = Path(path).expanduser()
+    path = zoo.located(path)
     if path.is_file():
         return path
     if not path.exists():

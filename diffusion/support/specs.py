@@ -130,6 +130,27 @@ def spec(value: Any) -> Any:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": args}
 
 
+def complete(value: Any) -> Any:
+    """A spec with the arguments that it leaves out, at their defaults: a file may be older than an argument.
+
+    A class that cannot be imported stays as it is.
+    """
+    if isinstance(value, (list, tuple)):
+        return [complete(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    value = {k: complete(v) for k, v in value.items()}
+    if "class_path" in value and isinstance(args := value.get("init_args"), dict):
+        module, _, name = str(value["class_path"]).rpartition(".")
+        try:
+            known = arguments(getattr(import_module(module), name))
+        except (ImportError, AttributeError, ValueError, TypeError):
+            return value
+        defaults = {k: spec(p.default) for k, p in known.items() if k not in args and p.default is not p.empty}
+        value["init_args"] = args | defaults
+    return value
+
+
 def build(value: Any) -> Any:
     """The object that a spec describes; any other value is returned unchanged.
 

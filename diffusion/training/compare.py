@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from diffusion.support.console import shown
-from diffusion.support.specs import spec, today
+from diffusion.support.specs import complete, spec, today
 from diffusion.training.resume import Resume
 
 MODEL = ("net", "schedule", "target", "shape", "class_names", "scaling")  # change the weights or what they mean
@@ -36,7 +36,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
     Raises:
         OtherModel: the model itself differs.
     """
-    old = resume.checkpoint["hyper_parameters"]
+    old, hparams = complete(resume.checkpoint["hyper_parameters"]), complete(hparams)
     names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
     changed = {k: (old.get(k), hparams.get(k)) for k in names if old.get(k) != hparams.get(k)}
     wrong = [

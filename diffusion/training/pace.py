@@ -19,20 +19,23 @@ from diffusion.training.systems import Diffusion
 ENOUGH = 0.7  # of the best images/s: a smaller batch that reaches it takes more steps and learns more
 PROFILE = 0.05  # largest share of the budget spent on choosing the batch size
 SIZES = (0.25, 0.5, 1, 2, 4)  # candidates, as multiples of the configured batch size
+RISE = 0.1  # largest share of the steps over which the learning rate rises
 ENDLESS = 10**9  # steps, until `Budget` plans them
 
 
 class Pace(NamedTuple):
-    """The choice for a budget: images per batch, the matching learning rate, and the initial seconds per step."""
+    """The choice for a budget: images per batch, the matching learning rate and warm-up, and seconds per step."""
 
     batch: int
     lr: float
+    warmup: int
     step: float
 
     def apply(self, config: Any, data: ImageData, model: Diffusion) -> None:
         """Set the data, model and configuration accordingly; a resumed run keeps what it had."""
         data.batch_size = config.data.init_args.batch_size = self.batch
         model.lr = model.hparams["lr"] = config.model.lr = self.lr
+        model.warmup = model.hparams["warmup"] = config.model.warmup = self.warmup
 
 
 def unlimited(config: Any, system: str) -> None:
@@ -66,26 +69,28 @@ def loss_of(model: Diffusion, batch: int) -> Tensor:
 
 
 def choose(config: Any, model: Diffusion, device: torch.device, recorded: dict, free: bool) -> Pace:
-    """The batch size of a budget, and the learning rate.
+    """The batch size of a budget, the learning rate and the length of its warm-up.
 
-    A GPU needs a large batch for high throughput and a CPU does not, so a few sizes are timed. The smallest one close
-    to the best throughput is chosen, with lr proportional to sqrt(batch)
-    (Malladi et al. 2022, arXiv:2205.10287, for Adam).
+    A GPU needs a large batch for high throughput and a CPU does not, so a few sizes are timed, small ones first. The
+    smallest one close to the best throughput is chosen, with lr proportional to sqrt(batch)
+    (Malladi et al. 2022, arXiv:2205.10287, for Adam). The warm-up is at most a tenth of the expected steps.
 
     Args:
         recorded: the configuration of the run that is resumed or restarted, whose choice is kept; empty for a new run.
         free: whether the batch size may differ from the configured one.
     """
-    configured, lr = config.data.init_args.batch_size, model.lr
+    configured, lr, warmup = config.data.init_args.batch_size, model.lr, model.warmup
     if recorded:
         configured, lr = recorded["data"]["init_args"]["batch_size"], recorded["model"]["lr"]
+        warmup = recorded["model"]["warmup"]
     factors = SIZES if free and not recorded else (1,)
-    sizes = sorted({max(1, int(configured * f)) for f in factors}, key=lambda b: abs(math.log(b / configured)))
+    sizes = sorted({max(1, int(configured * f)) for f in factors})
     limit = PROFILE * seconds(config.budget)
     batch, step = smallest(list(paces(model, sizes, config.trainer.precision, device, limit)))
     if batch != configured:
         lr *= math.sqrt(batch / configured)
-    return Pace(batch, lr, step * (config.trainer.accumulate_grad_batches or 1))
+    step *= config.trainer.accumulate_grad_batches or 1
+    return Pace(batch, lr, warmup if recorded else min(warmup, int(RISE * seconds(config.budget) / step)), step)
 
 
 def paces(

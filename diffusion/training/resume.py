@@ -8,7 +8,7 @@ from typing import NamedTuple
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
-from diffusion.support import runs
+from diffusion.support import runs, zoo
 from diffusion.support.console import shown
 from diffusion.support.files import sweep
 from diffusion.support.lock import NAME as LOCK
@@ -59,8 +59,8 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
     """The folder to write to, and the checkpoint to resume from.
 
     A run resumes in its own folder from its newest valid file; a run that died before its first checkpoint restarts in
-    its own folder. A file from elsewhere, or an older one of a run, starts a new run, so that nothing newer is
-    overwritten; so does "auto" if a live process is training the run.
+    its own folder. A file from elsewhere, an older one of a run, or one of weights alone, such as an imported model,
+    starts a new run, so that nothing is overwritten; so does "auto" if a live process is training the run.
 
     Args:
         experiment: the folder of the runs.
@@ -73,7 +73,7 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
     if not resume:
         return Start()
     auto = resume == "auto"
-    given = experiment if auto else Path(resume).expanduser()
+    given = experiment if auto else zoo.located(resume)
     if given.is_file():
         checkpoint = runs.read_checkpoint(given)
         if given.suffix in SUFFIXES:
@@ -82,14 +82,15 @@ def place(experiment: Path, resume: str, first: bool = True) -> Start:
         if given.parent.name == "checkpoints":
             newest = runs.resumable(run)[1]
         chosen = Resume(given, _without_tensors(checkpoint), [])
-        own = newest is not None and newest["global_step"] == chosen.step
+        own = newest is not None and newest["global_step"] == chosen.step and "loops" in checkpoint
         return taken(run if own else None, chosen, first, auto)
     path, checkpoint, skipped = runs.resumable(given)
     for reason in skipped.values():
         say(f"skipped {reason}")
     if path is not None:
         mine = [p for p in skipped if runs.directory(p) == runs.directory(path)]
-        return taken(runs.directory(path), Resume(path, _without_tensors(checkpoint), mine), first, auto)
+        own = runs.directory(path) if "loops" in checkpoint else None
+        return taken(own, Resume(path, _without_tensors(checkpoint), mine), first, auto)
     if not auto:
         runs.find_checkpoint(given)  # raises if there is none
         raise ValueError(f"{given}: none of its {len(skipped)} checkpoints is valid; start a new run without --resume")

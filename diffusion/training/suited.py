@@ -92,7 +92,7 @@ def settings(facts: dict[str, Any], words: bool = False) -> dict[str, Any]:
         "model.schedule": "Cosine",
         "model.target": "V",
         "model.objective.times": "Stratified",
-        "model.lr": 3e-4,
+        "model.lr": 1e-3,
         "model.betas": [0.9, 0.99],
         "model.warmup": 500,
         "model.decay": "cosine",
@@ -100,7 +100,7 @@ def settings(facts: dict[str, Any], words: bool = False) -> dict[str, Any]:
     }
     if max(height, width) <= 16 and levels >= 3:
         chosen |= {"model.net": "AttentionUNet", "model.net.widths": [32, 64, 64], "model.net.heads": 2}
-        chosen |= {"model.net.ones": True, "model.lr": 1e-3}
+        chosen |= {"model.net.ones": True}
     else:
         mults = [1, 2, 2, 2, 3, 3, 4][: max(levels, 1)]
         sides = [max(height, width) / 2**level for level in range(len(mults))]

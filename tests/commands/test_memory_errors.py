@@ -5,7 +5,7 @@ import torch
 
 from diffusion.cli import main
 from diffusion.commands import fit, sample
-from diffusion.options.errors import explain
+from diffusion.commands.options.errors import explain
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.25 GiB."
 

@@ -7,8 +7,8 @@ import torch
 
 from diffusion import noise, samplers
 from diffusion.denoiser import predict
-from diffusion.editing import inpaint, repaint
-from diffusion.editing.inpainting import route
+from diffusion.generation.editing import inpaint, repaint
+from diffusion.generation.editing.inpainting import route
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM, DDPM
 from diffusion.support.specs import concrete

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.editing import from_noise, interpolate, reconstruct, slerp, to_noise, vary
+from diffusion.generation.editing import from_noise, interpolate, reconstruct, slerp, to_noise, vary
 from diffusion.samplers import DDIM, DDPM, Heun
 
 from . import ideal

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion.bench.analytic import Gaussian
-from diffusion.editing import img2img, stop
+from diffusion.generation.editing import img2img, stop
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM, DDPM, UniPC
 

@@ -187,14 +187,15 @@ class Chance(nn.Module):
 
 @pytest.mark.parametrize("net, words", [
     (Unexportable(), "ONNX cannot express this network"),
-    (Frozen(), "differs from the network at a batch of 1"),
+    (Frozen(), ("differs from the network at a batch of 1", "tracing inferred a static shape")),  # as torch notices
     (Chance(), "leave nothing to chance"),
 ])  # fmt: skip
 def test_networks_that_onnx_cannot_express_are_refused(tmp_path, net, words):
     net.channels = 1
     with pytest.raises(ValueError) as error:
         diffusion.export(pipeline(net), tmp_path / "m.onnx")
-    assert words in str(error.value) and "\n" not in str(error.value) and not list(tmp_path.iterdir())
+    assert any(w in str(error.value) for w in ([words] if isinstance(words, str) else words))
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 class Pull:

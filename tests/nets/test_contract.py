@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.nets import AttentionUNet, BlockUNet, ContextUNet, DiT, Net, ResidualMLP, UNet
+from diffusion.nets import AttentionUNet, BlockUNet, ContextUNet, DiT, LinearUNet, Net, ResidualMLP, UNet
 from diffusion.nets.block_unet import ChannelAttention, ClassAttention
 from diffusion.nets.diffusers_unet import DiffusersUNet
 from diffusion.nets.embed import ClockEmbedding
@@ -22,6 +22,7 @@ NETS = {
     "adm": (UNet, {"width": 8, "mults": (2, 1, 2), "attention": (0, 2), "resample_in_blocks": True}),
     "ddpm": (UNet, {"width": 8, "mults": (1, 2), "scale_shift": False, "dropout": 0.1}),
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
+    "linear": (LinearUNet, {"width": 8, "mults": (1, 2), "heads": 2, "head_width": 4}),
     "mlp": (ResidualMLP, {"size": (8, 8), "width": 16, "depth": 2}),
 }
 

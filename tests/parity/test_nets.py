@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torchvision.models.convnext import CNBlock
 
-from diffusion.exchange.unet_names import from_diffusers, pairs
+from diffusion.exchange.rows import read
+from diffusion.exchange.unet2d import table
 from diffusion.nets import DiT, UNet
 from diffusion.nets.block_unet import ConvBlock
 from diffusion.nets.embed import features
@@ -100,10 +101,7 @@ def test_unet_matches_diffusers(variant):
         3, 128, (1, 2), 2, attention=(1,), head_width=64, scale_shift=adm, resample_in_blocks=adm,
         num_classes=3 if adm else 0,
     ).eval()  # fmt: skip
-    ours.load_state_dict(from_diffusers(ours, theirs.state_dict()))
-    named = {f"{name}.{kind}" for _, names in pairs(ours) for name in names for kind in ("weight", "bias")}
-    left = {"class_embedding.weight"} if adm else set()
-    assert set(theirs.state_dict()) <= named | left  # every part has its counterpart
+    ours.load_state_dict(read(ours, table(ours), theirs.state_dict(), "theirs"))  # every part has its counterpart
     x, t, y = torch.randn(2, 3, 8, 12), torch.tensor([3.0, 977.0]), torch.tensor([2, 0]) if adm else None
     with torch.no_grad():
         close(ours(x, t, y), theirs(x, t, y).sample)

@@ -9,7 +9,7 @@ from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine, Schedule, Stratified
 from diffusion.samplers import DDPM, Sampler
 from diffusion.support.files import atomic
-from diffusion.support.specs import build, concrete, named, spec, suggest
+from diffusion.support.specs import build, complete, concrete, named, spec, suggest
 
 PARTS = {kind for base in (Schedule, Target, Sampler) for kind in concrete(base, "diffusion")}
 
@@ -78,3 +78,13 @@ def test_named_finds_classes_by_short_name_or_path():
             named(name, Sampler, "diffusion.samplers")
     with pytest.raises(ValueError, match="is abstract: implement step"):
         named("diffusion.samplers.base.Sampler", Sampler, "diffusion.samplers")
+
+
+def test_a_spec_older_than_an_argument_is_completed_with_its_default():
+    """At any depth; what cannot be imported stays as it is."""
+    old = {"net": {"class_path": "diffusion.nets.unet.UNet", "init_args": {"width": 8, "channels": 1}}, "lr": 0.1}
+    found = complete(old)["net"]["init_args"]
+    assert (found["width"], found["heads"], found["sinusoids"], found["learn_variance"]) == (8, 0, "any", False)
+    assert old["net"]["init_args"] == {"width": 8, "channels": 1} and complete(complete(old)) == complete(old)
+    foreign = {"class_path": "nowhere.Net", "init_args": {"a": 1}}
+    assert complete([foreign]) == [foreign]

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion.exchange.exporting.facts import Source, floats
 from diffusion.exchange.exporting.native import DTYPES
 from diffusion.exchange.exporting.schedulers import scheduler_of
-from diffusion.exchange.unet_names import options, to_diffusers, unmapped
+from diffusion.exchange.exporting.unet2d import options, unmapped, weights
 from diffusion.samplers import DDIM
 from diffusion.support.extras import extra
 from diffusion.support.specs import spec
@@ -88,7 +88,7 @@ def map_unet(source: Source, folder: Path, variance: bool) -> None:
 
     net, T = source.pipeline.denoiser.net, source.pipeline.denoiser.schedule.T
     model = UNet2DModel(**options(net, T, size_of(source), variance))
-    model.load_state_dict(to_diffusers(net, T, variance))
+    model.load_state_dict(weights(net, T, variance))
     model.save_pretrained(folder, safe_serialization=True)
 
 

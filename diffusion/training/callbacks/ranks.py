@@ -67,6 +67,8 @@ class Ranks(pl.Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        if "loops" not in checkpoint:  # weights alone, of an imported model
+            return
         loops = checkpoint["loops"]["fit_loop"]
         states = loops["state_dict"].get("combined_loader")
         if trainer.state.fn != "fit" or not states or "images" not in states[0] or trainer.datamodule is None:

@@ -113,18 +113,20 @@ def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys):
     argv = [
         "fit", "-c", "configs/digits.yaml", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
         "--gif.n", "1", "--samples.n", "4", "--model.sampler.steps", "2", "--out", str(tmp_path),
-        "--trainer.accelerator", "cpu",
+        "--trainer.accelerator", "cpu", "--model.warmup", "1000000",
     ]  # fmt: skip
     assert main([*argv, "--budget", "4s"]) == 0
     said = capsys.readouterr().out
     config = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
-    batch, lr = config["data"]["init_args"]["batch_size"], config["model"]["lr"]
+    batch, lr, warmup = config["data"]["init_args"]["batch_size"], config["model"]["lr"], config["model"]["warmup"]
+    assert warmup < 100_000  # a tenth of the expected steps
     assert f"budget 0:04: batch {batch}, lr {lr:.2g}" in said and "budget 0:04, spent 0:" in said
     assert lr == pytest.approx(0.003 * (batch / 64) ** 0.5)
     assert config["trainer"]["precision"] in ("32-true", "bf16-mixed") and config["trainer"]["max_epochs"] == -1
     assert main([*argv, "--budget", "8s", "--resume", "auto", "--data.batch_size", "32"]) == 0  # the run's is kept
     again = yaml.safe_load((tmp_path / "digits" / "version_0" / "config.yaml").read_text())
-    assert again["data"]["init_args"]["batch_size"] == batch and again["model"]["lr"] == lr
+    assert again["data"]["init_args"]["batch_size"] == batch
+    assert again["model"]["lr"] == lr and again["model"]["warmup"] == warmup
     capsys.readouterr()
     assert main([*argv, "--budget", "4s", "--resume", "auto"]) == 0
     assert "nothing left to train; raise --budget to continue" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction, predict
-from diffusion.editing.base import batches, still
+from diffusion.generation.editing.base import batches, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Plain
 from diffusion.noise.draws import ImageDraws

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffusion.editing.base import batches, steered, still
+from diffusion.generation.editing.base import batches, steered, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level

@@ -1,6 +1,6 @@
 """Separation of `diffusion fit` options from those of another command."""
 
-from diffusion.options.parser import Parser
+from diffusion.commands.options.parser import Parser
 
 
 def split(parser: Parser, argv: list[str]) -> tuple[list[str], dict[str, str]]:

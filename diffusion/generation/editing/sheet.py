@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from diffusion import pictures
-from diffusion.editing.inpainting import inpaint, route
-from diffusion.editing.inputs import Inputs, from_files, from_tests, given_mask
-from diffusion.editing.inversion import interpolate, inverter, reconstruct, vary
-from diffusion.editing.midway import beginning, img2img, noised, stop
 from diffusion.generation.conditions import repeated
 from diffusion.generation.counting import Counted, evaluations
+from diffusion.generation.editing.inpainting import inpaint, route
+from diffusion.generation.editing.inputs import Inputs, from_files, from_tests, given_mask
+from diffusion.generation.editing.inversion import interpolate, inverter, reconstruct, vary
+from diffusion.generation.editing.midway import beginning, img2img, noised, stop
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import NAMES, Request
 from diffusion.guidance import Plain

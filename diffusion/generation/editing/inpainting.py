@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import AnyLevel, Denoise
-from diffusion.editing.base import batches, steered, still
+from diffusion.generation.editing.base import batches, steered, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level, forward_var

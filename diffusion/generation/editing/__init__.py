@@ -4,9 +4,9 @@ Image k is a function of (seed, k), its input and its condition, independent of 
 condition" in all of these but `stop`.
 """
 
-from diffusion.editing.inpainting import inpaint, repaint, route
-from diffusion.editing.inversion import from_noise, interpolate, inverter, reconstruct, slerp, to_noise, vary
-from diffusion.editing.midway import img2img, stop
+from diffusion.generation.editing.inpainting import inpaint, repaint, route
+from diffusion.generation.editing.inversion import from_noise, interpolate, inverter, reconstruct, slerp, to_noise, vary
+from diffusion.generation.editing.midway import img2img, stop
 
 __all__ = [
     "from_noise", "img2img", "inpaint", "interpolate", "inverter", "reconstruct", "repaint", "route", "slerp", "stop",
