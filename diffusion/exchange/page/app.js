@@ -66,7 +66,7 @@ function tile(k) {
   const words = caption(run.y?.[k]);
   const canvas = build("canvas", { width: W, height: H });
   const label = `Picture ${k + 1}${words ? `, ${words}` : ""}: save as PNG`;
-  const text = build("span", { textContent: words });
+  const text = build("span", { textContent: words, hidden: run.rows?.length === 1 });
   const button = build("button", { type: "button", title: "Save as PNG", label }, canvas, text);
   button.onclick = () => canvas.toBlob((blob) => save(blob, `picture-${run.seed}-${k}.png`));
   return button;
