@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "sample pictures:           diffusion sample RUN --n 64 --out grid.png",
     "edit": "edit pictures:             diffusion edit inpaint RUN --mask left --out edit.png",
     "film": "film the denoising:        diffusion film RUN --n 9 --out denoising.gif",
+    "serve": "a web page with models:    diffusion serve lightning_logs",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "train and sample digits:   diffusion demo",
     "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",

@@ -26,7 +26,7 @@ GROUPS = {
     "editing": 7,
     "judging": 8,
     "training": 9,
-    "options": 10,
+    "options": 10, "exchange": 10,
     "commands": 11,
     "cli": 12, "sagemaker": 12, "notebook": 12,
     "__main__": 13,
@@ -35,7 +35,7 @@ NEVER = {("nets", "noise"), ("samplers", "nets"), *(("data", other) for other in
 WITH_ARGPARSE = {"cli", "options", "commands"}
 HEAVY = ("pytorch_lightning", "torchvision")  # not imported by sampling
 SAMPLING = {"diffusion.commands.sample", "diffusion.commands.film", "diffusion.commands.edit"}
-ENTRIES, LINES, VERB_LINES = 24, 300, 100
+ENTRIES, LINES, VERB_LINES = 25, 300, 100
 
 House = Mapping[str, str]
 
@@ -197,7 +197,7 @@ def unknown_groups(house: House) -> list[str]:
 
 
 def crowded_top(house: House) -> list[str]:
-    """The top level has at most 24 packages and modules."""
+    """The top level has at most 25 packages and modules."""
     entries = {name.split(".")[1] for name in house}
     return [f"{len(entries)} entries, at most {ENTRIES}"] if len(entries) > ENTRIES else []
 
@@ -283,7 +283,7 @@ def test_a_planted_violation_is_found(rule, name, source, found, house):
 
 def test_a_crowded_top_level_is_found(house):
     more = {f"diffusion.more{k}": "" for k in range(ENTRIES)}
-    assert "at most 24" in crowded_top(house | more)[0]
+    assert "at most 25" in crowded_top(house | more)[0]
 
 
 def test_imports_for_type_checkers_do_not_count(house):

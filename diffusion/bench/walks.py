@@ -174,9 +174,7 @@ def law(
     response = end[1:-1] - end[0]
     found, wanted = torch.stack([end[0], end[-1]]), torch.stack([alone.flatten()[0], end[0] + response @ given[-1]])
     if not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9):
-        raise ValueError(
-            "not affine on Gaussian data: it mixes the images of a batch, draws its own noise, or clips"
-        )
+        raise ValueError("not affine on Gaussian data: it mixes the images of a batch, draws its own noise, or clips")
     return Law(float(end[0]), float(response.norm()), draws)
 
 

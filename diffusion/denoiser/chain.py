@@ -1,6 +1,6 @@
 """Wrappers between a sampler and the network. Each is a Denoise around another; `repr` shows the whole chain.
 
-    AnyLevel(Clamped(Conditioned(AttentionUNet, Linear, Eps; y (16,)), -1, 1))
+AnyLevel(Clamped(Conditioned(AttentionUNet, Linear, Eps; y (16,)), -1, 1))
 """
 
 from dataclasses import dataclass

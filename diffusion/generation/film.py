@@ -57,8 +57,6 @@ def write(
     opened = request.open(PICTURES)
     scale = max(1, round(size / opened.pipeline.shape[2])) if size else None
     columns = opened.columns if request.asked.each else None
-    made = denoising(
-        opened.pipeline, opened.n, None, frames, request.seed, scale, columns, opened.given
-    )
+    made = denoising(opened.pipeline, opened.n, None, frames, request.seed, scale, columns, opened.given)
     pictures.save_film(made, out, fps, hold)
     return opened, made

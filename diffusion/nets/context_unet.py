@@ -82,9 +82,7 @@ class ContextUNet(Net):
         self.down2 = nn.Sequential(ConvBlock(w, 2 * w), ConvBlock(2 * w, 2 * w), nn.MaxPool2d(2))
         self.clocks = nn.ModuleList(ClockEmbedding(w, c) for c in (2 * w, w))
         self.factors = nn.ModuleList(
-            Factor(self.num_classes, self.context_dim, c)
-            for c in (2 * w, w)
-            if self.num_classes or self.context_dim
+            Factor(self.num_classes, self.context_dim, c) for c in (2 * w, w) if self.num_classes or self.context_dim
         )
         self.up0 = nn.Sequential(
             nn.AvgPool2d(pool), nn.GELU(), nn.ConvTranspose2d(2 * w, 2 * w, pool, pool), group_norm(2 * w), nn.ReLU()

@@ -52,9 +52,7 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
     ) -> None:
         super().__init__(channels=channels, **facts)
         if len(size) != 2 or min(*size, depth) < 1:
-            raise ValueError(
-                f"ResidualMLP: expected size [height, width] and depth >= 1, got {list(size)} and {depth}"
-            )
+            raise ValueError(f"ResidualMLP: expected size [height, width] and depth >= 1, got {list(size)} and {depth}")
         self.size, self.width, self.depth, self.dropout = tuple(size), width, depth, dropout
         pixels = prod(size)
         self.clock = ClockEmbedding(width, width)
