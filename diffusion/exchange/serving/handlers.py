@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from diffusion import pictures
-from diffusion.exchange.serving.answers import Answer, Desk, Stopped, difference, enlarged
+from diffusion.exchange.serving.answers import Answer, Desk, Stopped, difference, enlarged, fitted
 from diffusion.exchange.serving.ask import Ask, scale_of, takes_pictures, whole
+from diffusion.exchange.serving.veil import ROOM, tidy
 from diffusion.generation.pipeline import Pipeline
 
 MIXES = 16  # sliders
 TURN, CHOSEN, MIX = "All classes in turn", "Chosen classes", "A mix"
 OWN = ""  # value of the run's own sampler
 USER = (ValueError, OSError, ImportError)
-VISITORS = 256  # whose requests can be stopped
+VISITORS = 256  # whose requests can be stopped, and whose last pictures are kept
 
 
 def told(error: Exception, folder: Path) -> str:
@@ -50,12 +52,27 @@ class Handlers:
     def __init__(self, desk: Desk, folder: Path) -> None:
         self.desk, self.folder = desk, folder
         self.stops: OrderedDict[str, threading.Event] = OrderedDict()
+        self.made: OrderedDict[str, np.ndarray] = OrderedDict()
 
     # --- the model --------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """The names of the models."""
         return list(self.desk.shelf.files())
+
+    def opening(self) -> tuple[str, dict[str, Any]]:
+        """The name and the facts of the first model that can be opened.
+
+        Raises:
+            ValueError: none of them can.
+        """
+        errors = []
+        for name in self.names():
+            try:
+                return name, self.facts(name)
+            except USER as error:
+                errors.append(error)
+        raise errors[0]
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the controls of a model need: classes, kinds of conditions, sampler, steps, scale, description."""
@@ -101,7 +118,7 @@ class Handlers:
         if given.get("image") is not None and model.hint is not None:
             image = Path(tempfile.mkdtemp(dir=self.folder)) / "image.png"
             C, H, W = model.shape
-            pictures.save_png(enlarged_to(given["image"], C, H, W), image)
+            pictures.save_png(fitted(given["image"], C, H, W), image)
         scale = given["scale"] if scale_of(model) is not None else None
         return Ask(given["model"], n, labels, mix, sampler or OWN, steps, scale, given["seed"], image)
 
@@ -113,6 +130,7 @@ class Handlers:
         self.stops.move_to_end(visitor)
         while len(self.stops) > VISITORS:
             self.stops.popitem(last=False)
+        tidy(self.folder, ROOM)
         try:
             yield Path(tempfile.mkdtemp(dir=self.folder)), stop
         except Stopped:
@@ -130,6 +148,7 @@ class Handlers:
         with self.working(request) as (folder, stop):
             ask = self.ask(given, given["n"], given["sampler"], given["steps"])
             made = self.desk.sample(ask, folder, bar(progress), stop)
+            self.keep(made.images, request)
             return [gallery(made), status(made), made.command, files(made)]
 
     def film(self, given: Mapping[str, Any], progress: Callable, request: gr.Request | None) -> list[Any]:
@@ -175,24 +194,22 @@ class Handlers:
             )  # fmt: skip
             return [gallery(made), status(made), made.command, files(made)]
 
-    def chosen(self, shown: list | None, k: Any) -> dict[str, Any]:
-        """A picture of the gallery, enlarged for the editor."""
+    def chosen(self, k: Any, request: gr.Request) -> dict[str, Any]:
+        """One of the visitor's last pictures, enlarged for the editor."""
         with self.working(None):
-            if not shown:
-                raise ValueError("there are no pictures yet; sample some first")
-            picture = shown[whole("picture", k, 0, len(shown) - 1)][0]
-            import numpy as np
-
-            image = np.asarray(picture)
-            large = enlarged(image.reshape(*image.shape[:2], -1))
+            made = self.made.get(request.session_hash or "")
+            if made is None:
+                raise ValueError("there are no pictures yet; make some first")
+            large = enlarged(made[whole("picture", k, 0, len(made) - 1)])
             return {"background": large, "layers": [], "composite": large}
 
-
-def enlarged_to(picture: Image.Image, C: int, H: int, W: int):
-    """A picture in the size and channels of a model's images; transparency is kept beside them."""
-    from diffusion.exchange.serving.answers import fitted
-
-    return fitted(picture, C, H, W)
+    def keep(self, images: np.ndarray, request: gr.Request | None) -> None:
+        """Keep a visitor's pictures, to be edited."""
+        visitor = getattr(request, "session_hash", None) or ""
+        self.made[visitor] = images
+        self.made.move_to_end(visitor)
+        while len(self.made) > VISITORS:
+            self.made.popitem(last=False)
 
 
 def bar(progress: Callable) -> Callable[[float], None]:

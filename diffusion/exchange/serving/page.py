@@ -1,5 +1,6 @@
 """The page: controls on the left, what they make on the right; below each other on a phone."""
 
+import inspect
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,7 @@ class Page:
         self.limits, self.handlers = desk.limits, Handlers(desk, folder)
         self.controls: dict[str, Any] = {}
         self.names = self.handlers.names()
-        self.first = self.handlers.facts(self.names[0])
+        self.start, self.first = self.handlers.opening()
 
     def add(self, name: str, control: Any) -> Any:
         """Keep a control under a name."""
@@ -44,7 +45,7 @@ class Page:
     def shared(self) -> None:
         """The controls that every tab uses."""
         facts = self.first
-        self.add("model", gr.Dropdown(self.names, value=self.names[0], label="Model", filterable=True))
+        self.add("model", gr.Dropdown(self.names, value=self.start, label="Model", filterable=True))
         self.words = gr.Markdown(facts["words"], elem_classes="quiet")
         self.add("condition", gr.Radio(facts["conditions"], value=facts["conditions"][0], label="Condition"))
         self.add(
@@ -97,7 +98,7 @@ class Page:
     def sampling(self) -> None:
         """Pictures from noise."""
         self.add("n", gr.Slider(1, self.limits.pictures, min(16, self.limits.pictures), step=1, label="Pictures"))
-        start = self.buttons("Sample")
+        start = self.buttons("Make pictures")
         self.gallery, words, line = self.shown()
         files = gr.File(label="Files", file_count="multiple", interactive=False)
         with gr.Row():
@@ -111,7 +112,7 @@ class Page:
         with gr.Row():
             self.add("film_n", gr.Slider(1, self.limits.film, min(9, self.limits.film), step=1, label="Pictures"))
             self.add("format", gr.Radio(formats, value="GIF", label="Format"))
-        start = self.buttons("Film the denoising")
+        start = self.buttons("Make a film")
         image = gr.Image(type="filepath", format="gif", label="Film", elem_classes="pixels", buttons=["fullscreen"],
                          interactive=False)  # fmt: skip
         video = gr.Video(label="Film", visible=False, interactive=False, autoplay=True, loop=True, buttons=[])
@@ -138,7 +139,7 @@ class Page:
         mask = self.add("mask", gr.Dropdown(masks, value="drawn", label="Part to repaint"))
         strength = self.add("strength", gr.Slider(0, 1, 0.5, step=0.05, visible=False,
                                                   label="Strength: 0 is the picture, 1 is pure noise"))  # fmt: skip
-        start = self.buttons("Edit")
+        start = self.buttons("Edit the picture")
         pictures, words, line = self.shown("Results", "The same on the command line, with the files below")
         files = gr.File(label="Files", file_count="multiple", interactive=False)
         names = ["editor", "verb", "results", "mask", "strength"]
@@ -164,7 +165,7 @@ class Page:
                     )
                     steps = min(steps, self.limits.steps)
                     self.add(f"steps_{letter}", gr.Slider(1, self.limits.steps, steps, step=1, label="Steps"))
-        start, outputs = self.buttons("Compare"), []
+        start, outputs = self.buttons("Compare both"), []
         with gr.Row():
             for which in ("First", "Second"):
                 with gr.Column(min_width=260):
@@ -178,14 +179,10 @@ class Page:
 
     def on(self, button: Any, name: str, do: Callable, own: list[str], outputs: list[Any]) -> None:
         """Run a handler on a click, one at a time for all visitors; its inputs are the shared controls and its own."""
-        names = {self.controls[name]: name for name in [*self.common, *own]}
-
-        def handle(values: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:
-            return do({names[control]: value for control, value in values.items()}, progress, request)
-
+        names = [*self.common, *own]
         button.click(
-            handle, set(names), outputs, api_name=name, concurrency_limit=1, concurrency_id="model",
-            show_progress_on=outputs[0],
+            described(do, names), [self.controls[name] for name in names], outputs, api_name=name,
+            concurrency_limit=1, concurrency_id="model", show_progress_on=outputs[0],
         )  # fmt: skip
 
     def choose(self, name: str) -> list[Any]:
@@ -223,7 +220,7 @@ class Page:
             control["condition"], [control["labels"], self.mixes], queue=False, **quiet,
         )  # fmt: skip
         self.gallery.select(picked, None, self.number, queue=False, **quiet)
-        self.take.click(self.handlers.chosen, [self.gallery, self.number], self.editor, **quiet).success(
+        self.take.click(self.handlers.chosen, self.number, self.editor, **quiet).success(
             lambda: gr.update(selected="edit"), None, self.tabs, queue=False, **quiet
         )
 
@@ -255,6 +252,20 @@ class Page:
                 api_visibility="private", show_progress="hidden",
             )  # fmt: skip
         return page
+
+
+def described(do: Callable, names: list[str]) -> Callable:
+    """A handler as a function of one argument per control, whose names Gradio shows in its API."""
+
+    def handle(*values: Any) -> list[Any]:
+        *given, request, progress = values
+        return do(dict(zip(names, given, strict=True)), progress, request)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    own = [inspect.Parameter(name, kind) for name in [*names, "request"]]
+    handle.__signature__ = inspect.Signature([*own, inspect.Parameter("progress", kind, default=gr.Progress())])
+    handle.__annotations__ = {"request": gr.Request}
+    return handle
 
 
 def picked(event: gr.SelectData) -> int:

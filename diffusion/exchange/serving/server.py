@@ -25,7 +25,6 @@ from diffusion.support.paths import home, tensorboard_address
 
 PREFIX = "diffusion-serve-"
 PORTS = range(7860, 7960)
-ROOM = 512 << 20  # bytes of temporary files
 PIXELS = 1 << 24  # Pillow refuses pictures of twice as many
 OURS = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
 
@@ -124,7 +123,7 @@ def launch(
             prevent_thread_lock=True, quiet=True, inline=False, inbrowser=False, share=False, ssr_mode=False,
             pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=False,
             allowed_paths=[], blocked_paths=[str(top) for top in shelf.tops],
-            app_kwargs={"middleware": [Middleware(Veil, folder=folder, room=ROOM)], "docs_url": None},
+            app_kwargs={"middleware": [Middleware(Veil, folder=folder)], "docs_url": None},
             **APPEARANCE,
         )  # fmt: skip
     except BaseException:

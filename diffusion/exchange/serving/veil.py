@@ -10,6 +10,7 @@ Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[
 SHOWN = b"/served-files"  # in place of the folder, in everything that leaves or arrives
 TEXTS = (b"application/json", b"text/html", b"text/event-stream")
 CLOSED = ("/gradio_api/file=http", "/gradio_api/proxy=", "/gradio_api/deep_link", "/gradio_api/runs", "/monitoring")
+ROOM = 512 << 20  # bytes of temporary files
 BODY = 1 << 20  # bytes of a JSON request
 
 
@@ -25,7 +26,7 @@ class Veil:
         room: bytes in it.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], folder: Path, room: int) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]], folder: Path, room: int = ROOM) -> None:
         self.app, self.folder, self.room, self.path = app, folder, room, str(folder).encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -41,7 +42,7 @@ class Veil:
             body = await whole(receive)
             if body is None:
                 return await refuse(send, 413, "the request is larger than 1 MB")
-            receive = once(body.replace(SHOWN, self.path))
+            receive = again(body.replace(SHOWN, self.path), receive)
         shown, real = SHOWN.decode(), str(self.folder)
         scope = dict(scope) | {"path": scope["path"].replace(f"file={shown}", f"file={real}", 1)}
         await self.app(scope, receive, self.veiled(send))
@@ -84,12 +85,12 @@ async def whole(receive: Receive) -> bytes | None:
             return body
 
 
-def once(body: bytes) -> Receive:
-    """A `receive` that returns a body, and then that the client has gone."""
+def again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that returns a body that was read already, and then what follows."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receiver() -> Message:
-        return left.pop() if left else {"type": "http.disconnect"}
+        return left.pop() if left else await receive()
 
     return receiver
 
