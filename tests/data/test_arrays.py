@@ -136,7 +136,6 @@ def test_a_sample_follows_its_vector(files):
         assert float((free - wanted).square().mean().sqrt()) > 0.4  # the null row carries no information about them
 
 
-
 # --- any type, any size -----------------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """A visitor's request: checked against limits and the model, then the keywords of `sample` and a command line."""
 
 import inspect
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +77,8 @@ def takes_pictures(pipeline: Pipeline) -> str:
 
 def brief(value: Any) -> str:
     """A value in an error message, in at most 40 characters."""
-    text = str(value)[:41] if isinstance(value, str) else repr(value)[:41]
+    large = isinstance(value, int) and value.bit_length() > 256  # Python refuses to write the largest ones
+    text = value[:41] if isinstance(value, str) else "a huge number" if large else repr(value)[:41]
     return text if len(text) < 41 else f"{text[:37]}..."
 
 
@@ -89,7 +89,7 @@ def number(name: str, value: Any, low: float, high: float) -> float:
         ValueError: it is something else.
     """
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not known or not math.isfinite(value) or not low <= value <= high:
+    if not known or not low <= value <= high:  # false for NaN
         raise ValueError(f"{name}: wanted a number from {low:,} to {high:,}, got {brief(value)}")
     return float(value)
 

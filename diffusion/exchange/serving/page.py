@@ -15,6 +15,7 @@ from diffusion.exchange.serving.handlers import CHOSEN, MIX, MIXES, OWN, Handler
 CSS = """
 .pixels img { image-rendering: pixelated; }
 .pixels .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.pixels .grid-wrap { height: auto !important; max-height: 70vh !important; min-height: 96px; }
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
 .command textarea { font-family: ui-monospace, monospace; font-size: 0.85em; }
 .quiet p { opacity: 0.8; font-size: 0.9em; margin: 0; }
@@ -64,8 +65,19 @@ class Page:
         with gr.Row():
             scale = facts["scale"]
             self.add("scale", gr.Slider(0, SCALES, 1.0 if scale is None else scale, step=0.1, min_width=140,
-                                        label="Guidance (1 is off)", visible=scale is not None))  # fmt: skip
-            self.add("seed", gr.Number(0, precision=0, minimum=0, maximum=SEEDS, label="Seed", min_width=140))
+                                        label="Guidance", info="1 is off", visible=scale is not None))  # fmt: skip
+            self.add(
+                "seed",
+                gr.Number(
+                    0,
+                    precision=0,
+                    minimum=0,
+                    maximum=SEEDS,
+                    label="Seed",
+                    info="the same seed, the same pictures",
+                    min_width=140,
+                ),
+            )
 
     def mix(self, facts: dict[str, Any], k: int) -> dict[str, Any]:
         """The label of a slider, and whether it is visible."""
@@ -80,7 +92,7 @@ class Page:
 
     def shown(self, label: str = "Pictures", command: str = "The same on the command line") -> list[Any]:
         """Displays of an answer: gallery, status, command, files."""
-        pictures = gr.Gallery(label=label, format="png", columns=8, height="auto", object_fit="contain",
+        pictures = gr.Gallery(label=label, show_label=False, format="png", columns=8, height="auto", object_fit="contain",
                               elem_classes="pixels", buttons=["download", "fullscreen"], interactive=False)  # fmt: skip
         words = gr.Markdown(elem_classes="quiet")
         line = gr.Textbox(label=command, buttons=["copy"], lines=1, max_lines=4, interactive=False,
