@@ -79,8 +79,7 @@ class Handlers:
         model = self.desk.shelf.model(name)
         kinds = model.num_classes or model.context_dim
         classes = [c if c else str(k) for k, c in enumerate(model.class_names)] or [str(k) for k in range(kinds)]
-        conditions = [TURN] if not model.context_dim or model.class_names else ["No condition"]
-        conditions += [CHOSEN] if kinds else []
+        conditions = [TURN, *([CHOSEN] if kinds else [])]
         conditions += [MIX] if model.context_dim else []
         C, H, W = model.shape
         trained = f"{kinds} classes" if kinds else "no classes"
@@ -105,7 +104,7 @@ class Handlers:
         model: Pipeline = self.desk.shelf.model(given["model"])
         known = self.facts(given["model"])["classes"]
         labels, mix = (), {}
-        if given["condition"] == CHOSEN and (model.num_classes or model.context_dim):
+        if given["condition"] == CHOSEN:
             labels = given["labels"] or ()
             if not labels:
                 raise ValueError("classes: choose at least one, or all classes in turn")

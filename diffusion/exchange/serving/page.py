@@ -10,7 +10,7 @@ import gradio as gr
 
 from diffusion.exchange.serving.answers import Desk
 from diffusion.exchange.serving.ask import SCALES, SEEDS, samplers
-from diffusion.exchange.serving.handlers import CHOSEN, MIX, MIXES, OWN, Handlers
+from diffusion.exchange.serving.handlers import CHOSEN, MIX, MIXES, OWN, TURN, Handlers
 
 CSS = """
 .pixels img { image-rendering: pixelated; }
@@ -48,7 +48,7 @@ class Page:
         facts = self.first
         self.add("model", gr.Dropdown(self.names, value=self.start, label="Model", filterable=True))
         self.words = gr.Markdown(facts["words"], elem_classes="quiet")
-        self.add("condition", gr.Radio(facts["conditions"], value=facts["conditions"][0], label="Condition"))
+        self.add("condition", gr.Radio([TURN, CHOSEN, MIX], value=TURN, label="Condition"))
         self.add(
             "labels",
             gr.Dropdown(facts["classes"], value=[], label="Classes, in turn", multiselect=True, visible=False,
@@ -92,8 +92,9 @@ class Page:
 
     def shown(self, label: str = "Pictures", command: str = "The same on the command line") -> list[Any]:
         """Displays of an answer: gallery, status, command, files."""
-        pictures = gr.Gallery(label=label, show_label=False, format="png", columns=8, height="auto", object_fit="contain",
-                              elem_classes="pixels", buttons=["download", "fullscreen"], interactive=False)  # fmt: skip
+        pictures = gr.Gallery(label=label, show_label=False, format="png", columns=8, object_fit="contain",
+                              height="auto", elem_classes="pixels", buttons=["download", "fullscreen"],
+                              interactive=False)  # fmt: skip
         words = gr.Markdown(elem_classes="quiet")
         line = gr.Textbox(label=command, buttons=["copy"], lines=1, max_lines=4, interactive=False,
                           elem_classes="command")  # fmt: skip
@@ -204,7 +205,7 @@ class Page:
             own, scale = self.samplers(facts), facts["scale"]
             return [
                 facts["words"],
-                gr.update(choices=facts["conditions"], value=facts["conditions"][0]),
+                gr.update(choices=facts["conditions"], value=TURN, visible=len(facts["conditions"]) > 1),
                 gr.update(choices=facts["classes"], value=[], visible=False),
                 gr.update(visible=False),
                 gr.update(visible=facts["hint"]),
@@ -217,13 +218,18 @@ class Page:
                 *(gr.update(value=0, **self.mix(facts, k)) for k in range(MIXES)),
             ]
 
+    def renew(self) -> list[Any]:
+        """Updates for a new visitor: the models as they are now, and the controls for the first one."""
+        return [gr.update(choices=self.handlers.names(), value=self.start), *self.choose(self.start)]
+
     def events(self) -> None:
         """What depends on the model and on the kind of condition."""
         control = self.controls
         names = ("condition", "labels", "mixes", "image", "sampler", "steps", "scale", "sampler_a", "sampler_b")
         outputs = [self.words, *(self.mixes if name == "mixes" else control[name] for name in names), self.refused]
         outputs += [control[f"mix{k}"] for k in range(MIXES)]
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        self.outputs, self.quiet = outputs, {"api_visibility": "private", "show_progress": "hidden"}
+        quiet = self.quiet
         control["model"].change(
             self.choose, control["model"], outputs, concurrency_limit=1, concurrency_id="model", **quiet
         )
@@ -259,10 +265,7 @@ class Page:
                 elem_classes="quiet",
             )
             self.events()
-            page.load(
-                lambda: gr.update(choices=self.handlers.names()), None, self.controls["model"], queue=False,
-                api_visibility="private", show_progress="hidden",
-            )  # fmt: skip
+            page.load(self.renew, None, [self.controls["model"], *self.outputs], **self.quiet)
         return page
 
 

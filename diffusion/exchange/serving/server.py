@@ -29,6 +29,53 @@ PIXELS = 1 << 24  # Pillow refuses pictures of twice as many
 OURS = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
 
 
+class Workspace:
+    """The folder of the temporary files of all servers of this process, while there is one.
+
+    Gradio reads its place from the environment, also while a server runs.
+    """
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []  # the same one for each server
+        self.before: dict[str, str | None] = {}
+        self.lock: Lock | None = None
+
+    def enter(self) -> Path:
+        """The folder for one more server; what killed servers left is removed before the first."""
+        if not self.folders:
+            sweep()
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+            self.lock, self.before = Lock(folder), {name: os.environ.get(name) for name in OURS}
+            os.environ.update(dict(zip(OURS, (str(folder), str(folder / "examples"), "False"), strict=True)))
+            self.folders.append(folder)
+        else:
+            self.folders.append(self.folders[0])
+        return self.folders[0]
+
+    def leave(self) -> None:
+        """Remove the folder after the last server."""
+        folder = self.folders.pop()
+        if not self.folders:
+            for name, value in self.before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            self.lock.release()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+WORKSPACE = Workspace()
+
+
+def sweep() -> None:
+    """Remove the folders that killed servers left."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it is in use, or another user's
+            status = old.lstat()
+            aged = time.time() - status.st_mtime > 60  # a newer one may belong to a server that is starting
+            if old.is_dir() and not old.is_symlink() and status.st_uid == os.getuid() and aged:
+                Lock(old).release()
+                shutil.rmtree(old, ignore_errors=True)
+
+
 class Served:
     """A running server.
 
@@ -38,9 +85,9 @@ class Served:
         shelf: the models that it offers.
     """
 
-    def __init__(self, page: Any, shelf: Shelf, folder: Path, lock: Lock, address: str, root_path: str) -> None:
-        self.page, self.shelf, self.folder, self.lock = page, shelf, folder, lock
-        self.address, self.root_path = address, root_path
+    def __init__(self, page: Any, shelf: Shelf, folder: Path, address: str, root_path: str) -> None:
+        self.page, self.shelf, self.folder = page, shelf, folder
+        self.address, self.root_path, self.closed = address, root_path, False
 
     def wait(self) -> None:
         """Return when the server has ended."""
@@ -49,10 +96,11 @@ class Served:
 
     def close(self) -> None:
         """End the server, and remove its temporary files."""
-        with suppress(Exception):  # it may have ended already
-            self.page.close(verbose=False)
-        self.lock.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.closed:
+            self.closed = True
+            with suppress(Exception):  # it may have ended already
+                self.page.close(verbose=False)
+            WORKSPACE.leave()
 
     def __enter__(self) -> "Served":
         return self
@@ -106,9 +154,7 @@ def launch(
     root_path = proxied(port) if root_path is None else root_path.rstrip("/")
     if root_path and not re.fullmatch(r"(https?://[\w.:-]+)?(/[\w.~%-]+)*", root_path):
         raise ValueError(f"root_path {root_path}: wanted a path such as /proxy/{port}")
-    folder, lock = temporary()
-    before = {name: os.environ.get(name) for name in OURS}
-    os.environ.update(dict(zip(OURS, (str(folder), str(folder / "examples"), "False"), strict=True)))
+    folder = WORKSPACE.enter()
     try:
         from starlette.middleware import Middleware
 
@@ -127,14 +173,10 @@ def launch(
             **APPEARANCE,
         )  # fmt: skip
     except BaseException:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+        WORKSPACE.leave()
         raise
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return Served(page, shelf, folder, lock, f"http://{name}:{port}/", root_path)
+    return Served(page, shelf, folder, f"http://{name}:{port}/", root_path)
 
 
 def free_port(host: str, port: int | None) -> int:
@@ -148,9 +190,10 @@ def free_port(host: str, port: int | None) -> int:
             raise ValueError(f"--port {one}: wanted a number from 1 to 65535")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
                 probe.bind((host, one))
+                probe.listen()
                 return one
             except OSError as error:
                 reason = error.strerror
@@ -160,19 +203,6 @@ def free_port(host: str, port: int | None) -> int:
 def proxied(port: int) -> str:
     """The path by which SageMaker's proxy reaches a port; "" elsewhere."""
     return urlsplit(tensorboard_address(port)).path.rstrip("/") if home() in ("notebook instance", "Studio") else ""
-
-
-def temporary() -> tuple[Path, Lock]:
-    """A new private folder for the files of one server; those that killed servers left are removed first."""
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # it is in use, or another user's
-            status = old.lstat()
-            aged = time.time() - status.st_mtime > 60  # a newer one may belong to a server that is starting
-            if old.is_dir() and not old.is_symlink() and status.st_uid == os.getuid() and aged:
-                Lock(old).release()
-                shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-    return folder, Lock(folder)
 
 
 def read_auth(given: str | None = None, file: str | Path | None = None) -> tuple[str, str] | None:
