@@ -211,11 +211,10 @@ def read_auth(given: str | None = None, file: str | Path | None = None) -> tuple
     Raises:
         ValueError: the text is of another form.
     """
-    text = given or (Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get("DIFFUSION_AUTH", ""))
-    if not text:
-        if file or given is not None:
-            raise ValueError("--auth: wanted USER:PASSWORD, got nothing")
+    if given is None and file is None and not os.environ.get("DIFFUSION_AUTH"):
         return None
+    text = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get("DIFFUSION_AUTH", "")
+    text = text if given is None else given
     user, colon, password = text.partition(":")
     if not (user and colon and password):
         raise ValueError("--auth: wanted USER:PASSWORD, with neither of them empty")

@@ -212,9 +212,9 @@ def test_twenty_clients_at_once_are_served_or_told_to_wait(served):
     barrier = threading.Barrier(20)
 
     def visit(k):
-        client = Client(served.address, verbose=False, download_files=False)
-        barrier.wait()
         try:
+            client = Client(served.address, verbose=False, download_files=False)
+            barrier.wait(60)
             return len(sample(client, n=16, steps=50, seed=k)[0])
         except Exception as error:
             return str(error)
@@ -245,7 +245,6 @@ def test_behind_a_proxy_and_in_a_cell(folder, monkeypatch):
         assert server.root_path == f"/user/me/proxy/{port}"
         assert f'src="/user/me/proxy/{port}/"' in server._repr_html_()
         assert f"/user/me/proxy/{port}".encode() in get(server, "/")[1]
-    assert not server.folder.exists()
 
 
 def test_ports_and_passwords_are_checked(served, tmp_path, monkeypatch):
