@@ -56,7 +56,7 @@ class Visit:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | phone)
 
     def until(self, there):
-        return WebDriverWait(self.driver, 120).until(lambda _: there())
+        return WebDriverWait(self.driver, 30).until(lambda _: there())
 
     def shown(self, selector):
         return [e for e in self.driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()]
@@ -92,6 +92,7 @@ def visit(request, folder, tmp_path, monkeypatch):
     with launch([os.environ.get("DIFFUSION_SHOWN", "runs/digits")], device="cpu") as server:
         visit = Visit(server.address, tmp_path, request.param)
         yield visit
+        visit.shot("last")
         visit.driver.quit()
 
 
@@ -112,6 +113,7 @@ def test_a_visitor_samples_edits_and_downloads(visit):
     draw.release().perform()
     time.sleep(1)
     visit.click("Edit the picture")
+    time.sleep(4); visit.shot("drawn")
     visit.until(lambda: "edit inpaint" in visit.command())
     visit.until(lambda: len(visit.shown(".pixels .grid-container img")) == 4)
     mask = np.asarray(Image.open(visit.download("mask.png")))
@@ -121,10 +123,7 @@ def test_a_visitor_samples_edits_and_downloads(visit):
     if visit.size == "desktop":
         for tab, start, name in (("Film", "Make a film", "film"), ("Compare", "Compare both", "compare")):
             visit.driver.execute_script("window.scrollTo(0, 0)")
-            visit.driver.execute_script(
-                "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText.trim() == arguments[0]).click()",
-                tab,
-            )
+            next(b for b in visit.shown("button[role=tab]") if b.text.strip() == tab).click()
             time.sleep(1)
             visit.click(start)
             visit.until(lambda: visit.command())
