@@ -42,7 +42,8 @@ class Visit:
         options.binary_location = BROWSER
         for flag in FLAGS:
             options.add_argument(f"--{flag}")
-        options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+        several = "profile.default_content_setting_values.automatic_downloads"
+        options.add_experimental_option("prefs", {"download.default_directory": str(folder), several: 1})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.sized(SIZES[size][1])
