@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "for other programs:        diffusion export RUN --to model.onnx",
     "import": "use others' checkpoints:   diffusion import FOLDER --from diffusers --out RUN",
     "pull": "get a published model:     diffusion pull NAME; diffusion sample zoo:digits",
+    "serve": "a web page with models:    diffusion serve lightning_logs",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
     "demo": "train and sample digits:   diffusion demo",
     "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",

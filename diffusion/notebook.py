@@ -1,4 +1,4 @@
-"""Notebook helpers: training in a cell, opening a run, TensorBoard's address."""
+"""Notebook helpers: training in a cell, opening a run, the web page of models, TensorBoard's address."""
 
 import os
 import shlex
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
@@ -24,6 +24,9 @@ from diffusion.training.api import fit, words
 from diffusion.training.build import DiffusionCLI, quiet
 from diffusion.training.compare import OtherModel
 from diffusion.training.systems import NoisyClassifier
+
+if TYPE_CHECKING:
+    from diffusion.exchange.serving.server import Served
 
 CONFIGS = {  # data set: its configurations for a GPU and for a CPU
     "Digits": ("digits", "digits"),
@@ -201,6 +204,22 @@ def proxy() -> str:
     if prefix := os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
         return f"{prefix}proxy/%PORT%/"
     return ""
+
+
+def serve(*runs: str | Path, port: int | None = None, **options: Any) -> "Served":
+    """Start the page of `diffusion serve` and return: the last line of a cell shows it, and `close()` ends it.
+
+    Args:
+        runs: run directories, experiments, checkpoint files, or folders of them; all runs by default.
+        port: the first free one from 7860 by default.
+        options: of `exchange.serving.server.launch`.
+    """
+    from diffusion.exchange.serving.server import free_port, launch
+
+    host = options.setdefault("host", "127.0.0.1")
+    port = free_port(host, port)
+    options.setdefault("root_path", proxy().replace("%PORT%", str(port)))
+    return launch(runs or [run_root()], port=port, **options)
 
 
 def tensorboard(folder: Path, start: bool = True) -> None:
