@@ -15,11 +15,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from diffusion import editing
 from diffusion.data import Batches, ImageData
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired
 from diffusion.denoiser.targets import Target, V
+from diffusion.generation import editing
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import (
     APG,

@@ -9,6 +9,7 @@ from diffusion.support.console import tool
 NEXT = {
     "safetensors": "{diffusion} sample {path} --n 64",
     "onnx": "{diffusion} sample {path} --n 64",
+    "page": "open {path} in a browser, or send it to a friend",
     "diffusers": 'diffusers.DiffusionPipeline.from_pretrained("{path}"{trust})',
 }
 
@@ -17,15 +18,20 @@ def main(argv: list[str]) -> int:
     parser = Parser("export", "Write a trained model in the format of another program (docs/export.md).", further=True)
     parser.epilog += (
         " --to: x.safetensors (with x.json) has the weights and opens like a run; x.onnx has the network, the schedule "
-        "and the sampler, for ONNX Runtime; x is a folder for diffusers. --sampler, --scale and so on set the defaults "
-        "of the exported model."
+        "and the sampler, for ONNX Runtime; x.html is a page that samples in a browser; x is a folder for diffusers. "
+        "--sampler, --scale and so on set the defaults of the exported model."
     )
     add_run(parser)
     add = parser.add_argument
-    add("--to", type=Path, required=True, help="x.safetensors, x.onnx, or a folder")
+    add("--to", type=Path, required=True, help="x.safetensors, x.onnx, x.html, or a folder")
     add("--format", choices=list(FORMATS), help="default: by the suffix of --to")
     add("--precision", choices=["32", "bf16"], default="32", help="of the weights in x.safetensors (default 32)")
-    add("--storage", choices=["fp32", "fp16", "int8"], default="fp32", help="of the weights in x.onnx (default fp32)")
+    add(
+        "--storage",
+        choices=["fp32", "fp16", "int8"],
+        default="fp32",
+        help="of the weights in x.onnx and x.html (default fp32)",
+    )
     add_sampling(parser)
     words = parser.read(argv)
     with parser.explaining():

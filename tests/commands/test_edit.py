@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import Pipeline, editing, pictures
+from diffusion import Pipeline, pictures
 from diffusion.cli import main
 from diffusion.data import Digits
+from diffusion.generation import editing
 from diffusion.generation.editing import midway
 from diffusion.generation.editing.inputs import given_mask
 from diffusion.guidance import ClassifierFree

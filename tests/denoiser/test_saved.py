@@ -9,7 +9,7 @@ import torch
 
 from diffusion import Diffusion
 from diffusion.denoiser import Condition, load_denoiser
-from diffusion.support.specs import build, today
+from diffusion.support.specs import build, complete, today
 
 OLD = Path(__file__).resolve().parents[1] / "files" / "version_0_1"
 
@@ -18,7 +18,7 @@ OLD = Path(__file__).resolve().parents[1] / "files" / "version_0_1"
 def test_loaded_denoiser_is_the_trained_one(weights):
     saved, model = load_denoiser(OLD, weights), Diffusion.load(OLD, weights)
     assert saved.path == OLD / "checkpoints" / "last.ckpt" and saved.checkpoint["global_step"] > 0
-    assert not saved.denoiser.training and saved.hyper_parameters == dict(model.hparams)
+    assert not saved.denoiser.training and complete(saved.hyper_parameters) == complete(dict(model.hparams))
     theirs = model.denoiser.state_dict()
     assert all(torch.equal(v, theirs[k]) for k, v in saved.denoiser.state_dict().items())
     C, H, W = model.pipeline.shape

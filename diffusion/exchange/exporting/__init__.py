@@ -1,1 +1,1 @@
-"""Export of a trained model: model.safetensors, model.onnx, a folder of diffusers."""
+"""Export of a trained model: model.safetensors, model.onnx, page.html, a folder of diffusers."""

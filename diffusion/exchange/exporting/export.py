@@ -13,7 +13,12 @@ from diffusion.generation.pipeline import Pipeline
 from diffusion.support.files import check_writable
 from diffusion.support.specs import suggest
 
-FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "diffusers": ""}  # with the suffix that chooses it
+FORMATS = {
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "page": ".html",
+    "diffusers": "",
+}  # with the suffix that chooses it
 
 
 class Exported(NamedTuple):
@@ -55,15 +60,16 @@ def export(
 
     Args:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
-        to: x.safetensors (and x.json), x.onnx, or a folder for diffusers.
+        to: x.safetensors (and x.json), x.onnx, x.html, or a folder for diffusers.
         format: of FORMATS; by default the suffix decides.
         weights: averaged or raw.
         precision: of the weights in a .safetensors file.
-        storage: of the weights in an .onnx file.
+        storage: of the weights in an .onnx or .html file.
         choices: sampler, steps, guidance, scale, ...: the defaults of the exported model, see `Choices`.
         arguments: further arguments of that sampler and guidance.
     Raises:
         FileNotFoundError: there is no checkpoint.
+        ConnectionError: the runtime of a page cannot be downloaded.
         ImportError: a package of the extra `export` is missing.
         ValueError: the format cannot express this model, for the reason given, or an option does not apply to it.
     """
@@ -72,9 +78,13 @@ def export(
     if unknown := choices.keys() - {f.name for f in fields(Choices)}:
         raise TypeError(f"export: unknown argument {min(unknown)!r}; arguments of the sampler go into `arguments`")
     if precision != "32" and format != "safetensors":
-        raise ValueError(f"--precision {precision} is an option of .safetensors; for an .onnx file give --storage fp16")
-    if storage != "fp32" and format != "onnx":
-        raise ValueError(f"--storage {storage} is an option of .onnx; for a .safetensors file give --precision bf16")
+        raise ValueError(
+            f"--precision {precision} is an option of .safetensors; for .onnx and .html give --storage fp16"
+        )
+    if storage != "fp32" and format not in ("onnx", "page"):
+        raise ValueError(
+            f"--storage {storage} is an option of .onnx and .html; for a .safetensors file give --precision bf16"
+        )
     if format == "diffusers":
         from diffusion.exchange.exporting.diffusers_folder import write_folder
 
@@ -86,6 +96,11 @@ def export(
     if format == "onnx":
         files, difference = write_onnx(source, to, storage)
         return Exported(files, format, source, difference)
+    if format == "page":
+        from diffusion.exchange.exporting.page_file import write_page
+
+        files, difference, notes = write_page(source, to, storage)
+        return Exported(files, format, source, difference, tuple(notes))
     return Exported(write_native(source, to, precision), format, source)
 
 

@@ -55,6 +55,17 @@ def serialized(model: Any) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def stored_graph(pipeline: Pipeline, storage: Storage, resizable: bool = True) -> tuple[Any, Difference | None]:
+    """The network as an onnx.ModelProto with its weights stored this way, and the error that this causes."""
+    net = pipeline.denoiser.net
+    graph = graph_of(net, pipeline.shape, resizable)
+    if storage == "fp32":
+        return graph, None
+    exact, other = serialized(graph), stored(graph, storage)
+    facts = facts_of(net)
+    return other, difference(pipeline, OnnxNet(exact, facts), OnnxNet(serialized(other), facts))
+
+
 def write_onnx(source: Source, to: Path, storage: Storage = "fp32") -> tuple[list[Path], Difference | None]:
     """Write the model; return its file, and the error that the storage causes.
 
@@ -65,14 +76,11 @@ def write_onnx(source: Source, to: Path, storage: Storage = "fp32") -> tuple[lis
     pipeline = source.pipeline
     if reason := alone(pipeline.guidance):
         raise ValueError(f"an ONNX file holds one network and no gradient, but {reason}")
+    graph, error = stored_graph(pipeline, storage)
     facts = facts_of(pipeline.denoiser.net)
-    graph = graph_of(pipeline.denoiser.net, pipeline.shape)
-    exact = serialized(graph)
     axes = {i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.graph.input}
-    data = exact if storage == "fp32" else serialized(stored(graph, storage))
-    error = None if storage == "fp32" else difference(pipeline, OnnxNet(exact, facts), OnnxNet(data, facts))
     described = source.describe(facts=facts, inputs=axes, storage=storage)
-    data = with_metadata(data, {KEY: text_of(described)})
+    data = with_metadata(serialized(graph), {KEY: text_of(described)})
     with atomic(to) as temporary:
         temporary.write_bytes(data)
     return [to], error
