@@ -48,7 +48,7 @@ def test_a_folder_is_written_for_diffusers(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("argv, words", [
     (["--to", "x.onnx", "--eta", "0.5", "--colour", "1"], "unknown option '--colour'"),
-    (["--to", "x.pt"], "wanted .safetensors, .onnx, or a folder"),
+    (["--to", "x.pt"], "wanted .safetensors, .onnx, .html, or a folder"),
     ([], "--to"),
 ])  # fmt: skip
 def test_wrong_options_are_refused(tiny, tmp_path, monkeypatch, capsys, argv, words):
