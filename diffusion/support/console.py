@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from diffusion.support.processes import Processes
 
 
+def working_directory() -> Path:
+    """The current folder, in which names are shown and typed; files are found without it."""
+    return Path.cwd().resolve()
+
+
 def shown(path: Path) -> Path:
     """A path as a user would type it: relative to the current directory if it is below it."""
     cwd = Path.cwd()

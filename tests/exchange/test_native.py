@@ -129,7 +129,7 @@ def test_nothing_is_written_when_writing_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("to, options, words", [
-    ("m.pt", {}, "wanted .safetensors, .onnx, or a folder for diffusers"),
+    ("m.pt", {}, "wanted .safetensors, .onnx, .html, or a folder for diffusers"),
     ("m.onnx", {"format": "safetensors"}, "ends in .safetensors"),
     ("m.onnx", {"format": "onxx"}, "unknown format 'onxx'; did you mean 'onnx'?"),
     ("m.onnx", {"precision": "bf16"}, "--precision bf16 is an option of .safetensors"),

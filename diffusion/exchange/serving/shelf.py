@@ -7,6 +7,9 @@ from pathlib import Path
 from threading import Lock
 
 from diffusion.generation.pipeline import Pipeline
+from diffusion.support import zoo
+from diffusion.support.console import working_directory
+from diffusion.support.released import SUFFIXES
 from diffusion.support.runs import checkpoints, find_checkpoint
 
 DEPTH = 4  # folders below a given one that are searched for runs
@@ -16,10 +19,11 @@ class Shelf:
     """The checkpoints of some runs by name; a name is looked up in the list, and never read as a path.
 
     The name of a checkpoint is its path from `base`, as it is typed on the command line there; a run's name stands for
-    its newest checkpoint. Symbolic links that lead out of the given folders are left out.
+    its newest checkpoint; a published model keeps its name, zoo:NAME. Symbolic links that lead out of the given folders
+    are left out.
 
     Args:
-        runs: run directories, experiments, checkpoint files, or folders of them.
+        runs: run directories, experiments, checkpoint or exported files, folders of them, or zoo:NAME.
         device: of the networks, see `Pipeline.load`.
         keep: number of models that stay open; the one that was used least recently is closed.
     Attributes:
@@ -32,11 +36,14 @@ class Shelf:
         if keep < 1:
             raise ValueError(f"keep: at least 1 model has to stay open, got {keep}")
         self.device, self.keep = device, keep
-        for run in runs:
-            if not Path(run).expanduser().exists():
+        published = [str(run) for run in runs if str(run).startswith(zoo.PREFIX)]
+        self.published = {name: find_checkpoint(name).resolve() for name in published}
+        for run in (own := [Path(run).expanduser() for run in runs if str(run) not in published]):
+            if not run.exists():
                 find_checkpoint(run)  # raises the error
-        self.tops = [Path(run).expanduser().resolve() for run in runs]
-        root, here = Path(os.path.commonpath([top.parent for top in self.tops])), Path.cwd().resolve()
+        self.tops = [run.resolve() for run in own]
+        here = working_directory()
+        root = Path(os.path.commonpath([top.parent for top in self.tops])) if own else here
         self.base = here if root.is_relative_to(here) and here != here.parent else root
         self.open: OrderedDict[str, tuple[tuple[int, int], Pipeline]] = OrderedDict()
         self.lock = Lock()
@@ -45,7 +52,7 @@ class Shelf:
 
     def files(self) -> dict[str, Path]:
         """The checkpoint file of each name: runs with their newest one first, then all files of each."""
-        found, single = {}, {}
+        found, single = dict(self.published), {}
         for top in self.tops:
             if top.is_file():
                 found[self.name(top)] = top
@@ -58,6 +65,8 @@ class Shelf:
                 held = [file for file in checkpoints(run) if file.resolve().is_relative_to(top)]
                 if held:
                     found[self.name(run)] = held[0]
+                exported = sorted(f for f in run.iterdir() if f.suffix in SUFFIXES and f.resolve().is_relative_to(top))
+                single |= {self.name(file): file for file in exported}
                 single |= {self.name(file): file for file in held if file.stem != "last"}
         return found | single
 
