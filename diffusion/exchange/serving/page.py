@@ -59,9 +59,8 @@ class Page:
                 self.add(f"mix{k}", gr.Slider(0, 1, 0, step=0.05, label=f"Class {k}", **self.mix(facts, k)))
         self.add("image", gr.Image(type="pil", image_mode="RGB", label="Input image", visible=facts["hint"],
                                    sources=["upload", "clipboard"], height=200, buttons=[]))  # fmt: skip
-        with gr.Row():
-            self.add("sampler", gr.Dropdown(self.samplers(facts), value=OWN, label="Sampler", min_width=140))
-            self.add("steps", gr.Slider(1, self.limits.steps, facts["steps"], step=1, label="Steps", min_width=140))
+        self.add("sampler", gr.Dropdown(self.samplers(facts), value=OWN, label="Sampler"))
+        self.add("steps", gr.Slider(1, self.limits.steps, facts["steps"], step=1, label="Steps"))
         with gr.Row():
             scale = facts["scale"]
             self.add("scale", gr.Slider(0, SCALES, 1.0 if scale is None else scale, step=0.1, min_width=140,

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+import diffusion
 from diffusion.exchange.serving.shelf import Shelf
 
 
@@ -49,3 +50,12 @@ def test_a_missing_run_and_an_empty_folder_are_refused(tmp_path):
         Shelf([tmp_path / "none"])
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         Shelf([tmp_path])
+
+
+def test_published_and_exported_models_are_offered(tmp_path):
+    pytest.importorskip("safetensors")
+    diffusion.export("zoo:digits", tmp_path / "more" / "digits.safetensors")
+    shelf = Shelf(["zoo:digits", tmp_path / "more"], "cpu")
+    assert list(shelf.files()) == ["zoo:digits", "more/digits.safetensors"]
+    assert all(shelf.model(name).shape == (1, 8, 8) for name in shelf.files())
+    assert list(Shelf(["zoo:digits"], "cpu").files()) == ["zoo:digits"]
