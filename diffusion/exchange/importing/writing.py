@@ -13,6 +13,7 @@ from diffusion import __version__
 from diffusion.exchange.importing.found import Imported
 from diffusion.loss.objective import Objective
 from diffusion.support.seal import seal
+from diffusion.support.specs import complete
 from diffusion.training.callbacks.checkpoint import link
 from diffusion.training.systems.diffusion import Diffusion
 
@@ -59,7 +60,7 @@ def configuration(parts: Mapping[str, Any], data: Mapping[str, Any] | None) -> d
     net = parts["net"]
     own = {k: v for k, v in net["init_args"].items() if k not in LINKED}
     model = {k: v for k, v in parts.items() if k not in FACTS} | {"net": net | {"init_args": own}}
-    return {"model": plain(model)} | ({"data": plain(data)} if data else {})
+    return {"model": plain(model)} | ({"data": plain(complete(data))} if data else {})
 
 
 def plain(value: Any) -> Any:
