@@ -12,7 +12,7 @@ from diffusion.denoiser.base import Denoiser
 from diffusion.denoiser.targets import Target
 from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint, read_checkpoint
-from diffusion.support.specs import build
+from diffusion.support.specs import part
 
 Weights = Literal["ema", "raw"]
 
@@ -59,19 +59,6 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
     load_weights(denoiser, state, path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
-
-
-def part(parts: Mapping[str, Any], name: str, kind: type) -> Any:
-    """A part of a model, built from its spec.
-
-    Raises:
-        ValueError: the spec cannot be built, or describes something else.
-    """
-    found = build(parts.get(name))
-    if not isinstance(found, kind):
-        wanted = getattr(kind, "__name__", str(kind))
-        raise ValueError(f"{name}: wanted a {wanted} of this project, got {type(found).__name__}")
-    return found
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

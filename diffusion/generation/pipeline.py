@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.hints import Hint, Paired
-from diffusion.denoiser.saved import part
 from diffusion.generation.engine import in_onnx
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet
@@ -23,7 +22,7 @@ from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support.scaling import Scaling
-from diffusion.support.specs import suggest
+from diffusion.support.specs import part, suggest
 
 HINTS = 3  # key of the random stream that hints are drawn from
 PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint | None}  # beside the denoiser

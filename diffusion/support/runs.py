@@ -48,7 +48,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none; the message says where it was searched for.
     """
-    path = zoo.located(path)
+    path = zoo.located(path) if str(path).startswith(zoo.PREFIX) else Path(path).expanduser()
     if path.is_file():
         return path
     if not path.exists():

@@ -1,6 +1,7 @@
 """Conversion of objects to plain specs and back, and lookup of classes by name."""
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
@@ -8,7 +9,8 @@ from typing import Any
 
 PLAIN = (bool, int, float, str, type(None))
 PACKAGES = ("data", "denoiser", "guidance", "loss", "nets", "noise", "samplers")  # that a configuration names
-NO_PARTS = {"cli", "commands", "judging", "options", "support"}  # packages whose classes no file may instantiate
+# Packages whose classes no file may name.
+NO_PARTS = {"cli", "commands", "compat", "exchange", "judging", "preparing", "support"}
 MOVED = {  # modules named by checkpoints and configurations of version 0.1 -> their present names
     "diffusion.targets": "diffusion.denoiser.targets",
     "diffusion.hints": "diffusion.denoiser.hints",
@@ -181,6 +183,19 @@ def build(value: Any) -> Any:
         return kind(**build(value.get("init_args") or {}))
     except TypeError as error:
         raise ValueError(f"{value['class_path']}: {error}") from error
+
+
+def part(parts: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A part of a model, built from its spec.
+
+    Raises:
+        ValueError: the spec cannot be built, or describes something else.
+    """
+    found = build(parts.get(name))
+    if not isinstance(found, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ValueError(f"{name}: wanted a {wanted} of this project, got {type(found).__name__}")
+    return found
 
 
 def is_part(kind: Any) -> bool:

@@ -83,6 +83,7 @@ def test_previous_predictions_and_hints_are_channels_of_x(tmp_path):
     close(found.sample(3, image=image), model.sample(3, image=image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage, size, least, most", [("fp16", 0.75, 1e-5, 2e-3), ("int8", 0.6, 1e-3, 0.1)])
 def test_stored_weights_are_smaller_and_their_error_is_told(written, tmp_path, storage, size, least, most):
     made = diffusion.export(digits(), tmp_path / "m.onnx", storage=storage)
@@ -92,6 +93,7 @@ def test_stored_weights_are_smaller_and_their_error_is_told(written, tmp_path, s
     assert 0 < (x - other).abs().max() < 20 * most
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_in_another_process(written, tmp_path):
     code = f"import diffusion, importlib.util as u; s = u.spec_from_file_location('c', {os.path.dirname(__file__)!r} + "
     code += "'/conftest.py'); c = u.module_from_spec(s); s.loader.exec_module(c); "
@@ -216,12 +218,14 @@ def test_guidances_beyond_the_network_are_refused(tmp_path, guidance, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_choices_become_the_defaults_of_the_file(tmp_path):
     file = diffusion.export(digits(), tmp_path / "m.onnx", sampler="UniPC", steps=7, scale=2.5).files[0]
     found = Pipeline.load(file)
     assert type(found.sampler) is UniPC and found.sampler.steps == 7 and found.guidance.scale == 2.5
 
 
+@pytest.mark.slow
 def test_engine_onnx_keeps_its_graph_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     model, file = digits(), tmp_path / "m.safetensors"

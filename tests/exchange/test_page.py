@@ -123,6 +123,7 @@ def test_our_programs_can_stand_in_a_page():
         assert len(text.splitlines()) <= 300 and "</script" not in text and "<!--" not in text and text.isascii()
 
 
+@pytest.mark.slow
 def test_storage_makes_a_page_smaller(package, tmp_path):
     sizes = {}
     for storage in ("fp32", "fp16", "int8"):

@@ -1,4 +1,5 @@
 import json
+from importlib import import_module
 
 import pytest
 
@@ -9,7 +10,7 @@ from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine, Schedule, Stratified
 from diffusion.samplers import DDPM, Sampler
 from diffusion.support.files import atomic
-from diffusion.support.specs import build, complete, concrete, named, spec, suggest
+from diffusion.support.specs import build, complete, concrete, is_part, named, spec, suggest
 
 PARTS = {kind for base in (Schedule, Target, Sampler) for kind in concrete(base, "diffusion")}
 
@@ -47,6 +48,16 @@ def test_spec_refuses_a_class_that_hides_an_argument():
 def test_build_refuses_bad_specs(bad):
     with pytest.raises(ValueError):
         build(bad)
+
+
+@pytest.mark.parametrize("path", [
+    "os.system", "pathlib.Path", "diffusion.compat.lucidrains.Trainer", "diffusion.exchange.serving.shelf.Shelf",
+    "diffusion.commands.options.parser.Parser", "diffusion.preparing.settings.Settings",
+])  # fmt: skip
+def test_a_file_may_name_only_parts_of_a_model(path):
+    module, _, name = path.rpartition(".")
+    assert not is_part(getattr(import_module(module), name))
+    assert is_part(Cosine) and is_part(AttentionUNet) and is_part(DDPM)
 
 
 def test_atomic_leaves_either_the_old_or_the_new_file(tmp_path):
