@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 
 from diffusion.data.facts import FACTS, parsed
 from diffusion.data.files import DataNotFound
-from diffusion.support.files import atomic
+from diffusion.support.files import atomic, digest
 from diffusion.support.lock import lock
 from diffusion.support.paths import cache_root
 
@@ -223,12 +223,3 @@ def same(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()

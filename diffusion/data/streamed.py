@@ -204,9 +204,7 @@ class Streamed(Shards):
         """The state of a process: nothing is open, needed or being fetched."""
         self._open, self._process, self._change = OrderedDict(), os.getpid(), threading.Condition()
         self._left: dict[int, int] = {}  # images still to take, by shard
-        self._queue: deque[tuple[int, int]] = (
-            deque()
-        )  # shards to fetch in the order of need, and images to add to `_left`
+        self._queue: deque[tuple[int, int]] = deque()  # shards to fetch, as needed, and images to add to `_left`
         self._busy: set[int] = set()  # being fetched
         self._waiting: set[int] = set()  # that a reader waits for
         self._failed: dict[int, Exception] = {}

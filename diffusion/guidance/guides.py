@@ -1,6 +1,5 @@
 """Guidance by another trained run: a worse model, or a classifier of noisy images. Does not import Lightning."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from diffusion.guidance.contrast import Contrast
 from diffusion.guidance.steer import differentiable, shifted
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
+from diffusion.support.files import digest
 from diffusion.support.runs import find_checkpoint
 from diffusion.support.specs import spec
 
@@ -164,7 +164,7 @@ def same(path: str, hash: str) -> str:
         ValueError: it differs from the recorded hash.
     """
     file = find_checkpoint(path)
-    now = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    now = digest(file)[:12]
     if hash and hash != now:
         raise ValueError(f"{file}: has changed since it was chosen as a guide: expected hash {hash}, got {now}")
     return now

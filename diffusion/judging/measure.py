@@ -25,7 +25,7 @@ from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.support import runs, zoo
 from diffusion.support.console import machine
-from diffusion.support.files import atomic
+from diffusion.support.files import atomic, digest
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
 
@@ -90,8 +90,7 @@ def open_runs(
             extractor = open_extractor(data, request.features, pipeline.device, processes, train)
             evaluators[key] = open_evaluator(data, extractor, processes)
         step = runs.read_checkpoint(path)["global_step"]
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        opened.append(Run(path, digest, step, pipeline, data, evaluators[key]))
+        opened.append(Run(path, digest(path)[:12], step, pipeline, data, evaluators[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
         raise ValueError("these runs were trained on different data, so their figures are not comparable")
     return opened
@@ -161,9 +160,9 @@ def line(setting: dict) -> dict:
 
 def file_name(setting: dict) -> str:
     """A readable file name, unique to the setting."""
-    digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
+    key = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:8]
     parts = (f"step{setting['step']:08d}", setting["weights"], setting["sampler"], setting["steps"] or 0)
-    return "-".join(map(str, parts)) + f"-scale{setting['scale']:g}-n{setting['n']}-{digest}.json"
+    return "-".join(map(str, parts)) + f"-scale{setting['scale']:g}-n{setting['n']}-{key}.json"
 
 
 def labels_of(job: Job, n: int) -> Tensor | None:

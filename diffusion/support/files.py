@@ -1,5 +1,6 @@
 """Atomic file writes."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -68,3 +69,12 @@ def sweep(folder: Path) -> list[Path]:
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()

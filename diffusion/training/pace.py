@@ -82,7 +82,7 @@ def choose(config: Any, model: Diffusion, device: torch.device, recorded: dict, 
     configured, lr, warmup = config.data.init_args.batch_size, model.lr, model.warmup
     if recorded:
         configured, lr = recorded["data"]["init_args"]["batch_size"], recorded["model"]["lr"]
-        warmup = recorded["model"]["warmup"]
+        warmup = recorded["model"].get("warmup", warmup)
     factors = SIZES if free and not recorded else (1,)
     sizes = sorted({max(1, int(configured * f)) for f in factors})
     limit = PROFILE * seconds(config.budget)

@@ -14,7 +14,7 @@ import diffusion
 from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.denoiser.hints import Masked
-from diffusion.exchange.exporting.onnx_file import export_onnx, inputs
+from diffusion.exchange.exporting.onnx_file import inputs, serialized, stored_graph
 from diffusion.guidance import APG, AutoGuidance, ClassifierFree, Interval, Plain, Steer
 from diffusion.nets import AttentionUNet
 from diffusion.nets.onnx_net import OnnxNet
@@ -55,7 +55,7 @@ def test_samplers_and_guidances_work_with_the_file(written, sampler, guidance):
 def test_the_graph_takes_any_batch_and_condition(make):
     model = make()
     net = model.denoiser.net
-    graph = OnnxNet(export_onnx(model, resizable=False), vars(net))
+    graph = OnnxNet(serialized(stored_graph(model, "fp32", resizable=False)[0]), vars(net))
     for batch in (1, 2, 16):
         x, clock = torch.randn(batch, net.channels, 8, 8), torch.rand(batch) * 999
         y = model.in_turn(batch)

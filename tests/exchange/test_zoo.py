@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from diffusion.cli import main
-from diffusion.exchange.importing.compact import compact
+from diffusion.exchange.exporting.compact import compact
 from diffusion.exchange.importing.pulling import pull
 from diffusion.generation.pipeline import Pipeline
 from diffusion.support import zoo

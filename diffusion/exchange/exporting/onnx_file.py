@@ -28,19 +28,6 @@ class Difference(NamedTuple):
         return f"largest {self.largest:.2g}, rms {self.rms:.2g} of an output of rms {self.scale:.2g}"
 
 
-def export_onnx(pipeline: Pipeline, storage: Storage = "fp32", resizable: bool = True) -> bytes:
-    """The network alone as an ONNX file, of any batch size; `inputs` describes what it receives.
-
-    Args:
-        storage: of the weights; computations are in float32.
-        resizable: height and width may be chosen at each call, if the network accepts other sizes than the model's.
-    Raises:
-        ImportError: onnx or onnxscript are not installed.
-        ValueError: the network cannot be expressed in ONNX.
-    """
-    return serialized(stored(graph_of(pipeline.denoiser.net, pipeline.shape, resizable), storage))
-
-
 def inputs(pipeline: Pipeline, resizable: bool = False) -> list[Input]:
     """The inputs of the exported network, in order: x, clock, and y and keep if it is conditional.
 

@@ -27,8 +27,8 @@ def unmapped(net: nn.Module) -> str:
         return f"{type(net).__name__} is not a UNet"
     if net.context_dim or net.self_condition or net.image_channels:
         return "UNet2DModel takes neither context vectors, nor previous predictions, nor images as a condition"
-    if net.sinusoids not in FEATURES or net.clock_scale != 1:
-        return f"UNet2DModel has no clock features {net.sinusoids!r} of {net.clock_scale:g} t"
+    if net.clock_scale != 1:
+        return f"UNet2DModel does not scale its clock, this network by {net.clock_scale:g}"
     groups = sorted({m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)})
     if len(groups) > 1:
         return f"its norms have {', '.join(map(str, groups))} groups, those of UNet2DModel all the same number"

@@ -1,6 +1,5 @@
 """`diffusion.pull`: a published model is downloaded, checked and imported."""
 
-import hashlib
 import shutil
 import sys
 import urllib.error
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from diffusion import __version__
 from diffusion.exchange.importing.run import import_run
 from diffusion.support import zoo
+from diffusion.support.files import digest
 from diffusion.support.paths import cache_root
 
 BLOCK = 2**20
@@ -122,12 +122,9 @@ def check(file: zoo.File, path: Path, remedy: str) -> None:
     Raises:
         ValueError: they differ.
     """
-    found = hashlib.sha256()
-    with open(path, "rb") as opened:
-        while block := opened.read(BLOCK):
-            found.update(block)
-    if found.hexdigest() != file.sha256:
+    found = digest(path)
+    if found != file.sha256:
         raise ValueError(
             f"{path}: not the published file: expected sha256 {file.sha256[:16]}... and {file.size:,} bytes, got "
-            f"{found.hexdigest()[:16]}... and {path.stat().st_size:,}; {remedy}"
+            f"{found[:16]}... and {path.stat().st_size:,}; {remedy}"
         )
