@@ -98,6 +98,11 @@ class Pipeline:
         return cls(denoiser, *parts, shape, tuple(names), seed, scaling)
 
     @property
+    def first(self) -> "Pipeline":
+        """The stage that receives the conditions: this model, or the base of a cascade."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))

@@ -112,4 +112,3 @@ def test_a_shifted_schedule_goes_through_its_spec():
 def test_shift_refuses_sizes_below_one():
     with pytest.raises(ValueError, match="Shifted: size and base must be at least 1 pixel, got 0 and 64"):
         Shifted(Cosine(), 0)
-
