@@ -112,9 +112,9 @@ class Cascade(Pipeline):
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The sampling of all stages before the last and the noise, in plain types."""
-        before = {name: spec(getattr(self.base, name)) for name in ("sampler", "guidance", "clamp")}
-        return before | {"augment": self.augment, "base": self.base.setting if isinstance(self.base, Cascade) else None}
+        """The noise and the sampling of the stages after the base, in plain types."""
+        mine = {name: spec(getattr(self, name)) for name in ("sampler", "guidance")} | {"augment": self.augment}
+        return mine | ({"before": self.base.setting} if isinstance(self.base, Cascade) else {})
 
     def stream(self, seed: int) -> int:
         """The seed of this stage's noise; the base's is the seed itself."""
