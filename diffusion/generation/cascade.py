@@ -42,7 +42,7 @@ class Cascade(Pipeline):
     def __post_init__(self) -> None:
         if not isinstance(self.hint, LowResolution):
             kind = type(self.hint).__name__ if self.hint else "none"
-            raise ValueError(f"cascade: a later stage enlarges images: train it with the hint LowResolution, not {kind}")
+            raise ValueError(f"cascade: a later stage enlarges images: train it with hint LowResolution, not {kind}")
         C, H, W = self.shape
         wanted = C, *self.hint.shape(self.shape)[1:]
         if self.base.shape != wanted:

@@ -75,7 +75,7 @@ def test_film_and_folder_of_a_cascade(stages, tmp_path):
 
 @pytest.mark.parametrize("base, options, words", [
     ("base", ["--then", "16"], "the stage to 1x16x16 enlarges images of 1x8x8, but gets 1x4x4"),
-    ("base", ["--then", "base"], "a later stage enlarges images: train it with the hint LowResolution"),
+    ("base", ["--then", "base"], "a later stage enlarges images: train it with hint LowResolution"),
     ("base", ["--then", "other"], "the base has 10 classes (0, 1, 2"),
     ("base", ["--then", "8", "--augment", "0.7"], "was trained with noise of 0 .. 0.5, got 0.7"),
     ("base", ["--then", "8", "--augment", "-1"], "was trained with noise of 0 .. 0.5, got -1"),

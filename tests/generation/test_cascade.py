@@ -172,7 +172,7 @@ def test_other_scalings_are_converted():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: Cascade.of(small(), small()), "a later stage enlarges images: train it with the hint LowResolution"),
+    (lambda: Cascade.of(small(), small()), "a later stage enlarges images: train it with hint LowResolution"),
     (lambda: Cascade.of(small(), trained((1, 8, 8), Masked(), image_channels=2)), "LowResolution, not Masked"),
     (lambda: Cascade.of(trained((1, 8, 8)), large()), "the stage to 1x8x8 enlarges images of 1x4x4, but gets 1x8x8"),
     (lambda: Cascade.of(trained((3, 4, 4)), large()), "enlarges images of 1x4x4, but gets 3x4x4"),
