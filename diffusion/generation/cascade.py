@@ -97,6 +97,10 @@ class Cascade(Pipeline):
         return 1 + (self.base.depth if isinstance(self.base, Cascade) else 0)
 
     @property
+    def walk(self) -> str:
+        return f"{self.base.walk}, then {super().walk} (augment {self.augment:g})"
+
+    @property
     def num_classes(self) -> int:
         return self.base.num_classes
 

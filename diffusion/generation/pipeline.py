@@ -103,6 +103,11 @@ class Pipeline:
         return self
 
     @property
+    def walk(self) -> str:
+        """The sampler in words."""
+        return f"{type(self.sampler).__name__} {self.sampler.steps} steps"
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))

@@ -53,7 +53,8 @@ def test_sample_then_enlarge(stages, tmp_path, capsys):
     assert main(["sample", base, *then, *options, "--out", str(tmp_path / "a.npz")]) == 0
     kept = np.load(tmp_path / "a.npz")
     assert kept["images"].shape == (5, 16, 16, 1) and kept["labels"].tolist() == [3] * 5
-    assert "5 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "DDIM 5 steps, then DDIM 3 steps (augment 0.3), then DDIM 3 steps (augment 0), ema weights" in said
     made = diffusion.sample(
         base, 5, label=3, seed=4, steps=5, scale=2.0, then=[first, second], augment=(0.3, 0), batch_size=2
     )
