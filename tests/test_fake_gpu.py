@@ -325,7 +325,7 @@ def test_loss_with_every_part(name):
         assert loss.device == DEVICE and loss.shape == ()
 
 
-@pytest.mark.parametrize("hint", [LowResolution(2, 0.1), Masked()], ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize("hint", [LowResolution(2, 0.1, blur=True), Masked()], ids=lambda h: type(h).__name__)
 def test_hints_are_made_on_the_device_of_the_images(hint):
     assert {type(hint)} <= set(every(Hint)) and set(every(Hint)) == {LowResolution, Masked, Paired}
     with watched("loss"):

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from diffusion.commands.options.parser import Parser, add_machine, add_sampling, add_weights, fields_of
+from diffusion.commands.options.parser import Parser, add_cascade, add_machine, add_sampling, add_weights, fields_of
 from diffusion.judging.evaluate import answer
 from diffusion.judging.request import METRICS, SWEEP_METRICS, UNLABELLED, Request
 from diffusion.metrics.base import known
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     add("--metrics", help=f"of {', '.join(known())} ({default})")
     add("--sweep", help='settings to compare: "sampler=DDIM,UniPC steps=5,10,20 scale=1,2; sampler=DDPM steps=50"')
     add_sampling(parser)
+    add_cascade(parser)
     add("--seed", type=int, default=1, help="seed of the samples (default 1)")
     add_weights(parser)
     add("--features", default="auto", help="auto (default), a run or checkpoint of an extractor, or Inception:FILE")
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> int:
     add("--again", action="store_true", help="repeat measurements that are already stored")
     add_machine(parser, 500)
     words = parser.read(argv)
-    request = Request.of([*words.run, *words.runs], **fields_of(words, "run", "runs"))
+    chosen = fields_of(words, "run", "runs", "then")
+    request = Request.of([*words.run, *words.runs], then=tuple(words.then), **chosen)
     with together() as processes, parser.explaining():
         table = answer(request, processes, partial(train_extractor, fit=train), tell=print)
         print(table)

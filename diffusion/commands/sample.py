@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         share = f" x {made.processes}" if made.processes > 1 else ""
         print(
             f"{words.out}: {n} pictures in {made.seconds:.1f} s ({n / made.seconds:.1f} per second), "
-            f"{type(pipeline.sampler).__name__} {pipeline.sampler.steps} steps, {words.weights} weights, "
+            f"{pipeline.walk}, {words.weights} weights, "
             f"seed {words.seed}, {pipeline.device}{share}"
         )
         if made.psnr:

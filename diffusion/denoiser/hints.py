@@ -52,27 +52,31 @@ def uniform(noise: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 
 
 class LowResolution(Hint):
-    """The mean of each factor x factor block, for super-resolution.
+    """The mean of each factor x factor block, for super-resolution and as a later stage of a cascade.
 
-    With `noise`, noise of a random strength is added to the means and the strength is given as an extra channel. This
-    makes the network robust to artefacts in generated inputs; a user's picture is given with strength 0.
+    With `noise`, noise of a random strength is added to the means and the strength is given as an extra channel, which
+    every network accepts as it accepts an image. The network then learns how far to trust its input, and the strength
+    can be chosen when it is sampled: 0 for a user's picture, more for a generated one (`augmented`).
 
         hint = mean + s z,    s ~ U(0, noise)
 
-    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; noise augmentation: Ho et al. 2021, arXiv:2106.15282,
-    sec. 4.2, which applies the forward process to the means instead.
+    In units of the means, alpha mean + sigma z of the forward process has s = sigma / alpha.
+    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; conditioning augmentation: Ho et al. 2021, arXiv:2106.15282,
+    sec. 4.2 (non-truncated) and 4.3 (blur).
 
     Args:
         factor: side of a block, in pixels, >= 2; it divides height and width.
         noise: largest standard deviation, >= 0, of the added noise, for pixels in [-1, 1].
+        blur: in training, half of the means are blurred by a Gaussian of standard deviation U(0.4, 0.6) pixels; for
+            images from 128 pixels.
     Raises:
         ValueError: factor < 2 or noise < 0.
     """
 
-    def __init__(self, factor: int = 4, noise: float = 0.0) -> None:
+    def __init__(self, factor: int = 4, noise: float = 0.0, blur: bool = False) -> None:
         if factor < 2 or noise < 0:
             raise ValueError(f"LowResolution: factor must be at least 2 and noise at least 0, got {factor} and {noise}")
-        self.factor, self.noise = factor, float(noise)
+        self.factor, self.noise, self.blur = factor, float(noise), blur
 
     def shape(self, image):
         C, H, W = image
@@ -82,9 +86,27 @@ class LowResolution(Hint):
 
     def __call__(self, x0, noise=torch.randn_like):
         mean = F.avg_pool2d(x0, self.factor)
+        if self.blur:
+            u, std = (uniform(noise, mean[:, :1, :1, :1]).to(mean) for _ in range(2))
+            mean = torch.where(u < 0.5, blurred(mean, 0.4 + 0.2 * std), mean)
         if not self.noise:
             return mean
-        strength = self.noise * uniform(noise, mean[:, :1, :1, :1]).to(mean)
+        return self._noised(mean, self.noise * uniform(noise, mean[:, :1, :1, :1]).to(mean), noise)
+
+    def augmented(self, mean: Tensor, strength: float, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
+        """The hint (B, K, h, w) of generated small images (B, C, h, w) with noise of one strength.
+
+        Raises:
+            ValueError: the strength is outside [0, noise], where the network was trained.
+        """
+        if not 0 <= strength <= self.noise:
+            raise ValueError(
+                f"the strength of the noise must lie in 0 .. {self.noise:g}, the noise that the model was trained "
+                f"with (model.hint.noise); got {strength:g}"
+            )
+        return self._noised(mean, torch.full_like(mean[:, :1, :1, :1], strength), noise) if self.noise else mean
+
+    def _noised(self, mean: Tensor, strength: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.cat([mean + strength * noise(mean), strength.expand_as(mean[:, :1])], dim=1)
 
     def read(self, picture, image):
@@ -98,6 +120,20 @@ class LowResolution(Hint):
                 f"got {'x'.join(map(str, x.shape[-2:]))} with {x.shape[1]}"
             )
         return F.pad(x, (0, 0, 0, 0, 0, K - C))  # strength 0
+
+
+def blurred(x: Tensor, std: Tensor) -> Tensor:
+    """Images (B, C, h, w) blurred by a Gaussian of a standard deviation per image (B, 1, 1, 1), below 0.7 pixels.
+
+    The weights exp(-k^2 / (2 std^2)), |k| <= 2, sum to 1; pixels beyond the border are those of the border.
+    """
+    weights = [torch.exp(-(k**2) / (2 * std**2)) for k in range(3)]
+    whole = weights[0] + 2 * weights[1] + 2 * weights[2]
+    for axis in (2, 3):
+        n = x.shape[axis]
+        wide = F.pad(x, (0, 0, 2, 2) if axis == 2 else (2, 2, 0, 0), mode="replicate")
+        x = sum(weights[abs(k)] / whole * wide.narrow(axis, 2 + k, n) for k in range(-2, 3))
+    return x
 
 
 class Masked(Hint):

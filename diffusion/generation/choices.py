@@ -1,12 +1,13 @@
 """Sampling choices by name and value: the run's sampler and guidance, modified or replaced."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from diffusion.generation.cascade import Cascade
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance, Interval, Plain, Steer
 from diffusion.samplers import Sampler
@@ -43,6 +44,8 @@ class Choices:
         interval: apply guidance only where low < sigma / alpha <= high; numbers or "low,high".
         guide: run or checkpoint of a worse model, for autoguidance.
         classifier: run or checkpoint of a classifier of noisy images, for classifier guidance.
+        augment: noise on the input of a cascade's later stages, one strength or one per stage; None is the cascade's.
+            All other choices are of its base.
         arguments: further arguments of the sampler and the guidance by name; text is converted to their types.
     """
 
@@ -55,10 +58,16 @@ class Choices:
     interval: str | tuple[float, float] | None = None
     guide: str | None = None
     classifier: str | None = None
+    augment: float | str | Sequence[float] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the chosen sampler and guidance; see `resolve`."""
+        if isinstance(pipeline, Cascade):
+            chosen = replace(pipeline, base=replace(self, augment=None).apply(pipeline.base))
+            return chosen if self.augment is None else chosen.with_augment(self.augment)
+        if self.augment is not None:
+            raise ValueError("augment: there is no later stage whose input it could change; add one with then")
         sampler, guidance = self.resolve(pipeline)
         return replace(pipeline, sampler=sampler, guidance=guidance)
 

@@ -1,11 +1,14 @@
 """Network evaluations: counted during sampling, and predicted beforehand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.generation.cascade import Cascade
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Wrapper
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
@@ -33,6 +36,21 @@ class Counted(Wrapper):
             return denoise(x, t)
 
         return counted
+
+
+def counted(pipeline: Pipeline, tell: Callable[[int], object]) -> tuple[Pipeline, list[Counted]]:
+    """The pipeline with the guidance of every stage counted, and the counters."""
+    mine = Counted(pipeline.guidance, tell)
+    if not isinstance(pipeline, Cascade):
+        return replace(pipeline, guidance=mine), [mine]
+    base, before = counted(pipeline.base, tell)
+    return replace(pipeline, guidance=mine, base=base), [*before, mine]
+
+
+def cost(pipeline: Pipeline) -> int:
+    """Network evaluations per image, of all stages; an estimate for adaptive samplers."""
+    before = cost(pipeline.base) if isinstance(pipeline, Cascade) else 0
+    return before + evaluations(pipeline.sampler, pipeline.denoiser.schedule)
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:

@@ -98,6 +98,16 @@ class Pipeline:
         return cls(denoiser, *parts, shape, tuple(names), seed, scaling)
 
     @property
+    def first(self) -> "Pipeline":
+        """The stage that receives the conditions: this model, or the base of a cascade."""
+        return self
+
+    @property
+    def walk(self) -> str:
+        """The sampler in words."""
+        return f"{type(self.sampler).__name__} {self.sampler.steps} steps"
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))

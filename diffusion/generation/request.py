@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.generation.cascade import Cascade
 from diffusion.generation.choices import Choices
 from diffusion.generation.conditions import Asked
 from diffusion.generation.pipeline import Pipeline
@@ -26,6 +27,7 @@ class Request:
         batch_size: pictures per batch; it does not change them.
         device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments, for the image "test".
+        then: super-resolution models that enlarge its pictures one after the other: runs or open pipelines.
         bands: one or three channels that pictures show, from 1: "3,2,1" or a sequence; see `pictures.visible`.
     """
 
@@ -41,6 +43,7 @@ class Request:
     compile: str = ""
     engine: Literal["torch", "onnx"] = "torch"
     data: Mapping[str, Any] = field(default_factory=dict)
+    then: Sequence[str | Path | Pipeline] = ()
     bands: str | Sequence[int] = ()
 
     @classmethod
@@ -56,11 +59,13 @@ class Request:
 
     def load(self) -> Pipeline:
         """The model as requested, with the run's own sampler and guidance."""
-        if isinstance(self.run, Pipeline):
-            found = self.run
-        else:
-            found = Pipeline.load(self.run, self.weights, self.device, self.precision, self.compile, self.engine)
+        found = Cascade.of(*map(self._load, [self.run, *self.then]))
         return replace(found, bands=bands_of(self.bands, found.shape[0])) if self.bands else found
+
+    def _load(self, run: str | Path | Pipeline) -> Pipeline:
+        if isinstance(run, Pipeline):
+            return run
+        return Pipeline.load(run, self.weights, self.device, self.precision, self.compile, self.engine)
 
     def open(self, default: int) -> Opened:
         """The model with the chosen sampler and guidance, and the pictures requested.
@@ -73,8 +78,12 @@ class Request:
         if self.n is not None and self.n < 1 or self.batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, got {self.n} and {self.batch_size}")
         pipeline = self.choices.apply(self.load())
-        data = self.open_data() if self.asked.image == "test" and pipeline.hint else None
-        return Opened(pipeline, *self.asked.resolve(pipeline, self.n, default, self.seed, data))
+        first = pipeline.first
+        data = self.open_data() if self.asked.image == "test" and first.hint else None
+        n, given, columns = self.asked.resolve(first, self.n, default, self.seed, data)
+        if first is not pipeline:  # a truth of the base's size
+            given = given._replace(truth=None)
+        return Opened(pipeline, n, given, columns)
 
     def open_data(self) -> Any:
         """The data set that the run was trained on.

@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +52,8 @@ def sample(
     compile: str = "",
     engine: Literal["torch", "onnx"] = "torch",
     data: Mapping[str, Any] | None = None,
+    then: str | Path | Pipeline | Sequence[str | Path | Pipeline] = (),
+    augment: float | Sequence[float] | None = None,
     progress: bool = False,
     **arguments: Any,
 ) -> Tensor:
@@ -70,6 +72,8 @@ def sample(
         batch_size: pictures per batch; it does not change them.
         device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments, for image="test".
+        then: super-resolution models that enlarge the pictures one after the other, see `cascade.Cascade`.
+        augment: noise on the input of each of them, one strength or one per model; 0 by default.
         progress: show a progress bar.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
@@ -80,7 +84,8 @@ def sample(
         run, arguments, n=n, label=label, labels=labels, context=context, each=each, image=image, sampler=sampler,
         steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale, interval=interval, guide=guide,
         classifier=classifier, seed=seed, weights=weights, batch_size=batch_size, device=device, precision=precision,
-        compile=compile, engine=engine, data=data or {},
+        compile=compile, engine=engine, data=data or {}, augment=augment,
+        then=(then,) if isinstance(then, (str, Path, Pipeline)) else tuple(then),
     )  # fmt: skip
     pipeline, n, given, _ = request.open(PICTURES)
     made = pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)

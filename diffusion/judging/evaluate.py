@@ -7,7 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
-from diffusion.generation.counting import evaluations
+from diffusion.generation.counting import cost
 from diffusion.judging import sweep, table
 from diffusion.judging.measure import Job, Run, labels_of, measure, open_pipelines, open_runs
 from diffusion.judging.request import Request
@@ -60,7 +60,7 @@ def measured(
     """The records of every job, run by run, with a progress bar of network evaluations."""
     share = processes.part(request.n)
     n = share.stop - share.start
-    work = [[n * evaluations(job.pipeline.sampler, job.pipeline.denoiser.schedule) for job in row] for row in jobs]
+    work = [[n * cost(job.pipeline) for job in row] for row in jobs]
     records = []
     with progress(sum(map(sum, work)), processes) as bar:
         for row, amounts, kinds in zip(jobs, work, metrics, strict=True):
@@ -74,7 +74,7 @@ def measured(
 
 def name_bar(bar: tqdm, job: Job) -> float:
     """Describe the job on the bar, and return the bar's position."""
-    sampler = job.pipeline.sampler
+    sampler = job.pipeline.first.sampler
     bar.set_description(f"{type(sampler).__name__} {getattr(sampler, 'steps', '')}".strip(), refresh=False)
     return bar.n
 

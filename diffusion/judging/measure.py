@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
 from diffusion.data.recorded import open_data
-from diffusion.generation.counting import Counted
+from diffusion.generation.cascade import Cascade
+from diffusion.generation.counting import counted
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import examples
 from diffusion.judging import nll
@@ -57,15 +58,21 @@ class Job(NamedTuple):
 
 
 def open_pipelines(request: Request) -> list[tuple[Path, Pipeline]]:
-    """The checkpoint files of the runs, and their frozen models."""
+    """The checkpoint files of the runs, and their frozen models; of cascades the file is that of the last stage."""
+    how = request.weights, request.device, request.precision, request.compile, request.engine
     opened = []
     for run in request.runs:
-        file = runs.find_checkpoint(run)
-        how = request.device, request.precision, request.compile, request.engine
-        pipeline = Pipeline.load(file, request.weights, *how)
-        pipeline.denoiser.requires_grad_(False)
-        opened.append((file, pipeline))
+        files = files_of(run, request)
+        stages = [Pipeline.load(file, *how) for file in files]
+        for stage in stages:
+            stage.denoiser.requires_grad_(False)
+        opened.append((files[-1], Cascade.of(*stages)))
     return opened
+
+
+def files_of(run: str | Path, request: Request) -> list[Path]:
+    """The checkpoint files of a run and of the stages after it."""
+    return [runs.find_checkpoint(stage) for stage in (run, *request.then)]
 
 
 def open_runs(
@@ -82,7 +89,7 @@ def open_runs(
         ValueError: the runs were trained on different data, and their figures are not comparable.
     """
     opened, evaluators = [], {}
-    for path, pipeline in pipelines:
+    for run, (path, pipeline) in zip(request.runs, pipelines, strict=True):
         data = open_data(path, **request.data)
         key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
         if key not in evaluators:
@@ -90,7 +97,8 @@ def open_runs(
             extractor = open_extractor(data, request.features, pipeline.device, processes, train)
             evaluators[key] = open_evaluator(data, extractor, processes)
         step = runs.read_checkpoint(path)["global_step"]
-        opened.append(Run(path, digest(path)[:12], step, pipeline, data, evaluators[key]))
+        made = digest(*files_of(run, request))[:12]
+        opened.append(Run(path, made, step, pipeline, data, evaluators[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
         raise ValueError("these runs were trained on different data, so their figures are not comparable")
     return opened
@@ -98,7 +106,8 @@ def open_runs(
 
 def setting_of(job: Job, request: Request) -> dict:
     """Everything that a figure depends on, in plain types."""
-    run, sampler, guidance = job.run, job.pipeline.sampler, job.pipeline.guidance
+    run, first = job.run, job.pipeline.first
+    sampler, guidance = first.sampler, first.guidance
     return {
         "checkpoint": run.hash,
         "step": run.step,
@@ -115,6 +124,7 @@ def setting_of(job: Job, request: Request) -> dict:
         "reference": run.evaluator.reference.hash,
         **({} if request.precision == "32" else {"precision": request.precision}),
         **({} if request.engine == "torch" else {"engine": request.engine}),
+        **({"cascade": job.pipeline.setting} if isinstance(job.pipeline, Cascade) else {}),
     }
 
 
@@ -180,21 +190,23 @@ def samples(
     """
     pipeline, n = job.pipeline, request.n
     y, image = labels_of(job, n), None
-    if pipeline.hint:
+    if pipeline.hint and not isinstance(pipeline, Cascade):
         y, image, _ = examples(pipeline, job.run.data, n, request.seed)
     if processes.agreed(file.is_file() and not request.again):
         with np.load(file) as kept:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2), y, *map(float, kept["cost"])
-    counted, done, begun = Counted(pipeline.guidance, bar.update), [], time.perf_counter()
+    pipeline, counters = counted(pipeline, bar.update)
+    done, begun = [], time.perf_counter()
     share = processes.part(n)
     for first in range(share.start, share.stop, request.batch_size):
         part = slice(first, min(first + request.batch_size, share.stop))
         mine, its = (v if v is None else v[part] for v in (y, image))
-        frames = pipeline.frames(part.stop - first, mine, request.seed, guidance=counted, first=first, image=its)
+        frames = pipeline.frames(part.stop - first, mine, request.seed, first=first, image=its)
         for frame in frames:  # noqa: B007
             pass
         done.append(pipeline.scaling.decode(frame.x).cpu())
-    images, evaluations = processes.gather(torch.cat(done)), counted.images / (share.stop - share.start)
+    images = processes.gather(torch.cat(done))
+    evaluations = sum(counter.images for counter in counters) / (share.stop - share.start)
     seconds = processes.agreed(time.perf_counter() - begun)
     if request.keep and processes.first:
         labels = np.full(n, -1) if y is None else y.numpy()

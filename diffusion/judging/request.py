@@ -34,6 +34,8 @@ class Request:
         batch_size: samples per batch, >= 1; it does not change them.
         device, precision, compile, engine: see `Pipeline.load`.
         data: overrides of the data set's arguments.
+        then: super-resolution models that enlarge the samples one after the other, see `generation.cascade`; the
+            samples are compared with the data of the last one.
         bound: steps of the variational bound that the metric nll is measured by; None is T, or 1000.
     Raises:
         ValueError: no runs, a number out of range, an unknown metric, or settings that cannot be parsed.
@@ -56,6 +58,7 @@ class Request:
     engine: Literal["torch", "onnx"] = "torch"
     data: Mapping[str, Any] = field(default_factory=dict)
     bound: int | None = None
+    then: tuple[str | Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.runs:

@@ -14,7 +14,7 @@ from diffusion.support.console import interval, number, rows_of, shown
 from diffusion.support.files import atomic
 
 COLUMNS = ("sampler", "steps", "scale", "w")
-NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float}  # other values remain text
+NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float, "augment": float}  # other values remain text
 EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
 

@@ -114,6 +114,25 @@ class EDMWeight(SnrWeight):
         return snr + 1 / self.sigma_data**2
 
 
+class VelocityWeight(SnrWeight):
+    """min(1 + sqrt(snr), most)^2: the squared error of the velocity (x - x_0) / sigma of a straight path, limited.
+
+    In `Flow` min(1 / sigma, most)^2. With the target X0 it is JiT's loss: the network outputs the image and is trained
+    on the velocity. Source: Li and He 2025, arXiv:2511.13720, sec. 4.
+
+    Args:
+        most: the limit of 1 / sigma, >= 1.
+    """
+
+    def __init__(self, most: float = 20.0) -> None:
+        if most < 1:
+            raise ValueError(f"VelocityWeight: most must be at least 1, got {most}")
+        self.most = most
+
+    def of(self, snr: Tensor) -> Tensor:
+        return (1 + snr.sqrt()).clamp(max=self.most).square()
+
+
 class SigmoidWeight(SnrWeight):
     """snr sigmoid(bias - log snr), a sigmoid of the log-SNR on the error of eps.
 

@@ -17,6 +17,66 @@ def positions(rows: int, columns: int, width: int, device: torch.device) -> Tens
     return torch.cat([code(v.flatten(), width // 2) for v in (column, row)], dim=1)
 
 
+def angles(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Angles (rows columns, width / 2) for the features of a grid's tokens: half are of the row, half of the column.
+
+    w_k = 10000^(-4k / width), k = 0 .. width/4 - 1, times the index of the row or the column.
+    """
+    w = 10000 ** (-4 * torch.arange(width // 4, device=device) / width)
+    row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    return torch.cat([v.flatten()[:, None] * w for v in (row, column)], dim=1)
+
+
+def rotated(x: Tensor, by: Tensor) -> Tensor:
+    """Features (..., N, D) with the pairs (x_j, x_{j + D/2}) rotated by angles (N, D / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = by.cos().to(x.dtype), by.sin().to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class RotaryHeads(MultiHead):
+    """Self-attention whose normalised queries and keys are rotated, so that their products depend on distances.
+
+    Source: Su et al. 2021, arXiv:2104.09864, sec. 3.2, for rows and columns; normalised queries and keys: Dehghani et
+    al. 2023, arXiv:2302.05442, sec. 2.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        if width // heads % 4:
+            raise ValueError(
+                f"DiT: modern needs heads of a multiple of 4 channels, got {width} channels, {heads} heads"
+            )
+        self.gain = nn.Parameter(torch.ones(2, width // heads))  # of queries and keys
+
+    def forward(self, x: Tensor, by: Tensor) -> Tensor:
+        B, N, _ = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = (
+            rotated(F.rms_norm(u, u.shape[-1:], gain.to(u.dtype), 1e-6), by)
+            for u, gain in zip((q, k), self.gain, strict=True)
+        )
+        a = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(a.transpose(1, 2).reshape(B, N, -1))
+
+
+class SwiGLU(nn.Module):
+    """Linear(silu(a) b), (a, b) = Linear(x). Source: Shazeer 2020, arXiv:2002.05202, eq. 5."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.inc, self.outc = nn.Linear(width, 2 * inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.inc(x).chunk(2, dim=-1)
+        return self.outc(F.silu(a) * b)
+
+
+def normed(width: int, modern: bool) -> nn.Module:
+    """The norm of a token's features, without parameters: the modulation has them."""
+    return (nn.RMSNorm if modern else nn.LayerNorm)(width, eps=1e-6, elementwise_affine=False)
+
+
 class Block(nn.Module):
     """A transformer block with adaLN-zero; initially the identity.
 
@@ -27,17 +87,18 @@ class Block(nn.Module):
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and fig. 3.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float) -> None:
+    def __init__(self, width: int, heads: int, ratio: float, modern: bool = False) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attend = MultiHead(width, heads)
+        self.norm = normed(width, modern)
+        self.attend = (RotaryHeads if modern else MultiHead)(width, heads)
         inner = int(ratio * width)
-        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
+        plain = not modern and nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
+        self.mlp = plain or SwiGLU(width, max(1, 2 * inner // 3))
         self.tell = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+    def forward(self, x: Tensor, features: Tensor, *by: Tensor) -> Tensor:
         a1, b1, g1, a2, b2, g2 = self.tell(features).chunk(6, dim=1)
-        x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1))
+        x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1), *by)
         return x + g2[:, None] * self.mlp(modulate(self.norm(x), a2, b2))
 
 
@@ -45,8 +106,11 @@ class DiT(Net):
     """A transformer over patches of p x p pixels, with adaLN-zero and fixed sine-cosine positions; any image size.
 
     The paper's sizes (width, depth, heads): S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
-    Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1. The clock's features are ours
-    (`embed.features`), in the same number.
+    For 64 to 256 pixels: patches of 4 to 16 pixels (256 tokens), `bottleneck` 128, `modern`, the target X0 and the
+    weight `VelocityWeight` (JiT; a network need not output the noise of a large patch, which has more numbers than a
+    token). JiT's class tokens in the sequence are not part of it.
+    Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1; Li and He 2025, arXiv:2511.13720 (JiT). The
+    clock's features are ours (`embed.features`), in the same number.
 
     Args:
         channels: channels C of the images.
@@ -55,6 +119,9 @@ class DiT(Net):
         depth: number of blocks, >= 1.
         heads: attention heads; 32 to 64 channels per head are fast.
         ratio: hidden width of the perceptrons in units of width.
+        bottleneck: width of a linear layer between a patch and its token, 0 for none.
+        modern: RMSNorm, SwiGLU of 2/3 of the hidden width, normalised queries and keys, and rotary positions beside
+            the fixed ones.
         facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, or image sides are not divisible by patch.
@@ -68,19 +135,25 @@ class DiT(Net):
         depth: int = 12,
         heads: int = 6,
         ratio: float = 4.0,
+        bottleneck: int = 0,
+        modern: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
-        if width % 4 or min(patch, width, depth) < 1:
+        if width % 4 or min(patch, width, depth) < 1 or bottleneck < 0:
             raise ValueError(
-                f"DiT: expected width a multiple of 4, patch and depth >= 1; got {width}, {patch} and {depth}"
+                "DiT: expected width a multiple of 4, patch and depth >= 1, bottleneck >= 0; got "
+                f"{width}, {patch}, {depth} and {bottleneck}"
             )
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
+        self.bottleneck, self.modern = bottleneck, modern
         self.clock = ClockEmbedding(256, width)
         self.condition = ConditionEmbedding.of(self, width)
-        self.inc = nn.Linear(self.in_channels * patch**2, width)
-        self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        numbers = self.in_channels * patch**2
+        narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
+        self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
+        self.blocks = nn.ModuleList(Block(width, heads, ratio, modern) for _ in range(depth))
+        self.norm = normed(width, modern)
         self.tell = nn.Linear(width, 2 * width)
         self.outc = nn.Linear(width, self.out_channels * patch**2)
         self.start()
@@ -109,7 +182,8 @@ class DiT(Net):
         features = F.silu(features)
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
+        by = (angles(rows, columns, self.width // self.heads, x.device),) if self.modern else ()
         for block in self.blocks:
-            x = block(x, features)
+            x = block(x, features, *by)
         x = self.outc(modulate(self.norm(x), *self.tell(features).chunk(2, dim=1)))
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (rows, columns)), self.patch)

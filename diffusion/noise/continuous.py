@@ -73,6 +73,9 @@ class VE(Schedule):
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
+    def norm(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha, torch.zeros_like(sigma)
+
     def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t) = -2 log sigma."""
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
@@ -117,6 +120,9 @@ class Flow(Schedule):
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t
+
+    def norm(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha + sigma, sigma / (alpha + sigma)
 
     def exact_time(self, log_snr: Tensor) -> Tensor:
         """Inverse of log_snr(t) = 2 log((1 - t) / t)."""

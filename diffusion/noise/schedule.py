@@ -54,6 +54,13 @@ class Schedule(ABC):
         """The fraction of uniform training times below t: the inverse of `quantile`."""
         return (t - self.t_min) / (1 - self.t_min)
 
+    def norm(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The size of x_t that a `Shifted` schedule leaves as it is, and sigma's share d log norm / d log sigma of it.
+
+        A homogeneous function of degree 1 of the scales, by default sqrt(alpha^2 + sigma^2).
+        """
+        return torch.hypot(alpha, sigma), sigma**2 / (alpha**2 + sigma**2)
+
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f and g^2 of the forward process dx = f x dt + g dw.
 

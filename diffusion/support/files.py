@@ -71,10 +71,11 @@ def sweep(folder: Path) -> list[Path]:
     return stale
 
 
-def digest(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
+def digest(*paths: Path) -> str:
+    """The sha256 of a file, or of several one after the other, in hexadecimal digits."""
     found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            found.update(part)
+    for path in paths:
+        with open(path, "rb") as file:
+            while part := file.read(2**20):
+                found.update(part)
     return found.hexdigest()

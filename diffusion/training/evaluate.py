@@ -41,6 +41,8 @@ def evaluate(
     compile: str = "",
     engine: Literal["torch", "onnx"] = "torch",
     data: Mapping[str, Any] | None = None,
+    then: str | Path | Sequence[str | Path] = (),
+    augment: float | Sequence[float] | None = None,
     **arguments: Any,
 ) -> Table:
     """Sample quality, each figure with a 95 % interval and the test images' score, as `diffusion evaluate` prints it.
@@ -64,6 +66,8 @@ def evaluate(
         batch_size: samples per batch, >= 1; it does not change the samples.
         device, precision, compile, engine: see `Pipeline.load`.
         data: arguments of the runs' data set to override, e.g. {"root": "/data"}.
+        then: super-resolution models that enlarge the samples, see `judging.request.Request`.
+        augment: noise on the input of each of them; a sweep of it is sweep="augment=0,0.1,0.3".
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
@@ -73,7 +77,8 @@ def evaluate(
         runs, arguments, n=n, metrics=metrics, sweep=sweep, sampler=sampler, steps=steps, guidance=guidance,
         scale=scale, w=w, rescale=rescale, interval=interval, guide=guide, classifier=classifier, seed=seed,
         weights=weights, features=features, keep=keep, again=again, batch_size=batch_size, device=device,
-        precision=precision, compile=compile, engine=engine, data=data or {},
+        precision=precision, compile=compile, engine=engine, data=data or {}, augment=augment,
+        then=(then,) if isinstance(then, (str, Path)) else tuple(then),
     )  # fmt: skip
     with together() as processes:
         return answer(request, processes, partial(train_extractor, fit=train))

@@ -1,14 +1,16 @@
 """Hints: values by hand, reproducible randomness, and users' pictures."""
 
+import math
+
 import pytest
 import torch
 
-from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired, uniform
+from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired, blurred, uniform
 from diffusion.noise.draws import ImageDraws
 from diffusion.support.specs import build, concrete, spec
 
 KINDS = sorted(concrete(Hint, "diffusion") - {Paired}, key=lambda k: k.__name__)
-ALL = [*(kind() for kind in KINDS), LowResolution(2, noise=0.3), Masked(0.1, 0.5, holes=3)]
+ALL = [*(kind() for kind in KINDS), LowResolution(2, noise=0.3), LowResolution(4, 0.3, True), Masked(0.1, 0.5, holes=3)]
 
 
 @pytest.mark.parametrize("hint", ALL, ids=lambda h: f"{type(h).__name__}{list(vars(h).values())}")
@@ -52,6 +54,43 @@ def test_noise_augmentation_reports_its_strength():
     assert 0 <= s.min() and s.max() <= 0.4 and 0.18 < s.median() < 0.22
     assert (low.flatten(1).std(1) / s - 1).abs().max() < 0.12  # 768 numbers: 2.6 % of standard error
     assert hint.read(torch.zeros(1, 3, 16, 16), (3, 32, 32))[:, 3].abs().max() == 0  # a user's picture has strength 0
+
+
+def test_generated_images_receive_noise_of_the_given_strength():
+    """The strength is in the last channel; without noise in training there is no such channel, and 0 is allowed."""
+    torch.manual_seed(0)
+    hint, low = LowResolution(2, noise=0.4), torch.rand(4, 3, 64, 64)
+    noised = hint.augmented(low, 0.3)
+    assert noised.shape == (4, 4, 64, 64) and torch.equal(noised[:, 3], torch.full((4, 64, 64), 0.3))
+    assert float((noised[:, :3] - low).std()) == pytest.approx(0.3, rel=0.02)
+    assert torch.equal(hint.augmented(low, 0)[:, :3], low)
+    assert torch.equal(LowResolution(2).augmented(low, 0), low)
+    for model, strength in ((hint, 0.41), (hint, -0.1), (LowResolution(2), 0.1)):
+        with pytest.raises(ValueError, match="the strength of the noise must lie in 0"):
+            model.augmented(low, strength)
+
+
+def test_blur_is_a_gaussian_of_the_given_width(float64):
+    """A single bright pixel becomes the outer product of two sampled Gaussians, cut off at 2 pixels; by hand."""
+    x = torch.zeros(2, 1, 9, 9)
+    x[:, :, 4, 4] = 1
+    std = torch.tensor([0.4, 0.6]).reshape(2, 1, 1, 1)
+    for image, s in zip(blurred(x, std), (0.4, 0.6), strict=True):
+        w = torch.tensor([math.exp(-(k**2) / (2 * s**2)) for k in range(-2, 3)])
+        w /= w.sum()
+        torch.testing.assert_close(image[0, 2:7, 2:7], w[:, None] * w)
+        assert float(image.sum()) == pytest.approx(1) and not image[0, :2].any()
+    flat = torch.full((2, 3, 4, 5), 0.7)
+    torch.testing.assert_close(blurred(flat, std), flat)  # the border too
+
+
+def test_half_of_the_small_images_are_blurred_in_training_and_none_later():
+    torch.manual_seed(0)
+    x0 = torch.rand(600, 1, 8, 8)
+    hint, mean = LowResolution(2, blur=True), LowResolution(2)(x0)
+    same = (hint(x0) == mean).flatten(1).all(1)
+    assert 240 < int(same.sum()) < 360
+    assert torch.equal(hint.read(mean, (1, 8, 8)), mean) and torch.equal(hint.augmented(mean, 0), mean)
 
 
 def test_masks_are_rectangles_of_the_requested_sizes():

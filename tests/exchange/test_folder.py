@@ -9,7 +9,7 @@ import diffusion
 from diffusion.denoiser.targets import EDM, X0, Eps, V
 from diffusion.guidance import APG, Clamp, ClassifierFree, Plain, Unbounded
 from diffusion.nets import AttentionUNet, ContextUNet, UNet
-from diffusion.noise import Cosine, Flow, Linear, Quadratic
+from diffusion.noise import Cosine, Flow, Linear, Quadratic, Shifted
 from diffusion.samplers import DDIM, DDPM, UniPC
 
 from .conftest import context, digits, pipeline
@@ -48,6 +48,7 @@ CASES = {
     "adm": (lambda: pipeline(unet(3, **ADMS), Cosine(), V(), sampler=DDIM(10)), DDIMS),
     "zero SNR": (lambda: pipeline(unet(**DDPMS), Linear(zero_snr=True), V(), sampler=DDIM(20)), DDIMS),
     "wide head": (lambda: pipeline(unet(**DDPMS, head_width=256), Linear(), X0(), sampler=DDIM(10)), DDIMS),
+    "shifted": (lambda: pipeline(unet(**DDPMS), Shifted(Linear(), 128), V(), sampler=DDIM(10)), DDIMS),
     "walk": (lambda: pipeline(unet(**DDPMS), Quadratic(), Eps(), sampler=DDPM(20), clamp=Clamp(-2, 2)), {}),
     "large": (lambda: pipeline(unet(**DDPMS), Cosine(T=20), V(), sampler=DDPM(20, "large"), clamp=Unbounded()), {}),
     "leading": (lambda: pipeline(unet(**DDPMS), Linear(), V(), sampler=DDIM(10, 0.5, "leading")), DDIMS | {"eta": 0.5}),
@@ -189,6 +190,7 @@ def test_the_folder_is_the_same_twice_and_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"schedule": Flow(), "sampler": DDIM(10)}, "Flow: .* this schedule is continuous; export to .onnx"),
+    ({"schedule": Shifted(Flow(), 128), "sampler": DDIM(10)}, "Shifted: .* this schedule is continuous"),
     ({"target": EDM(), "sampler": DDIM(10)}, "EDM: the targets of diffusers' schedulers are Eps, X0, V"),
     ({"sampler": UniPC(10)}, "UniPC: the folder has DDIM or DDPM; export with --sampler DDIM"),
     ({"sampler": DDIM(30)}, "do not divide 1000; export with --steps 25"),

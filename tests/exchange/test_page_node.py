@@ -18,7 +18,7 @@ from diffusion.exchange.exporting.page_model import as_json, described
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Clamp, ClassifierFree, Interval, Plain, Unbounded
 from diffusion.nets.base import Net
-from diffusion.noise import Cosine, Flow, Karras, Linear
+from diffusion.noise import Cosine, Flow, Karras, Linear, Shifted
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, EulerAncestral, Heun
@@ -111,6 +111,7 @@ MODELS = {
     "heun": {"sampler": Heun(7), "schedule": Karras(), "target": EDM(), "clamp": Unbounded()},
     "heun limited": {"sampler": Heun(7, grid="karras", max_ratio=3.0)},
     "2m": {"sampler": DPMSolver(9), "schedule": Flow(), "target": Velocity()},
+    "shifted": {"sampler": DPMSolver(9), "schedule": Shifted(Flow(), 128), "target": Velocity()},
     "2m no signal": {"sampler": DPMSolver(9), "schedule": Linear(zero_snr=True), "target": X0()},
     "1s": {"sampler": DPMSolver(9, order=1, grid="log_snr")},
     "sde": {"sampler": DPMSolver(9, sde=True, grid="quadratic")},

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diffusion.denoiser import Denoiser
-from diffusion.denoiser.targets import EDM, X0, Eps, V
+from diffusion.denoiser.targets import EDM, X0, Eps, V, Velocity
 from diffusion.loss.objective import Objective
 from diffusion.loss.weights import (
     ELBO,
@@ -22,9 +22,10 @@ from diffusion.loss.weights import (
     SigmoidWeight,
     SoftMinSNR,
     Unit,
+    VelocityWeight,
     Weight,
 )  # fmt: skip
-from diffusion.noise import VP, Cosine, Linear
+from diffusion.noise import VP, Cosine, Flow, Linear
 from diffusion.noise.draws import StepDraws
 from diffusion.support.specs import concrete
 
@@ -70,6 +71,17 @@ def test_unit_weight_is_each_targets_own_error():
         torch.testing.assert_close(Unit()(t, target, schedule), expected.double())
     edm = EDM(0.5)
     torch.testing.assert_close(Unit()(t, edm, schedule), EDMWeight(0.5)(t, edm, schedule))  # EDM's own choice
+
+
+def test_velocity_weight_is_the_unit_weight_of_the_velocity_and_limited():
+    """In Flow 1 / sigma^2 of the error of x_0, at most 20^2; on other schedules the same function of the SNR."""
+    t = Flow().level(torch.tensor([0.01, 0.05, 0.3, 0.9, 1.0]).double())
+    torch.testing.assert_close(VelocityWeight()(t, X0(), Flow()), (1 / t.sigma).clamp(max=20).square())
+    torch.testing.assert_close(VelocityWeight(1e9)(t, X0(), Flow()), Unit()(t, Velocity(), Flow()))
+    t = Cosine().level(torch.tensor([0.2, 0.8]).double())
+    torch.testing.assert_close(VelocityWeight()(t, V(), Cosine()), Unit()(t, Velocity(), Cosine()))
+    with pytest.raises(ValueError, match="VelocityWeight: most must be at least 1, got 0.5"):
+        VelocityWeight(0.5)
 
 
 def test_weights_match_values_by_hand():

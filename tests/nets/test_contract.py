@@ -9,6 +9,7 @@ from torch import nn
 from diffusion.nets import AttentionUNet, BlockUNet, ContextUNet, DiT, LinearUNet, Net, ResidualMLP, UNet
 from diffusion.nets.block_unet import ChannelAttention, ClassAttention
 from diffusion.nets.diffusers_unet import DiffusersUNet
+from diffusion.nets.dit import angles, rotated
 from diffusion.nets.embed import ClockEmbedding
 from diffusion.nets.layers import PixelAttention
 from diffusion.support.specs import build, concrete, spec
@@ -22,6 +23,7 @@ NETS = {
     "adm": (UNet, {"width": 8, "mults": (2, 1, 2), "attention": (0, 2), "resample_in_blocks": True}),
     "ddpm": (UNet, {"width": 8, "mults": (1, 2), "scale_shift": False, "dropout": 0.1}),
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
+    "jit": (DiT, {"width": 16, "depth": 2, "heads": 2, "bottleneck": 6, "modern": True}),
     "linear": (LinearUNet, {"width": 8, "mults": (1, 2), "heads": 2, "head_width": 4}),
     "mlp": (ResidualMLP, {"size": (8, 8), "width": 16, "depth": 2}),
 }
@@ -178,7 +180,7 @@ def test_conditioning_images_are_used_and_cost_only_their_input_channels(name):
     assert build(spec(net)).image_channels == 2
     shapes = {n: p.shape for n, p in plain.named_parameters()}
     grown = {n: p for n, p in net.named_parameters() if p.shape != shapes[n]}
-    assert set(grown) <= {"inc.weight", "inc.body.0.weight", "inc.shortcut.weight"} and grown
+    assert set(grown) <= {"inc.weight", "inc.0.weight", "inc.body.0.weight", "inc.shortcut.weight"} and grown
     for n, p in grown.items():  # 5 input channels instead of 3, and nothing else
         assert p.numel() * 3 == shapes[n].numel() * 5
     x = torch.randn(2, 5, 8, 8)
@@ -304,6 +306,8 @@ def test_clock_embedding_resolves_every_schedules_clock(span):
     (lambda: DiT(1, 4, 16, 1, 2)(torch.zeros(1, 1, 8, 6), torch.zeros(1)), "8x6 is not divisible by 4; pad to 8x8"),
     (lambda: DiT(width=30), "width a multiple of 4"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
+    (lambda: DiT(bottleneck=-1), "bottleneck >= 0; got 384, 2, 12 and -1"),
+    (lambda: DiT(width=12, heads=2, modern=True), "heads of a multiple of 4 channels, got 12 channels, 2 heads"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "expected images of size [1, 1], got [3, 1]"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "expected 2 channels, got images of 3"),
     (lambda: ContextUNet()(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "8x8 is not divisible by 16; pad to 16x16 or"),
@@ -318,3 +322,23 @@ def test_network_errors_state_the_remedy(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)
+
+
+def test_products_of_rotated_features_depend_on_the_distance_alone():
+    """A query and a key two rows down and one column to the left, anywhere in the grid."""
+    torch.manual_seed(0)
+    by = angles(6, 5, 8, torch.device("cpu")).double()
+    q, k = (rotated(torch.randn(8).double().expand(30, 8), by).reshape(6, 5, 8) for _ in range(2))
+    products = (q[:4, 1:] * k[2:, :4]).sum(-1)
+    torch.testing.assert_close(products, products[0, 0].expand(4, 4), rtol=1e-6, atol=1e-6)
+    assert (q[:4, 1:] * k[1:5, :4]).sum(-1)[0, 0] != pytest.approx(float(products[0, 0]), rel=1e-3)
+    torch.testing.assert_close(q.norm(dim=-1), q[0, 0].norm().expand(6, 5))
+    assert torch.equal(by[0], torch.zeros(4).double())
+    torch.testing.assert_close(by[7], torch.tensor([1, 0.01, 2, 0.02]).double())  # row 1, column 2
+
+
+def test_a_bottleneck_is_a_linear_map_of_low_rank():
+    net = make("jit")
+    weight = net.inc[1].weight @ net.inc[0].weight
+    assert weight.shape == (16, 4) and net.inc[0].weight.shape == (6, 4)
+    assert net(torch.randn(2, 1, 6, 10), torch.zeros(2)).shape == (2, 1, 6, 10)

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffusion import Diffusion
 from diffusion.data import Arrays, Digits, ImageData, Prepared
 from diffusion.data.loader import Loader
+from diffusion.denoiser.hints import LowResolution
 from diffusion.loss.objective import Objective
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
@@ -43,17 +44,17 @@ class Killer(pl.Callback):
         setattr(self, hook, kill)
 
 
-def parts(data=None):
+def parts(data=None, hint=None):
     torch.manual_seed(0)
     facts = {} if data is None else {"scaling": data.scaling, "paired": data.paired}
-    shown = facts["paired"]["size"][0] if facts.get("paired") else 0
+    shown = facts["paired"]["size"][0] if facts.get("paired") else hint.shape((1, 8, 8))[0] if hint else 0
     net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1, image_channels=shown)
     objective = Objective(times=LossAware(bins=2, history=4))
     options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts
-    return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, **options)
+    return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, hint=hint, **options)
 
 
-def train(folder, killer=None, every=1, signals=False, data=None, **options):
+def train(folder, killer=None, every=1, signals=False, data=None, hint=None, **options):
     """Resume from the newest valid checkpoint, or start; returns the module, EMA and trainer."""
     path, read, _ = runs.resumable(folder / "x" / "version_0")
     if read:
@@ -68,7 +69,7 @@ def train(folder, killer=None, every=1, signals=False, data=None, **options):
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2, use_distributed_sampler=False,
         **({"max_epochs": EPOCHS, "limit_val_batches": 2} | options),
     )  # fmt: skip
-    model = parts(data if isinstance(data, ImageData) else None)
+    model = parts(data if isinstance(data, ImageData) else None, hint)
     try:
         trainer.fit(model, data or Digits(batch_size=8, limit=8 * BATCHES), ckpt_path=path, weights_only=True)
     except Killed:
@@ -212,10 +213,21 @@ def paired_digits(folder):
     return lambda: Arrays(**files, flip=True, test=0.25, batch_size=8)
 
 
-@pytest.mark.parametrize("make", [pytest.param(prepared_digits, marks=pytest.mark.slow), paired_digits])
-def test_images_of_files_and_pairs_go_on_with_the_next_batch(make, tmp_path):
-    """Killed within the first and the second epoch; what the images are read from and scaled by is found again."""
-    options, made = {"every": 4, "max_epochs": 2}, make(tmp_path)
+def digits(folder):
+    """48 digits of the package."""
+    return lambda: Digits(batch_size=8, limit=48)
+
+
+@pytest.mark.parametrize("make, hint", [
+    pytest.param(prepared_digits, None, marks=pytest.mark.slow), (paired_digits, None),
+    (digits, LowResolution(2, 0.5, blur=True)),  # a later stage of a cascade
+])  # fmt: skip
+def test_images_of_files_and_pairs_go_on_with_the_next_batch(make, hint, tmp_path):
+    """Killed within the first and the second epoch; what the images are read from and scaled by is found again.
+
+    The noise and the blur of small images are functions of the step.
+    """
+    options, made = {"every": 4, "max_epochs": 2, "hint": hint}, make(tmp_path)
     (tmp_path / "whole").mkdir()
     train(tmp_path / "whole", data=made(), **options)
     for at in (3, 6):

@@ -116,6 +116,19 @@ def add_sampling(parser: Parser, usual: str = "the run's") -> None:
     add("--classifier", metavar="RUN", help="classifier guidance: a NoisyClassifier's run directory or checkpoint")
 
 
+def add_cascade(parser: Parser) -> None:
+    """Add the later stages of a cascade, --then and --augment."""
+    add = parser.add_argument
+    add(
+        "--then", action="append", default=[], metavar="RUN",
+        help="a super-resolution model that enlarges the pictures of RUN. Can be given repeatedly",
+    )  # fmt: skip
+    add(
+        "--augment", metavar="S",
+        help="noise on the input of --then, or S,S,... of each: 0 (default) .. its model.hint.noise",
+    )  # fmt: skip
+
+
 def add_conditions(parser: Parser, usual: str = "all classes in turn") -> None:
     """Add the conditions: label, labels and context of `generation.conditions.Asked`.
 
@@ -176,6 +189,7 @@ def add_request(parser: Parser, n: str, out: str) -> None:
     add_asked(parser)
     add_bands(parser)
     add_sampling(parser)
+    add_cascade(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add_weights(parser)
     add_machine(parser, 256)

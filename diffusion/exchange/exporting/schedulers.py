@@ -8,6 +8,8 @@ from diffusion.denoiser.targets import X0, Eps, V
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Clamp, ClassifierFree, Plain, Unbounded
 from diffusion.noise.discrete import Discrete
+from diffusion.noise.schedule import Schedule
+from diffusion.noise.shifted import Shifted
 from diffusion.samplers import DDIM, DDPM
 
 TARGETS = {Eps: "epsilon", X0: "sample", V: "v_prediction"}
@@ -26,7 +28,7 @@ def scheduler_of(pipeline: Pipeline) -> tuple[str, dict[str, Any]]:
     """
     schedule, target, sampler = pipeline.denoiser.schedule, pipeline.denoiser.target, pipeline.sampler
     what = f"{type(schedule).__name__}: diffusers' pipelines for images alone, DDPMPipeline and DDIMPipeline, walk a"
-    if not isinstance(schedule, Discrete):
+    if not isinstance(plain(schedule), Discrete):
         raise ValueError(f"{what} table of betas, and this schedule is continuous; export to .onnx instead")
     if type(target) not in TARGETS:
         raise ValueError(
@@ -45,9 +47,15 @@ def scheduler_of(pipeline: Pipeline) -> tuple[str, dict[str, Any]]:
     return "DDPMScheduler", found | {"variance_type": VARIANCES[sampler.variance]}
 
 
-def betas_of(schedule: Discrete) -> dict[str, Any]:
-    """The betas: by name where the table is one of diffusers', else as numbers."""
-    bar = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas**2])
+def plain(schedule: Schedule) -> Schedule:
+    """The schedule that was shifted."""
+    return plain(schedule.schedule) if isinstance(schedule, Shifted) else schedule
+
+
+def betas_of(schedule: Schedule) -> dict[str, Any]:
+    """The betas of a table, shifted or not: by name where it is one of diffusers', else as numbers."""
+    alphas, _ = schedule.scales(torch.arange(1, schedule.T + 1, dtype=torch.float64) / schedule.T)
+    bar = torch.cat([torch.ones(1, dtype=torch.float64), alphas**2])
     betas = 1 - bar[1:] / bar[:-1]
     for name, table in NAMED.items():
         if torch.allclose(table(schedule.T).double(), betas, rtol=1e-5, atol=0):
