@@ -99,6 +99,9 @@ class DiffusionCLI(LightningCLI):
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
+            if self.system == "Diffusion" and fact == "channels":
+                parser.link_arguments("data.channels", target, compute_fn=self.coded, apply_on="instantiate")
+                continue
             if self.system in BLIND and fact in ("class_names", "num_classes"):
                 continue
             if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
@@ -123,6 +126,11 @@ class DiffusionCLI(LightningCLI):
         if paired:
             return paired["size"][0]
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
+
+    def coded(self, channels: int) -> int:
+        """Channels of what the denoiser works on: the codec's latents, or else images of these channels."""
+        codec = self.config.model.get("codec")
+        return (build(codec.as_dict()).latent if codec else 0) or channels
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
         """The function that opens the judge of `Evaluation`."""
