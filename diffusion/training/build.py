@@ -233,5 +233,10 @@ def quiet() -> None:
     """Silence Lightning's announcements and warnings that do not apply to our loaders."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):
+    for message in (
+        "LightningCLI's args",
+        "Found .* module.* in eval mode",
+        "The number of training batches",
+        ".*LeafSpec",
+    ):
         warnings.filterwarnings("ignore", message)
