@@ -13,8 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
+from diffusion.denoiser.codecs.base import Codec
+from diffusion.denoiser.codecs.identity import Identity
+from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.generation.engine import in_onnx
+from diffusion.generation.latents import Pixels
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet
 from diffusion.nets.speed import compiled
@@ -43,6 +47,7 @@ class Pipeline:
         seed: default seed of the hints.
         scaling: between x_0 and the raw values of the data.
         bands: channels that pictures show, from 1; () is the usual choice, see `pictures.visible`.
+        codec: from images to what the denoiser works on; shape, hints and all results are of images.
     """
 
     denoiser: Denoiser
@@ -55,6 +60,7 @@ class Pipeline:
     seed: int = 0
     scaling: Scaling = Scaling()
     bands: tuple[int, ...] = ()
+    codec: Codec = field(default_factory=Identity)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
@@ -95,7 +101,8 @@ class Pipeline:
         parts = [part(given, name, kind) for name, kind in PARTS.items()]
         names, seed = given.get("class_names", ()), given.get("seed", 0)
         scaling = Scaling.of(given.get("scaling"))
-        return cls(denoiser, *parts, shape, tuple(names), seed, scaling)
+        codec = load_codec(saved, next((p.device for p in denoiser.parameters()), "cpu"))
+        return cls(denoiser, *parts, shape, tuple(names), seed, scaling, codec=codec)
 
     @property
     def first(self) -> "Pipeline":
@@ -111,6 +118,16 @@ class Pipeline:
     def device(self) -> torch.device:
         """The device of the network."""
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape of what the denoiser works on; (C, H, W) of an image without a codec."""
+        return self.codec.latent_shape(self.shape)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The codec, without gradients and with images in the range of the data."""
+        return Pixels(self.codec, self.scaling.bounded)
 
     def picture(self, x0: Tensor) -> np.ndarray:
         """Images x0 (N, C, H, W) as pictures uint8 (N, H, W, 1, 3 or 4) of the chosen bands."""
@@ -193,9 +210,9 @@ class Pipeline:
     # --- sampling ---------------------------------------------------------------------------------------
 
     def start(self, n: int, seed: int = 0) -> Tensor:
-        """The initial noise (n, C, H, W) of images 0 .. n - 1 of a seed."""
-        noise = ImageDraws(seed, range(n))
-        return self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device))
+        """The initial noise (n, C, H, W) of images 0 .. n - 1 of a seed; that of latents as the codec decodes it."""
+        noise = ImageDraws(seed, range(n))(torch.empty(n, *self.latent_shape, device=self.device))
+        return self.denoiser.schedule.prior_std * self.pixels.decode(noise)
 
     def steered(
         self,
@@ -216,7 +233,7 @@ class Pipeline:
         guidance = guidance or self.guidance
         y, image = (v if v is None else v.to(self.device) for v in (y, image))
         cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
-        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names):
+        if reason := guidance.refuse(self.denoiser.schedule, self.latent_shape, self.class_names):
             raise ValueError(f"{type(guidance).__name__}: {reason}")
         remembers = walk and self.denoiser.self_condition
         return guidance(self.denoiser.walk() if remembers else self.denoiser, cond)
@@ -244,12 +261,12 @@ class Pipeline:
         y = self.in_turn(n) if y is None and image is None else y
         denoise = self.clamp(self.steered(y, image, guidance))
         noise = ImageDraws(seed, range(first, first + n))
-        x = self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.shape, device=self.device))
+        x = self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.latent_shape, device=self.device))
         training = [module for module in self.denoiser.modules() if module.training]
         if training:
             self.denoiser.eval()
         try:
-            yield from (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
+            yield from self.pixels.frames((sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise))
         finally:
             for module in training:
                 module.training = True
@@ -288,6 +305,6 @@ class Pipeline:
                 part = slice(at, min(at + batch_size, n))
                 mine, its = (v if v is None else v[part] for v in (y, image))
                 for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
-                    x = frame.x
+                    last = frame  # of latents: only this one is decoded
                     bar.update()
-                yield x.cpu()
+                yield last.x.cpu()

@@ -196,6 +196,11 @@ def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, pai
         raise ValueError(
             f"nll: bits per dimension are of 8-bit images; those of this model are {pipeline.scaling.dtype}"
         )
+    if pipeline.codec.latent:
+        raise ValueError(
+            f"nll: this model is of latents, {pipeline.codec.name}; their likelihood is not that of images, "
+            "and bits per dimension would not compare with other models"
+        )
     request = with_variance(request, pipeline)
     steps = request.steps or pipeline.denoiser.schedule.T or 1000
     data = (images, y, pair)

@@ -21,18 +21,30 @@ from diffusion.support.paths import REPO
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import PACKAGES, build, gather, suggest, today
 from diffusion.training import launch
-from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Evaluation, Gif, Guard, Samples
+from diffusion.training.callbacks import (
+    EMA,
+    Checkpoint,
+    Diagnostics,
+    DurableIO,
+    Evaluation,
+    Gif,
+    Guard,
+    Reconstructions,
+    Samples,
+)
 from diffusion.training.precision import FASTEST, wanted
 from diffusion.training.refusal import explained
-from diffusion.training.systems import Classifier, Diffusion, NoisyClassifier, VICReg
+from diffusion.training.systems import Autoencoder, Classifier, Diffusion, NoisyClassifier, VICReg
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
 SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
     "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Autoencoder": (Autoencoder, "autoencoder.yaml", (EMA, Guard, Reconstructions, Checkpoint)),
     "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
     "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
     "VICReg": (VICReg, "features.yaml", (Guard, Checkpoint)),
 }
+BLIND = ("VICReg", "Autoencoder")  # they see no labels
 EXTRACTORS = ("Classifier", "VICReg")  # the systems whose runs belong to the metrics' cache
 LINKS = {  # properties of the data passed to the model, where the network has such an argument
     "shape": "model.shape",
@@ -87,14 +99,18 @@ class DiffusionCLI(LightningCLI):
         for kind in self.configured:
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
-            if self.system == "VICReg" and fact in ("class_names", "num_classes"):  # it sees no labels
+            if self.system == "Diffusion" and fact == "channels":
+                parser.link_arguments("data.channels", target, compute_fn=self.coded, apply_on="instantiate")
+                continue
+            if self.system in BLIND and fact in ("class_names", "num_classes"):
                 continue
             if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")
             else:
                 parser.link_arguments(f"data.{fact}", target, apply_on="instantiate")
-        if self.system == "Diffusion":
+        if self.system in ("Diffusion", "Autoencoder"):
             parser.link_arguments("data.scaling", "model.scaling", compute_fn=plain, apply_on="instantiate")
+        if self.system == "Diffusion":
             parser.link_arguments("data.paired", "model.paired", apply_on="instantiate")
         image_channels = "model.net.init_args.image_channels"
         facts = ("data.shape", "data.paired")
@@ -110,6 +126,11 @@ class DiffusionCLI(LightningCLI):
         if paired:
             return paired["size"][0]
         return build(hint.as_dict()).shape(shape)[0] if hint else 0
+
+    def coded(self, channels: int) -> int:
+        """Channels of what the denoiser works on: the codec's latents, or else images of these channels."""
+        codec = self.config.model.get("codec")
+        return (build(codec.as_dict()).latent if codec else 0) or channels
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
         """The function that opens the judge of `Evaluation`."""
@@ -212,5 +233,10 @@ def quiet() -> None:
     """Silence Lightning's announcements and warnings that do not apply to our loaders."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("LightningCLI's args", "The number of training batches", ".*LeafSpec"):
+    for message in (
+        "LightningCLI's args",
+        "Found .* module.* in eval mode",
+        "The number of training batches",
+        ".*LeafSpec",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -9,7 +9,16 @@ from diffusion.support.console import shown
 from diffusion.support.specs import complete, spec, today
 from diffusion.training.resume import Resume
 
-MODEL = ("net", "schedule", "target", "shape", "class_names", "scaling")  # change the weights or what they mean
+MODEL = (
+    "net",
+    "schedule",
+    "target",
+    "shape",
+    "class_names",
+    "scaling",
+    "codec",
+    "discriminator",
+)  # change the weights or what they mean
 KEPT = ("lr", "betas", "weight_decay")  # the restored optimizer keeps its own
 PLACES = ("config", "resume", "out", "experiment", "precision", "model")  # not compared: the checkpoint has the model
 

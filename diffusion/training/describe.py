@@ -54,4 +54,4 @@ def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
     if isinstance(pipeline.denoiser.net, OnnxNet):
         raise ValueError("an .onnx file has one graph without parts; describe the run that it was exported from")
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
-    return describe_net(pipeline.denoiser.net, pipeline.shape, hint, batch_size)
+    return describe_net(pipeline.denoiser.net, getattr(pipeline, "latent_shape", pipeline.shape), hint, batch_size)

@@ -55,7 +55,7 @@ def unlimited(config: Any, system: str) -> None:
 def loss_of(model: Diffusion, batch: int) -> Tensor:
     """The loss of a batch of noise, as a training step computes it."""
     draws = StepDraws(model.seed, 0, 0, model.device)
-    x0 = draws.normal(torch.empty(batch, *model.pipeline.shape, device=model.device))
+    x0 = draws.normal(torch.empty(batch, *model.pipeline.latent_shape, device=model.device))
     hint = model.pipeline.hint
     if isinstance(hint, Paired):
         image = draws.normal(torch.empty(batch, *hint.shape(model.pipeline.shape), device=model.device))

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
 from diffusion.training.callbacks import Budget, Rate
-from diffusion.training.systems import Diffusion, NoisyClassifier
+from diffusion.training.systems import Autoencoder, Diffusion, NoisyClassifier
 
 NAMED = 5  # classes or words that are named at the start
 
@@ -57,6 +57,11 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
         if "val/accuracy" in trainer.callback_metrics:
             share = float(trainer.callback_metrics["val/accuracy"])
             print(f"right on {share:.2%} of the test images" + (", mean over noise levels" if noisy else ""))
+        if "val/psnr" in trainer.callback_metrics:
+            print(f"reconstructed test images: PSNR {float(trainer.callback_metrics['val/psnr']):.2f} dB")
+        if isinstance(model, Autoencoder):
+            print(f"next:\n  {diffusion} fit --model.codec Frozen --model.codec.autoencoder {here} ...")
+            return
         use = f"sample RUN --classifier {here} --scale 3" if noisy else f"evaluate RUN --features {here}"
         print(f"next:\n  {diffusion} {use}")
         return

@@ -34,10 +34,11 @@ def compact(
     """
     saved, out = load_denoiser(run, weights), Path(out)
     state = {f"denoiser.{k}": v.to(DTYPES[dtype]).contiguous() for k, v in saved.denoiser.state_dict().items()}
+    codec = {k: v for k, v in saved.checkpoint["state_dict"].items() if k.startswith("codec.")}  # has a hash: as it is
     if bad := [k for k, v in state.items() if not v.isfinite().all()]:
         raise ValueError(f"{run}: {bad[0]} does not fit {dtype}; use bf16 or fp32")
     contents = {
-        "state_dict": state,
+        "state_dict": state | codec,
         "hyper_parameters": saved.hyper_parameters,
         "global_step": 0,
         "epoch": 0,

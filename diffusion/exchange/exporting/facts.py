@@ -46,6 +46,10 @@ class Source:
             step, epoch, weights = int(read["global_step"]), int(read["epoch"]), read.get("weights", weights)
         if isinstance(pipeline.denoiser.net, OnnxNet):
             raise ValueError(f"{run}: evaluated by ONNX Runtime, without weights of its own; export the run instead")
+        if pipeline.codec.latent:
+            raise ValueError(
+                f"{run}: a model of latents, with the codec {pipeline.codec.name}; only its own file has both"
+            )
         return cls(pipeline if choices == Choices() else choices.apply(pipeline), weights, step, epoch)
 
     def describe(self, **more: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections import deque
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion.denoiser import AnyLevel, Denoise
 from diffusion.generation.editing.base import batches, steered, still
@@ -39,10 +40,12 @@ def inpaint(
     with still(pipeline):
         for x, label, noise, part in batches(pipeline, x0, y, seed, batch_size):
             denoise, schedule = steered(pipeline, label, guidance), pipeline.denoiser.schedule
-            walk = repaint(
-                denoise, x, hidden[part].to(x.device), schedule, sampler or pipeline.sampler, noise, jumps, length
-            )
-            done.append(walk.cpu())
+            its, f = hidden[part].to(x.device), pipeline.codec.factor
+            if coded := pipeline.codec.latent > 0:  # a latent is regenerated if any of its pixels is
+                its = F.max_pool2d(its.any(1, keepdim=True).float(), f).bool().expand_as(x)
+            walk = repaint(denoise, x, its, schedule, sampler or pipeline.sampler, noise, jumps, length)
+            made = pipeline.pixels.decode(walk).cpu()
+            done.append(torch.where(hidden[part], made, x0[part]) if coded else made)
     return torch.cat(done)
 
 

@@ -24,7 +24,7 @@ def to_noise(
     iterations: int = 5,
     batch_size: int = 256,
 ) -> Tensor:
-    """The noise (B, C, H, W) from which DDIM generates these images.
+    """The noise (B, C, H, W), of latents if the model has a codec, from which DDIM generates these images.
 
     Args:
         y: labels (B,) or contexts (B, D).
@@ -56,12 +56,12 @@ def from_noise(
     """
     sampler, done = inverter(pipeline, sampler), []
     with still(pipeline):
-        for x, label, _, part in batches(pipeline, z, y, 0, batch_size):
+        for x, label, _, part in batches(pipeline, z, y, 0, batch_size, latent=True):
             denoise = _reversible(pipeline, label, guidance)
             if towards is not None:
                 second = _reversible(pipeline, towards[0][part].to(x.device), guidance)
                 denoise = between_guesses(denoise, second, towards[1][part])
-            done.append(sampler.sample(denoise, x, pipeline.denoiser.schedule).cpu())
+            done.append(pipeline.pixels.decode(sampler.sample(denoise, x, pipeline.denoiser.schedule)).cpu())
     return torch.cat(done)
 
 

@@ -41,7 +41,7 @@ def img2img(
             x = noised(x, sampler, schedule, start, noise)
             for frame in sampler.iterate(steered(pipeline, label, guidance), x, schedule, noise, start):
                 x = frame.x
-            done.append(x.cpu())
+            done.append(pipeline.pixels.decode(x).cpu())
     return torch.cat(done)
 
 

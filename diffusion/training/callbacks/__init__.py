@@ -9,6 +9,7 @@ from diffusion.training.callbacks.guard import Guard
 from diffusion.training.callbacks.pictures import Gif, Samples
 from diffusion.training.callbacks.progress import Lines, Rate
 from diffusion.training.callbacks.ranks import Ranks
+from diffusion.training.callbacks.reconstructions import Reconstructions
 from diffusion.training.callbacks.signals import Signals
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Lines",
     "Ranks",
     "Rate",
+    "Reconstructions",
     "Samples",
     "Signals",
 ]

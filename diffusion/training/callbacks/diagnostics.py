@@ -74,11 +74,11 @@ class Diagnostics(pl.Callback):
         data = trainer.datamodule
         if not hasattr(data, "some") or not trainer.is_global_zero or sharded(pl_module):
             return  # foreign loaders have no fixed images; a sharded network is whole on no process
-        schedule, encode = pl_module.denoiser.schedule, pl_module.pipeline.scaling.encode
+        schedule, pipeline = pl_module.denoiser.schedule, pl_module.pipeline
 
         def some(split: str, index: Tensor) -> tuple[Tensor, Tensor]:
             x, y = data.some(split, index)
-            return encode(x.cpu()), y.cpu()
+            return pipeline.pixels.encode(pipeline.scaling.encode(x.cpu())).cpu(), y.cpu()
 
         total, unseen = (len(data.store(split)[0]) for split in ("train", "test"))
         fits = MEMORY // math.prod(data.shape)

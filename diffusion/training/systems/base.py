@@ -27,7 +27,7 @@ class System(pl.LightningModule):
     def adamw(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), **options: Any) -> AdamW:
         """The optimizer of all weights, with the trainer's gradient clipping."""
         clip = {"clip": self.trainer.gradient_clip_val, "algorithm": self.trainer.gradient_clip_algorithm}
-        return AdamW(self.parameters(), lr, tuple(betas), **clip, **options)
+        return AdamW([p for p in self.parameters() if p.requires_grad], lr, tuple(betas), **clip, **options)
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
         """No-op: the optimizer clips. Lightning's own clipping also rejects a fused optimizer in bf16."""

@@ -1,6 +1,6 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from diffusion.denoiser import Denoiser, load_denoiser
+from diffusion.denoiser.codecs.base import Codec
+from diffusion.denoiser.codecs.identity import Identity
+from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
@@ -21,6 +24,8 @@ from diffusion.samplers import DDIM, Sampler
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import System, scheduled
+
+MEASURED = 256  # images encoded at a time, when latents are measured
 
 
 class Diffusion(System):
@@ -39,6 +44,8 @@ class Diffusion(System):
             and 16-bit images are, else none.
         hint: the image that the network receives beside x, e.g. a smaller one or one with holes; none by default.
             The network's image_channels is linked to it.
+        codec: from images to the latents that the denoiser works on, e.g. a trained autoencoder (`Frozen`); none by
+            default. The network's channels are those of the latents.
         lr: learning rate of AdamW, > 0.
         betas: AdamW's averaging constants.
         weight_decay: AdamW's decoupled weight decay, >= 0.
@@ -61,6 +68,7 @@ class Diffusion(System):
         guidance: Guidance = Plain(),
         clamp: Bound | None = None,
         hint: Hint | None = None,
+        codec: Codec | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
@@ -80,7 +88,11 @@ class Diffusion(System):
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
         scaling = Scaling.of(scaling)
         scaling.check(shape[0])
-        parts["clamp"] = parts["clamp"] or usual(scaling.bounded)
+        codec = parts.pop("codec") or Identity()
+        if not isinstance(codec, Identity):  # files of models in pixels are as they were before there were codecs
+            parts["codec"] = self.codec = codec.requires_grad_(False)
+            refuse(codec, parts["net"], parts["hint"], shape, scaling)
+        parts["clamp"] = parts["clamp"] or usual(scaling.bounded and isinstance(codec, Identity))
         if scaling != Scaling():  # files of 8-bit data are as they were before there were others
             parts["scaling"] = scaling.plain
         if lr <= 0 or weight_decay < 0 or warmup < 0:
@@ -102,7 +114,7 @@ class Diffusion(System):
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
         how = (parts[name] for name in ("sampler", "guidance", "clamp", "hint"))
-        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed, scaling)
+        self.pipeline = Pipeline(self.denoiser, *how, tuple(shape), tuple(class_names), seed, scaling, codec=codec)
         self.objective = parts["objective"]
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
@@ -113,7 +125,7 @@ class Diffusion(System):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y, *pair = batch
-        cond = self.pipeline.condition(y)
+        x0, cond = self.pipeline.pixels.encode(x0), self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
@@ -133,6 +145,24 @@ class Diffusion(System):
             times.observe(*(v.flatten() for v in seen), self.denoiser.schedule)
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
+    def on_fit_start(self) -> None:
+        """Measure the latents of the training images, unless a checkpoint has brought the measures."""
+        codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
+        if isinstance(codec, Identity) or codec.fitted:
+            return
+        if not hasattr(data, "store"):
+            raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
+        store, device = data.store("train")[0], codec.shift.device
+
+        def images() -> Iterator[Tensor]:
+            for index in torch.arange(len(store)).split(MEASURED):
+                yield self.pipeline.scaling.encode(store.take(index).to(device))
+
+        if self.trainer.is_global_zero:
+            codec.fit(images)
+        if self.trainer.world_size > 1:
+            codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         if state := self.objective.times.state_dict():
             checkpoint["times"] = state
@@ -147,6 +177,7 @@ class Diffusion(System):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
         x0, y, *pair = batch
+        x0 = self.pipeline.pixels.encode(x0)
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
@@ -189,6 +220,28 @@ class Diffusion(System):
             ValueError: not a valid checkpoint of a diffusion model of this project.
         """
         saved = load_denoiser(path, weights)
-        model = cls(**saved.hyper_parameters).to(device).eval()
+        codec = load_codec(saved)
+        known = saved.hyper_parameters | ({} if isinstance(codec, Identity) else {"codec": codec})
+        model = cls(**known).to(device).eval()
         model.denoiser.load_state_dict(saved.denoiser.state_dict())
         return model
+
+
+def refuse(codec: Codec, net: nn.Module, hint: Hint | None, shape: Sequence[int], scaling: Scaling) -> None:
+    """Reject a codec that does not fit the network, the images or the hint.
+
+    Raises:
+        ValueError: it does not fit; the message says what differs.
+    """
+    C, h, w = codec.latent_shape(shape)
+    if hint is not None:
+        raise ValueError(
+            f"Diffusion: hints are images and fit no latents; leave out the codec or {type(hint).__name__}"
+        )
+    if (channels := getattr(net, "channels", C)) != C:
+        raise ValueError(
+            f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); "
+            f"make the network with channels {C}, not {channels}"
+        )
+    if (its := getattr(codec, "scaling", None)) is not None and Scaling.of(its) != scaling:
+        raise ValueError(f"{codec.name}: trained on images scaled by {Scaling.of(its)}, these are scaled by {scaling}")

@@ -1,0 +1,105 @@
+"""The interface of codecs, and the scaling of latents."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+STD = 0.5  # of every channel of the latents
+
+
+class Codec(nn.Module, ABC):
+    """A map from images x_0 to latents z and back, part of a diffusion model and frozen while that trains.
+
+        z = (code(x_0) - shift) / scale,    x_0 = image(z scale + shift)
+
+    Shift and scale are the mean and twice the standard deviation of each channel over all training images, measured
+    once by `fit`. So latents have standard deviation 0.5, as float images have (`Scaling`) and 8-bit ones about have:
+    EDM's sigma_data, its range of levels and every schedule keep their meaning. Training with standard deviation 1
+    instead would move all log-SNR by 2 log 2. Latents have no bounds.
+
+    A subclass implements `code` and `image`. Its parameters and buffers are saved in the model's file.
+
+    Args:
+        channels: C of the images.
+        latent: channels of the latents.
+        factor: height and width of an image in units of those of its latent.
+    """
+
+    def __init__(self, channels: int, latent: int, factor: int) -> None:
+        super().__init__()
+        self.channels, self.latent, self.factor = channels, latent, factor
+        self.register_buffer("shift", torch.zeros(latent, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones(latent, dtype=torch.float32))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @abstractmethod
+    def code(self, x0: Tensor) -> Tensor:
+        """The latents (B, latent, H / factor, W / factor) of images (B, C, H, W), as the codec itself scales them."""
+
+    @abstractmethod
+    def image(self, code: Tensor) -> Tensor:
+        """The images (B, C, H, W) of latents as `code` gives them."""
+
+    @property
+    def name(self) -> str:
+        """The codec in words, for messages."""
+        return type(self).__name__
+
+    def latent_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """The shape of the latent of an image of shape (C, H, W).
+
+        Raises:
+            ValueError: a codec of other channels, or a height or width that the factor does not divide.
+        """
+        C, H, W = shape
+        if C != self.channels:
+            raise ValueError(f"{self.name}: a codec of {self.channels} channels, got images of {C}")
+        f = self.factor
+        if H % f or W % f:
+            up = -(-H // f) * f, -(-W // f) * f
+            raise ValueError(f"{self.name}: {H}x{W} is not divisible by its factor {f}; pad to {up[0]}x{up[1]}")
+        return self.latent, H // f, W // f
+
+    def encode(self, x0: Tensor) -> Tensor:
+        """The latents of images (B, C, H, W), float32.
+
+        Raises:
+            ValueError: images of another shape than the codec takes.
+        """
+        self.latent_shape(x0.shape[1:])
+        with torch.autocast(x0.device.type, enabled=False):
+            return (self.code(x0) - self.shift[:, None, None]) / self.scale[:, None, None]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The images of latents (B, latent, h, w), float32."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.image(z * self.scale[:, None, None] + self.shift[:, None, None])
+
+    @torch.no_grad()
+    def fit(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Measure shift and scale on all training images, once: a codec that is fitted stays as it is.
+
+        Args:
+            images: starts a pass over all training images x_0, in batches (B, C, H, W).
+        """
+        if self.fitted:
+            return
+        self.prepare(images)
+        n, total, squares = 0, 0.0, 0.0
+        for x0 in images():
+            code = self.code(x0).double().transpose(0, 1).flatten(1)
+            n, total, squares = n + code.shape[1], total + code.sum(1), squares + code.square().sum(1)
+        mean = total / n
+        std = (squares / n - mean.square()).clamp(min=0).sqrt()
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6 * (mean.abs() + 1), std / STD, 1.0))
+        self.fitted.fill_(True)
+
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Fit what the codec consists of, before its latents are measured; nothing by default."""
+
+    def train(self, mode: bool = True) -> "Codec":
+        """Always in evaluation mode."""
+        return super().train(False)
