@@ -38,10 +38,11 @@ def describe(
 def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Description:
     """The description of the network that configuration files and settings define."""
     from diffusion.training.build import DiffusionCLI, quiet  # Lightning takes seconds to import
+    from diffusion.training.suited import suited
 
     quiet()
     words = [w for file in files for w in ("-c", file)] + [f"--{name}={value}" for name, value in settings.items()]
-    cli = DiffusionCLI(words)
+    cli = DiffusionCLI(suited(words))
     return in_figures(getattr(cli.model, "pipeline", cli.model), cli.datamodule.batch_size)
 
 
