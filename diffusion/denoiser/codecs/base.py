@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-STD = 0.5  # of every channel of the latents
-
 
 class Codec(nn.Module, ABC):
     """A map from images x_0 to latents z and back, part of a diffusion model and frozen while that trains.
 
         z = (code(x_0) - shift) / scale,    x_0 = image(z scale + shift)
 
-    Shift and scale are the mean and twice the standard deviation of each channel over all training images, measured
-    once by `fit`. So latents have standard deviation 0.5, as float images have (`Scaling`) and 8-bit ones about have:
-    EDM's sigma_data, its range of levels and every schedule keep their meaning. Training with standard deviation 1
-    instead would move all log-SNR by 2 log 2. Latents have no bounds.
+    Shift and scale are the mean and the standard deviation of each channel over all training images, measured once by
+    `fit`, so that every channel of the latents has mean 0 and standard deviation 1. The target EDM and the weight of
+    that name then need sigma_data 1; the images that their default of 0.5 is for have half the deviation, so a level
+    of EDM has a log-SNR that is higher by 2 log 2 with latents. Latents have no bounds.
 
     A subclass implements `code` and `image`. Its parameters and buffers are saved in the model's file.
 
@@ -94,7 +92,7 @@ class Codec(nn.Module, ABC):
         mean = total / n
         std = (squares / n - mean.square()).clamp(min=0).sqrt()
         self.shift.copy_(mean)
-        self.scale.copy_(torch.where(std > 1e-6 * (mean.abs() + 1), std / STD, 1.0))
+        self.scale.copy_(torch.where(std > 1e-6 * (mean.abs() + 1), std, 1.0))
         self.fitted.fill_(True)
 
     def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
