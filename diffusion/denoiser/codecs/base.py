@@ -1,5 +1,6 @@
 """The interface of codecs, and the scaling of latents."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
@@ -44,6 +45,11 @@ class Codec(nn.Module, ABC):
     def name(self) -> str:
         """The codec in words, for messages."""
         return type(self).__name__
+
+    @property
+    def mark(self) -> str:
+        """The hash of all its weights and measures, which two models of the same latents share; "" without latents."""
+        return fingerprint(self) if self.latent else ""
 
     def latent_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """The shape of the latent of an image of shape (C, H, W).
@@ -101,3 +107,11 @@ class Codec(nn.Module, ABC):
     def train(self, mode: bool = True) -> "Codec":
         """Always in evaluation mode."""
         return super().train(False)
+
+def fingerprint(net: nn.Module) -> str:
+    """The hash of a network's weights and buffers: 12 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -119,13 +119,14 @@ class Diffusion(System):
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
         self._seen = 0  # validation images of this pass so far
+        self._coded = False  # whether training batches are latents already
 
     # --- training ---------------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y, *pair = batch
-        x0, cond = self.pipeline.pixels.encode(x0), self.pipeline.condition(y)
+        cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
@@ -134,6 +135,7 @@ class Diffusion(System):
         elif self.pipeline.hint:
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
+        x0 = x0 if self._coded else self.pipeline.pixels.encode(x0)
         terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
         if self.due(batch_idx):
             self.log_loss(terms.loss)
@@ -146,10 +148,41 @@ class Diffusion(System):
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
     def on_fit_start(self) -> None:
-        """Measure the latents of the training images, unless a checkpoint has brought the measures."""
+        """Measure the latents of the training images, unless a checkpoint has brought the measures.
+
+        They are then encoded once if the data are to give latents (`ImageData.latents`).
+        """
         codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
-        if isinstance(codec, Identity) or codec.fitted:
+        self._coded = getattr(data, "latents", "fly") == "cache"
+        if isinstance(codec, Identity):
+            if self._coded:
+                raise ValueError("data.latents cache: this model has no codec; give one with --model.codec")
             return
+        if not codec.fitted:
+            self.measure(codec, data)
+        if not self._coded:
+            return
+        if self.pipeline.hint and not isinstance(self.pipeline.hint, Paired):
+            raise ValueError(
+                f"data.latents cache: {type(self.pipeline.hint).__name__} makes hints of the images of each batch; "
+                "use data.latents fly"
+            )
+
+        def encode(x0: Tensor) -> Tensor:
+            return torch.cat([self.pipeline.pixels.encode(part) for part in x0.split(MEASURED)])
+
+        if not self.trainer.is_global_zero:  # the first process writes the cache's file, if there is to be one
+            self.trainer.strategy.barrier()
+        data.encode_once(encode, codec.mark)
+        if self.trainer.is_global_zero:
+            self.trainer.strategy.barrier()
+
+    def measure(self, codec: Codec, data: Any) -> None:
+        """Measure the latents of all training images in the first process; the others receive the codec from it.
+
+        Raises:
+            ValueError: the training is not on an `ImageData`.
+        """
         if not hasattr(data, "store"):
             raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
         store, device = data.store("train")[0], codec.shift.device
@@ -177,13 +210,13 @@ class Diffusion(System):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
         x0, y, *pair = batch
-        x0 = self.pipeline.pixels.encode(x0)
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Nothing is dropped: the loss of the conditional model. `uniform` then draws only times.
         objective = Objective(drop=0.0, self_condition=0.0)
         cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist(), pair=pair[0] if pair else None))
+        x0 = self.pipeline.pixels.encode(x0)
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         count = len(x0) * self.trainer.world_size
