@@ -1,6 +1,6 @@
 """Frozen: the codec of a trained autoencoder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -66,6 +66,10 @@ class Frozen(Codec):
                 f"{self.autoencoder}: has changed since it was chosen as the codec: "
                 f"expected hash {self.hash}, got {now}"
             )
+
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Check the weights, which a configuration that names the network has not brought."""
+        self.check()
 
     def code(self, x0: Tensor) -> Tensor:
         return self.net.encode(x0)

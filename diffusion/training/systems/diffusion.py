@@ -12,7 +12,7 @@ from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
-from diffusion.denoiser.hints import Hint, Paired
+from diffusion.denoiser.hints import Hint, Paired, channels
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
 from diffusion.guidance import Bound, Guidance, Plain
@@ -91,7 +91,7 @@ class Diffusion(System):
         codec = parts.pop("codec") or Identity()
         if not isinstance(codec, Identity):  # files of models in pixels are as they were before there were codecs
             parts["codec"] = self.codec = codec.requires_grad_(False)
-            refuse(codec, parts["net"], parts["hint"], shape, scaling)
+            refuse(codec, parts["net"], shape, scaling)
         parts["clamp"] = parts["clamp"] or usual(scaling.bounded and isinstance(codec, Identity))
         if scaling != Scaling():  # files of 8-bit data are as they were before there were others
             parts["scaling"] = scaling.plain
@@ -106,10 +106,10 @@ class Diffusion(System):
                 "Diffusion: a learned variance requires both net.learn_variance: true and objective.vlb: 0.001; "
                 f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
-        if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
+        if parts["hint"] and (wanted := hinted(parts["hint"], codec, shape)) != denoiser.image_channels:
             raise ValueError(
-                f"Diffusion: {type(parts['hint']).__name__} adds an input image of {channels} channels; "
-                f"make the network with image_channels {channels}, not {denoiser.image_channels}"
+                f"Diffusion: {type(parts['hint']).__name__} adds an input image of {wanted} channels; "
+                f"make the network with image_channels {wanted}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
@@ -260,21 +260,23 @@ class Diffusion(System):
         return model
 
 
-def refuse(codec: Codec, net: nn.Module, hint: Hint | None, shape: Sequence[int], scaling: Scaling) -> None:
-    """Reject a codec that does not fit the network, the images or the hint.
+def hinted(hint: Hint, codec: Codec, shape: Sequence[int]) -> int:
+    """Channels of the image that the network receives for a hint of images (C, H, W)."""
+    its = hint.shape(shape)
+    return channels(its, codec.latent_shape(shape)) if codec.latent else its[0]
+
+
+def refuse(codec: Codec, net: nn.Module, shape: Sequence[int], scaling: Scaling) -> None:
+    """Reject a codec that does not fit the network or the images.
 
     Raises:
         ValueError: it does not fit; the message says what differs.
     """
     C, h, w = codec.latent_shape(shape)
-    if hint is not None:
-        raise ValueError(
-            f"Diffusion: hints are images and fit no latents; leave out the codec or {type(hint).__name__}"
-        )
-    if (channels := getattr(net, "channels", C)) != C:
+    if (its := getattr(net, "channels", C)) != C:
         raise ValueError(
             f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); "
-            f"make the network with channels {C}, not {channels}"
+            f"make the network with channels {C}, not {its}"
         )
     if (its := getattr(codec, "scaling", None)) is not None and Scaling.of(its) != scaling:
         raise ValueError(f"{codec.name}: trained on images scaled by {Scaling.of(its)}, these are scaled by {scaling}")
