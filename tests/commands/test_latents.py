@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from diffusion import Pipeline
 from diffusion.cli import main
+from diffusion.exchange.exporting.compact import compact
 from diffusion.support import runs
 from diffusion.training.systems import Diffusion
 
@@ -85,6 +87,13 @@ def test_another_codec_is_refused_on_resuming(made, tmp_path, capsys):
     refused(capsys, ["fit", *TINY, "--out", tmp_path, *words, "--resume", run], "model.codec: Frozen -> PCA")
     changed = [*codec(auto), "--model.codec.weights", "raw"]
     refused(capsys, ["fit", *TINY, "--out", tmp_path, *changed, "--resume", run], "model.codec.weights: ema -> raw")
+
+
+def test_a_compact_file_has_the_codec(made, tmp_path):
+    _, run = made
+    whole, small = Pipeline.load(run), Pipeline.load(compact(run, tmp_path / "m.ckpt", dtype="fp32"))
+    assert small.codec.mark == whole.codec.mark
+    assert torch.equal(small.sample(2, seed=1), whole.sample(2, seed=1))
 
 
 PCA = ["--model.codec", "PCA", "--model.codec.latent", "2"]

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.processes import TINY, Group, attempt, command, resume
 from diffusion.data import Arrays, Batches, Digits, Prepared
+from diffusion.denoiser.codecs import PCA
 from tests import prepared
 from tests.processes import work
 
