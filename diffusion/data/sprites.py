@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from diffusion.data.augment import Augmentation
-from diffusion.data.base import ImageData, Split
+from diffusion.data.base import ImageData, Latents, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprite_art import draw_sprites
 
@@ -41,6 +41,8 @@ class Sprites(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
+            all training images once, before training.
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -65,8 +67,9 @@ class Sprites(ImageData):
         drawn: bool = False,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        latents: Latents = "fly",
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents)
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:

@@ -46,6 +46,15 @@ class Hint(ABC):
         return F.interpolate(hint[:, : image[0]], tuple(image[1:]))
 
 
+def channels(hint: Sequence[int], latent: Sequence[int]) -> int:
+    """Channels of a hint (K, h, w) beside latents (C, H, W): K r^2 if its sides are r times theirs, else K.
+
+    Hints of models of latents are in pixels. `Denoiser.fitted` folds r x r pixels of a larger one into channels.
+    """
+    (K, h, w), (_, H, W) = hint, latent
+    return K * (h // H) ** 2 if h > H and (h % H, w % W) == (0, 0) and h // H == w // W else K
+
+
 def uniform(noise: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) of a tensor's shape: the normal CDF of normal numbers."""
     return torch.special.ndtr(noise(like).float()).clamp(max=1 - 2**-24)

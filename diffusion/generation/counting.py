@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.denoiser.codecs.base import Codec
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Wrapper
@@ -31,11 +32,19 @@ class Counted(Wrapper):
         denoise = self.guidance(denoiser, cond)
 
         def counted(x: Tensor, t: Level) -> Prediction:
-            self.images += len(x)
-            self.tell(len(x))
+            self.add(len(x))
             return denoise(x, t)
 
         return counted
+
+    def add(self, n: int) -> None:
+        """Count n images."""
+        self.images += n
+        self.tell(n)
+
+    def decoded(self, codec: Codec) -> "Counted":
+        """A copy around the decoded guidance, which counts here."""
+        return Counted(self.guidance.decoded(codec), self.add)
 
 
 def counted(pipeline: Pipeline, tell: Callable[[int], object]) -> tuple[Pipeline, list[Counted]]:

@@ -1,7 +1,6 @@
 """Pipeline: a trained denoiser with everything that sampling requires, independent of training."""
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
@@ -18,6 +16,7 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.generation.engine import in_onnx
+from diffusion.generation.labels import number
 from diffusion.generation.latents import Pixels
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet
@@ -25,8 +24,9 @@ from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.support import console
 from diffusion.support.scaling import Scaling
-from diffusion.support.specs import part, suggest
+from diffusion.support.specs import part
 
 HINTS = 3  # key of the random stream that hints are drawn from
 PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint | None}  # beside the denoiser
@@ -182,16 +182,7 @@ class Pipeline:
         Raises:
             ValueError: there is no such class, or the model has none.
         """
-        kinds = self.num_classes or self.context_dim
-        if kinds and label in self.class_names:
-            return self.class_names.index(label)
-        if kinds and str(label).isdecimal() and int(label) < kinds:
-            return int(label)
-        if not kinds:
-            raise ValueError(f"label {label}: this model was trained without labels")
-        names = f" ({', '.join(self.class_names)})" if 0 < len(self.class_names) <= 20 else ""
-        near = "" if str(label).isdecimal() else suggest(str(label), list(self.class_names))
-        raise ValueError(f"label {label}: labels are 0 .. {kinds - 1}{names}{near}")
+        return number(label, self.num_classes or self.context_dim, self.class_names)
 
     def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
         """n labels or one-hot contexts: of one class, by number or name, or cycling through all classes.
@@ -215,11 +206,7 @@ class Pipeline:
         return self.denoiser.schedule.prior_std * self.pixels.decode(noise)
 
     def steered(
-        self,
-        y: Tensor | None,
-        image: Tensor | None = None,
-        guidance: Guidance | None = None,
-        walk: bool = True,
+        self, y: Tensor | None, image: Tensor | None = None, guidance: Guidance | None = None, walk: bool = True
     ) -> Denoise:
         """The prediction that a sampler follows in one walk, before any limit on x_0.
 
@@ -233,8 +220,9 @@ class Pipeline:
         guidance = guidance or self.guidance
         y, image = (v if v is None else v.to(self.device) for v in (y, image))
         cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
-        if reason := guidance.refuse(self.denoiser.schedule, self.latent_shape, self.class_names):
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names, self.codec):
             raise ValueError(f"{type(guidance).__name__}: {reason}")
+        guidance = guidance.decoded(self.codec) if self.codec.latent else guidance
         remembers = walk and self.denoiser.self_condition
         return guidance(self.denoiser.walk() if remembers else self.denoiser, cond)
 
@@ -299,8 +287,7 @@ class Pipeline:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
         y = self.in_turn(n) if y is None and image is None else y
         steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
-        every = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; fewer in a log
-        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
+        with console.progress(steps, unit="step", shown=progress) as bar:
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))
                 mine, its = (v if v is None else v[part] for v in (y, image))

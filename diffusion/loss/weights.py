@@ -104,7 +104,7 @@ class EDMWeight(SnrWeight):
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 (loss weighting).
 
     Args:
-        sigma_data: standard deviation of the images' pixels, > 0.
+        sigma_data: standard deviation of the images' pixels, > 0; 1 for latents, see `Codec`.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:

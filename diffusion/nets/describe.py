@@ -26,6 +26,15 @@ class Work(NamedTuple):
     activations: int
 
 
+class Coder(NamedTuple):
+    """A model's codec: its name, the number of its weights, which are not trained, and FLOPs per image."""
+
+    name: str
+    weights: int
+    encode: int
+    decode: int
+
+
 @dataclass(frozen=True, repr=False)
 class Description:
     """A network's cost; `print(description)` shows the table of `diffusion describe`.
@@ -38,6 +47,7 @@ class Description:
         weights: bytes of the parameters.
         activations: bytes kept for the backward pass, per image, in float32.
         batch_size: images per training batch; 0 if unknown.
+        codec: of a model of latents, whose network sees latents; None in pixels.
     """
 
     title: str
@@ -47,6 +57,7 @@ class Description:
     weights: int
     activations: int
     batch_size: int = 0
+    codec: Coder | None = None
 
     @property
     def training(self) -> int:
@@ -61,6 +72,9 @@ class Description:
         ]
         total = self.training + self.batch_size * self.activations
         batch = f"; {size(total)} at batch {self.batch_size}" if self.batch_size else ""
+        if it := self.codec:
+            cost = f"{it.encode / 1e6:.2f} MFLOPs per image to encode, {it.decode / 1e6:.2f} to decode"
+            lines.append(f"codec {it.name}, not trained: {it.weights:,} weights, {cost}")
         return "\n".join([
             *lines,
             f"memory in float32: weights {size(self.weights)}; training {size(self.training)} (weights, gradients, "
@@ -86,6 +100,17 @@ def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: i
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
     total = sum(p.numel() for p in net.parameters())
     return Description(title, total, flops[""], tuple(parts(net, flops)), weights, activations, batch_size)
+
+
+def work_of_codec(codec: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """FLOPs of encoding and of decoding an image (C, H, W)."""
+    x, found = torch.zeros(1, *shape, device=next(codec.buffers()).device), []
+    for step in (codec.encode, codec.decode):
+        counter = FlopCounterMode(display=False, custom_mapping=COUNTED)
+        with torch.no_grad(), counter:
+            x = step(x)
+        found.append(counter.get_total_flops())
+    return tuple(found)
 
 
 def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[Part]:

@@ -1,11 +1,13 @@
 """`diffusion.describe`: a network's parameters, FLOPs and memory, from a run or from configuration files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusion.denoiser.codecs.identity import Identity
 from diffusion.generation.pipeline import Pipeline
-from diffusion.nets.describe import Description
+from diffusion.nets.describe import Coder, Description, work_of_codec
 from diffusion.nets.describe import describe as describe_net
 from diffusion.nets.onnx_net import OnnxNet
 
@@ -55,4 +57,9 @@ def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
     if isinstance(pipeline.denoiser.net, OnnxNet):
         raise ValueError("an .onnx file has one graph without parts; describe the run that it was exported from")
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
-    return describe_net(pipeline.denoiser.net, getattr(pipeline, "latent_shape", pipeline.shape), hint, batch_size)
+    shape, codec = getattr(pipeline, "latent_shape", pipeline.shape), getattr(pipeline, "codec", Identity())
+    found = describe_net(pipeline.denoiser.net, shape, hint, batch_size)
+    if not codec.latent:
+        return found
+    weights = sum(v.numel() for v in codec.state_dict().values() if v.is_floating_point())
+    return replace(found, codec=Coder(codec.name, weights, *work_of_codec(codec, pipeline.shape)))
