@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion.data.augment import Augmentation
 from diffusion.data.batches import Batches
 from diffusion.data.order import class_weights
+from diffusion.data.reduced import Reduced, reduced_shape
 from diffusion.data.store import InMemory, Store, everything
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
@@ -39,9 +40,10 @@ class ImageData(pl.LightningDataModule, ABC):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
-        ValueError: batch_size < 1, seed < 0, limit < 0 or balance < 0.
+        ValueError: batch_size < 1, seed < 0, limit < 0, balance < 0 or reduce < 1.
     """
 
     channels: ClassVar[int]
@@ -61,6 +63,7 @@ class ImageData(pl.LightningDataModule, ABC):
         limit: int = 0,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        reduce: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1 or min(seed, limit, balance) < 0:
@@ -68,7 +71,9 @@ class ImageData(pl.LightningDataModule, ABC):
                 f"{type(self).__name__}: wanted batch_size >= 1, and seed, limit and balance >= 0, "
                 f"got batch_size {batch_size}, seed {seed}, limit {limit}, balance {balance}"
             )
-        self.augment, self.balance = tuple(augment), balance
+        if reduce < 1:
+            raise ValueError(f"data.reduce: wanted the side of a block in pixels, at least 1, got {reduce}")
+        self.augment, self.balance, self.reduce = tuple(augment), balance, reduce
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
         self._stores: dict[str, tuple[Store, Tensor]] = {}
         self._pairs: dict[str, Store | None] = {}
@@ -99,9 +104,14 @@ class ImageData(pl.LightningDataModule, ABC):
         return Scaling()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+    def whole(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image as it is read."""
         return self.channels, self.size, self.size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, reduced if so chosen."""
+        return reduced_shape(self.whole, self.reduce)
 
     @property
     def num_classes(self) -> int:
@@ -131,6 +141,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """
         if split not in self._stores:
             images, y = self.open(split)
+            images = Reduced.of(images, self.reduce)
             if images.shape != self.shape or not len(images):
                 raise ValueError(
                     f"{type(self).__name__}: wanted (N,{','.join(map(str, self.shape))}) with N >= 1 in split "

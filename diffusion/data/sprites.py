@@ -41,6 +41,7 @@ class Sprites(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -65,8 +66,9 @@ class Sprites(ImageData):
         drawn: bool = False,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        reduce: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, reduce)
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:
