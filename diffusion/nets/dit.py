@@ -180,9 +180,8 @@ class DiT(Net):
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
         self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
-        self.places = (
-            nn.Parameter(torch.empty(context * (1 + (self.condition is not None)), width)) if context else None
-        )
+        tokens = context * (1 if self.condition is None else 2)
+        self.places = nn.Parameter(torch.empty(tokens, width)) if tokens else None
         self.blocks = nn.ModuleList(Block(width, heads, ratio, modern, modulated) for _ in range(depth))
         self.norm = normed(width, modern)
         self.tell = nn.Linear(width, 2 * width) if modulated else None
