@@ -15,6 +15,7 @@ from diffusion.data.augment import Augmentation
 from diffusion.data.batches import Batches
 from diffusion.data.latents import LATENT, encoded
 from diffusion.data.order import class_weights
+from diffusion.data.reduced import Reduced, reduced_shape
 from diffusion.data.store import InMemory, Store, everything
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
@@ -43,9 +44,10 @@ class ImageData(pl.LightningDataModule, ABC):
             a class of frequency f is drawn in proportion to f^(1 - balance).
         latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
             all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
-        ValueError: batch_size < 1, seed < 0, limit < 0 or balance < 0, or an unknown `latents`.
+        ValueError: batch_size < 1, seed < 0, limit < 0, balance < 0 or reduce < 1, or an unknown `latents`.
     """
 
     channels: ClassVar[int]
@@ -66,6 +68,7 @@ class ImageData(pl.LightningDataModule, ABC):
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
         latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1 or min(seed, limit, balance) < 0:
@@ -75,7 +78,9 @@ class ImageData(pl.LightningDataModule, ABC):
             )
         if latents not in ("fly", "cache"):
             raise ValueError(f"{type(self).__name__}: wanted latents fly or cache, got {latents!r}")
-        self.augment, self.balance, self.latents = tuple(augment), balance, latents
+        if reduce < 1:
+            raise ValueError(f"data.reduce: wanted the side of a block in pixels, at least 1, got {reduce}")
+        self.augment, self.balance, self.latents, self.reduce = tuple(augment), balance, latents, reduce
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
         self._stores: dict[str, tuple[Store, Tensor]] = {}
         self._pairs: dict[str, Store | None] = {}
@@ -107,9 +112,14 @@ class ImageData(pl.LightningDataModule, ABC):
         return Scaling()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+    def whole(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image as it is read."""
         return self.channels, self.size, self.size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, reduced if so chosen."""
+        return reduced_shape(self.whole, self.reduce)
 
     @property
     def num_classes(self) -> int:
@@ -139,6 +149,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """
         if split not in self._stores:
             images, y = self.open(split)
+            images = Reduced.of(images, self.reduce)
             if images.shape != self.shape or not len(images):
                 raise ValueError(
                     f"{type(self).__name__}: wanted (N,{','.join(map(str, self.shape))}) with N >= 1 in split "

@@ -53,6 +53,7 @@ class Prepared(ImageData):
             a class of frequency f is drawn in proportion to f^(1 - balance).
         latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
             all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
         window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
             order, so a run is resumed with the same.
         disk: of a folder behind an address: GiB of shards and test images that are kept on disk, at least two windows;
@@ -83,8 +84,9 @@ class Prepared(ImageData):
         window: int = 32,
         disk: float = 0.0,
         latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         self.folder, self.window, self.disk = folder, window, disk
         self.address = Address(folder) if is_address(folder) else None
         self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
@@ -113,7 +115,7 @@ class Prepared(ImageData):
         self.no_flip_classes = tuple(map(self.class_names.index, self.no_flip))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def whole(self) -> tuple[int, int, int]:
         return tuple(self.facts["shape"])
 
     @property

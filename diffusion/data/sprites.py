@@ -43,6 +43,7 @@ class Sprites(ImageData):
             a class of frequency f is drawn in proportion to f^(1 - balance).
         latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
             all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -68,8 +69,9 @@ class Sprites(ImageData):
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
         latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion.denoiser.hints import LowResolution
 from diffusion.generation.pipeline import HINTS, Pipeline
@@ -88,13 +89,16 @@ class Cascade(Pipeline):
 
     @property
     def last(self) -> Pipeline:
-        """The last stage alone."""
         return Pipeline(**parts(self))
+
+    @property
+    def stages(self) -> list[Pipeline]:
+        return [*self.base.stages, self.last]
 
     @property
     def depth(self) -> int:
         """The number of stages after the base."""
-        return 1 + (self.base.depth if isinstance(self.base, Cascade) else 0)
+        return len(self.stages) - 1
 
     @property
     def walk(self) -> str:
@@ -108,12 +112,6 @@ class Cascade(Pipeline):
     def context_dim(self) -> int:
         return self.base.context_dim
 
-    def number(self, label: int | str) -> int:
-        return self.base.number(label)
-
-    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
-        return self.base.in_turn(n, label)
-
     @property
     def setting(self) -> dict[str, Any]:
         """The noise and the sampling of the stages after the base, in plain types."""
@@ -121,20 +119,37 @@ class Cascade(Pipeline):
         return mine | ({"before": self.base.setting} if isinstance(self.base, Cascade) else {})
 
     def stream(self, seed: int) -> int:
-        """The seed of this stage's noise; the base's is the seed itself."""
         return seed_of(seed, STAGE, self.depth)
 
     def start(self, n: int, seed: int = 0) -> Tensor:
         return super().start(n, self.stream(seed))
 
-    def enlarging(self, small: Tensor, seed: int = 0, first: int = 0) -> Tensor:
-        """The last stage's input (n, K, h, w) for images (n, C, h, w) of the base, numbers first, first + 1, ..."""
+    def enlarging(self, small: Tensor, seed: int = 0, first: int = 0, noise: Tensor | None = None) -> Tensor:
+        """The last stage's input (n, K, h, w) for images (n, C, h, w) of the base, numbers first, first + 1, ...
+
+        Args:
+            noise: (n, C, h, w) instead of that of the seed, see `hint_noise`.
+        """
         if self.base.scaling != self.scaling:
             small = self.scaling.encode(self.base.scaling.decode(small))
-        noise = ImageDraws(seed_of(self.stream(seed), HINTS), range(first, first + len(small)))
-        return self.hint.augmented(small, self.augment, noise)
+        noise = self.hint_noise(small, seed, first) if noise is None else noise
+        return self.hint.augmented(small, self.augment, lambda like: noise.to(like))
 
-    @torch.no_grad()
+    def hint_noise(self, small: Tensor, seed: int = 0, first: int = 0) -> Tensor:
+        """The noise z ~ N(0, I) on the input of the last stage, (n, C, h, w) as the images of the base."""
+        return ImageDraws(seed_of(self.stream(seed), HINTS), range(first, first + len(small)))(small)
+
+    def reduced(self, x0: Tensor) -> Tensor:
+        """The images (n, C, h, w) of the base that images x0 (n, C, H, W) are enlargements of: the means of blocks."""
+        small = F.avg_pool2d(x0, self.hint.factor)
+        if self.base.scaling == self.scaling:
+            return small
+        return self.base.scaling.encode(self.scaling.decode(small))
+
+    def reduced_mask(self, mask: Tensor) -> Tensor:
+        """The pixels (n, C, h, w) bool of the base of which any pixel is marked in a mask (n, C, H, W) bool."""
+        return F.max_pool2d(mask.float(), self.hint.factor).bool()
+
     def frames(
         self,
         n: int,
@@ -153,9 +168,38 @@ class Cascade(Pipeline):
         """
         y = self.in_turn(n) if y is None and image is None else y
         small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image)
+        return self._enlarged(small, y, seed, sampler, guidance, first)
+
+    def walks(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        first: int = 0,
+        image: Tensor | None = None,
+    ) -> Iterator[Frame]:
+        y = self.in_turn(n) if y is None and image is None else y
+        for frame in self.base.walks(n, y, seed, first=first, image=image):
+            small = frame  # of latents: only the last one is decoded
+            yield frame
+        yield from self._enlarged(small.x.cpu(), y, seed, sampler, guidance, first)
+
+    @torch.no_grad()
+    def _enlarged(
+        self,
+        small: Tensor,
+        y: Tensor | None,
+        seed: int,
+        sampler: Sampler | None,
+        guidance: Guidance | None,
+        first: int,
+    ) -> Iterator[Frame]:
+        """The walk of the last stage from images of the base."""
         heard = self.denoiser.conditional or (guidance or self.guidance).num_classes
         its = self.enlarging(small, seed, first)
-        yield from super().frames(n, y if heard else None, self.stream(seed), sampler, guidance, first, its)
+        yield from super().frames(len(small), y if heard else None, self.stream(seed), sampler, guidance, first, its)
 
 
 def parts(pipeline: Pipeline) -> dict[str, Any]:

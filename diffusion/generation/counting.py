@@ -58,8 +58,7 @@ def counted(pipeline: Pipeline, tell: Callable[[int], object]) -> tuple[Pipeline
 
 def cost(pipeline: Pipeline) -> int:
     """Network evaluations per image, of all stages; an estimate for adaptive samplers."""
-    before = cost(pipeline.base) if isinstance(pipeline, Cascade) else 0
-    return before + evaluations(pipeline.sampler, pipeline.denoiser.schedule)
+    return sum(evaluations(stage.sampler, stage.denoiser.schedule) for stage in pipeline.stages)
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:

@@ -16,7 +16,7 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.generation.engine import in_onnx
-from diffusion.generation.labels import number
+from diffusion.generation.kinds import Kinds
 from diffusion.generation.latents import Pixels
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet
@@ -33,7 +33,7 @@ PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint 
 
 
 @dataclass(eq=False, repr=False)
-class Pipeline:
+class Pipeline(Kinds):
     """A denoiser with its sampling configuration and image format; `dataclasses.replace` gives a modified copy.
 
     Args:
@@ -110,6 +110,20 @@ class Pipeline:
         return self
 
     @property
+    def last(self) -> "Pipeline":
+        """The stage whose images are the result: this model, or the last of a cascade without those before it."""
+        return self
+
+    @property
+    def stages(self) -> list["Pipeline"]:
+        """The models whose walks follow each other: this one, or those of a cascade."""
+        return [self]
+
+    def stream(self, seed: int) -> int:
+        """The seed of this stage's own noise."""
+        return seed
+
+    @property
     def walk(self) -> str:
         """The sampler in words."""
         return f"{type(self.sampler).__name__} {self.sampler.steps} steps"
@@ -176,28 +190,6 @@ class Pipeline:
         store = data.pairs(split) if isinstance(self.hint, Paired) and hasattr(data, "pairs") else None
         return None if store is None else self.hint.encode(store.take(index))
 
-    def number(self, label: int | str) -> int:
-        """The index of a class or context feature, given by number or name.
-
-        Raises:
-            ValueError: there is no such class, or the model has none.
-        """
-        return number(label, self.num_classes or self.context_dim, self.class_names)
-
-    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
-        """n labels or one-hot contexts: of one class, by number or name, or cycling through all classes.
-
-        None, "no condition", if the model is unconditional, and by default for context vectors without names.
-
-        Raises:
-            ValueError: there is no such label, or the model has none.
-        """
-        kinds = self.num_classes or self.context_dim
-        if label is None and (not kinds or self.context_dim and not self.class_names):
-            return None
-        y = torch.arange(n) % kinds if label is None else torch.full((n,), self.number(label))
-        return torch.eye(kinds)[y] if self.context_dim else y
-
     # --- sampling ---------------------------------------------------------------------------------------
 
     def start(self, n: int, seed: int = 0) -> Tensor:
@@ -259,6 +251,10 @@ class Pipeline:
             for module in training:
                 module.training = True
 
+    def walks(self, *given, **options) -> Iterator[Frame]:
+        """The frames of the walks of all stages, those of the last stage last; the arguments are those of `frames`."""
+        return self.frames(*given, **options)
+
     def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
         """n images x_0 (n, C, H, W) on the CPU, in [-1, 1] for 8-bit data; the options are those of `batches`."""
         return torch.cat(list(self.batches(n, y, seed, **options)))
@@ -286,12 +282,13 @@ class Pipeline:
         if n < 1 or batch_size < 1:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
         y = self.in_turn(n) if y is None and image is None else y
-        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
+        walks = *(stage.sampler for stage in self.stages[:-1]), sampler or self.sampler
+        steps = sum(walk.steps for walk in walks) * math.ceil(n / batch_size)
         with console.progress(steps, unit="step", shown=progress) as bar:
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))
                 mine, its = (v if v is None else v[part] for v in (y, image))
-                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its):
+                for frame in self.walks(part.stop - at, mine, seed, sampler, guidance, first + at, its):
                     last = frame  # of latents: only this one is decoded
                     bar.update()
                 yield last.x.cpu()
