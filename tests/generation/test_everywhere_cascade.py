@@ -88,7 +88,9 @@ EDITS = {
     "img2img": lambda m, x, **how: editing.img2img(m, x, 0.6, Y, 3, **how),
     "reconstruct": lambda m, x, **how: editing.reconstruct(m, x, Y, iterations=2, **how)[0],
     "vary": lambda m, x, **how: editing.vary(m, x, 0.4, 1, Y, 3, iterations=2, **how)[:, 0],
-    "interpolate": lambda m, x, **how: editing.interpolate(m, x, x.flip(-1), 2, Y, Y.roll(1), iterations=2, **how)[:, 1],
+    "interpolate": lambda m, x, **how: editing.interpolate(
+        m, x, x.flip(-1), 2, Y, Y.roll(1), iterations=2, **how
+    )[:, 1],
     "stop": lambda m, x, **how: editing.stop(m, [0.5], 3, Y, 3)[0].x,
 }  # fmt: skip
 WALKS = ("inpaint", "img2img")  # edits with any sampler; the others invert DDIM
@@ -131,6 +133,3 @@ def test_everything_runs_on_a_cascade(kind, name):
             assert torch.equal(made[..., :3], x0[..., :3])
         if kind == "edit" and edit != "stop":
             assert (EDITS[edit](model, pictures(8)) - made).abs().max() > 1e-3
-            third = denoiser((1, 16, 16), 2, 0, shown=1)
-            three = Cascade.of(model, Pipeline(third, DDIM(3), hint=LowResolution(2), shape=(1, 16, 16)))
-            assert three.depth == 2 and three.base.augment == 0.2
