@@ -70,8 +70,8 @@ class LowResolution(Hint):
         hint = mean + s z,    s ~ U(0, noise)
 
     In units of the means, alpha mean + sigma z of the forward process has s = sigma / alpha.
-    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; conditioning augmentation: Ho et al. 2021, arXiv:2106.15282,
-    sec. 4.2 (non-truncated) and 4.3 (blur).
+    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; conditioning augmentation, by noise (non-truncated) and by
+    blur: Ho et al. 2021, arXiv:2106.15282.
 
     Args:
         factor: side of a block, in pixels, >= 2; it divides height and width.

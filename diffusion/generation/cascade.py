@@ -24,8 +24,9 @@ class Cascade(Pipeline):
 
     Its own parts (denoiser, sampler, shape, ...) are those of the last stage; conditions are those of the base, whose
     images are the same as without the cascade. The base is sampled to the end and noise of strength `augment` is added
-    (Ho et al. 2021, arXiv:2106.15282, sec. 4.2, non-truncated), which hides artefacts of the base and shifts of its
-    distribution. Of Gaussian pixels of variance s^2 and a base that is too wide by a factor kappa, what remains is
+    (Ho et al. 2021, arXiv:2106.15282, non-truncated conditioning augmentation), which hides artefacts of the base and
+    shifts of its distribution. Of Gaussian pixels of variance s^2 and a base that is too wide by a factor kappa, what
+    remains is
 
         Var = s^2 + w^2 (kappa^2 - 1) s^2,    w = s^2 / (s^2 + augment^2)
 

@@ -121,7 +121,7 @@ class DiT(Net):
     token).
     With `context` the clock and the condition are tokens of the sequence, too: one of each is repeated with learned
     positions and put before the image's tokens at block `since`, from which on every image token can attend to them;
-    their outputs are dropped. JiT has 32 class tokens from the fourth block of B on; the clock's are ours. With
+    their outputs are dropped. JiT has 32 class tokens from a third of its blocks on; the clock's are ours. With
     `modulated` false they replace adaLN, so that the network hears of both only in the sequence, and the blocks'
     branches start from zero output layers (the in-context variant of DiT has clock and class at all blocks).
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1; Li and He 2025, arXiv:2511.13720 (JiT). The
