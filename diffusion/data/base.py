@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion.data.augment import Augmentation
 from diffusion.data.batches import Batches
-from diffusion.data.latents import LATENT, encoded
+from diffusion.data.latents import encoded
 from diffusion.data.order import class_weights
 from diffusion.data.reduced import Reduced, reduced_shape
 from diffusion.data.store import InMemory, Store, everything
@@ -174,12 +174,15 @@ class ImageData(pl.LightningDataModule, ABC):
         images, y = self.store(split)
         return images.take(index), y[index]
 
-    def encode_once(self, encode: Callable[[Tensor], Tensor], mark: str) -> None:
+    def encode_once(
+        self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]
+    ) -> None:
         """Encode all training images, so that training batches have latents; images that are mirrored, both ways.
 
         Args:
-            encode: from images x0 (B,C,H,W) to latents (B,c,h,w).
-            mark: identifies the codec.
+            encode: from images x0 (B,C,H,W) to codes (B,c,h,w).
+            mark: identifies `encode`.
+            measure: called with the codes; returns the scaling from codes to latents.
         Raises:
             ValueError: other changes of the images, which would have to be encoded anew in each epoch.
         """
@@ -189,7 +192,8 @@ class ImageData(pl.LightningDataModule, ABC):
                 "are encoded once; use data.latents fly, or leave data.augment out"
             )
         (images, _), scaling, mark = self.store("train"), self.scaling, f"{mark} {self.scaling.plain}"
-        self._latents = {"images": encoded(images, lambda raw: encode(scaling.encode(raw)), mark), "scaling": LATENT}
+        codes = encoded(images, lambda raw: encode(scaling.encode(raw)), mark)
+        self._latents = {"images": codes, "scaling": measure(codes)}
         if self.flip:
             mirrored = encoded(images, lambda raw: encode(scaling.encode(raw).flip(-1)), f"{mark} mirrored")
             self._latents["mirrored"] = mirrored

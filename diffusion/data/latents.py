@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from diffusion.data.store import InMemory, Shards, Store, blocks
+from diffusion.support.console import progress
 from diffusion.support.paths import cache_root
-from diffusion.support.scaling import Scaling
 
 BUDGET = 2**31  # bytes of latents that are kept in memory
-LATENT = Scaling("float32", (0.0,), (1.0,), bounded=False)  # latents in a store are x_0 as they are
 
 
 def encoded(images: Store, encode: Callable[[Tensor], Tensor], mark: str, budget: int = BUDGET) -> Store:
@@ -45,8 +44,10 @@ def encoded(images: Store, encode: Callable[[Tensor], Tensor], mark: str, budget
 
 def filled(z: Tensor, images: Store, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """A tensor (N, c, h, w) with the latents of all images written to it."""
-    for part in blocks(images):
-        z[part[0] : part[-1] + 1] = encode(images.take(part)).cpu()
+    with progress(len(images), what="encoding", unit="img") as bar:
+        for part in blocks(images):
+            z[part[0] : part[-1] + 1] = encode(images.take(part)).cpu()
+            bar.update(len(part))
     return z
 
 

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from diffusion.support.scaling import Scaling
+
+MEASURES = ("shift", "scale", "fitted")
+
 
 class Codec(nn.Module, ABC):
     """A map from images x_0 to latents z and back, part of a diffusion model and frozen while that trains.
@@ -51,6 +55,16 @@ class Codec(nn.Module, ABC):
         """The hash of all its weights and measures, which two models of the same latents share; "" without latents."""
         return fingerprint(self) if self.latent else ""
 
+    @property
+    def code_mark(self) -> str:
+        """The hash of what `code` and `image` depend on: all weights without the measures."""
+        return fingerprint(self, but=MEASURES)
+
+    @property
+    def measures(self) -> Scaling:
+        """From codes to latents."""
+        return Scaling("float32", tuple(self.shift.tolist()), tuple(self.scale.tolist()), bounded=False)
+
     def latent_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """The shape of the latent of an image of shape (C, H, W).
 
@@ -91,9 +105,14 @@ class Codec(nn.Module, ABC):
         if self.fitted:
             return
         self.prepare(images)
+        self.measure(self.code(x0) for x0 in images())
+
+    @torch.no_grad()
+    def measure(self, codes: Iterable[Tensor]) -> None:
+        """Shift and scale from the codes (B, latent, h, w) of all training images."""
         n, total, squares = 0, 0.0, 0.0
-        for x0 in images():
-            code = self.code(x0).double().transpose(0, 1).flatten(1)
+        for batch in codes:
+            code = batch.double().transpose(0, 1).flatten(1)
             n, total, squares = n + code.shape[1], total + code.sum(1), squares + code.square().sum(1)
         mean = total / n
         std = (squares / n - mean.square()).clamp(min=0).sqrt()
@@ -108,10 +127,11 @@ class Codec(nn.Module, ABC):
         """Always in evaluation mode."""
         return super().train(False)
 
-def fingerprint(net: nn.Module) -> str:
-    """The hash of a network's weights and buffers: 12 hexadecimal digits."""
+
+def fingerprint(net: nn.Module, but: Sequence[str] = ()) -> str:
+    """The hash of a network's weights and buffers, without some of them: 12 hexadecimal digits."""
     found = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
+    for name, value in sorted((k, v) for k, v in net.state_dict().items() if k not in but):
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:12]

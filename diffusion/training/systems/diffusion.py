@@ -1,6 +1,7 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from diffusion.data.store import Store
 from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.identity import Identity
@@ -21,6 +23,7 @@ from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
+from diffusion.support.console import progress
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import System, scheduled
@@ -150,7 +153,7 @@ class Diffusion(System):
     def on_fit_start(self) -> None:
         """Measure the latents of the training images, unless a checkpoint has brought the measures.
 
-        They are then encoded once if the data are to give latents (`ImageData.latents`).
+        If the data are to give latents (`ImageData.latents`), they are encoded once, and measured as they are encoded.
         """
         codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
         self._coded = getattr(data, "latents", "fly") == "cache"
@@ -158,41 +161,42 @@ class Diffusion(System):
             if self._coded:
                 raise ValueError("data.latents cache: this model has no codec; give one with --model.codec")
             return
-        if not codec.fitted:
-            self.measure(codec, data)
-        if not self._coded:
-            return
-        if self.pipeline.hint and not isinstance(self.pipeline.hint, Paired):
+        if self._coded and self.pipeline.hint and not isinstance(self.pipeline.hint, Paired):
             raise ValueError(
                 f"data.latents cache: {type(self.pipeline.hint).__name__} makes hints of the images of each batch; "
                 "use data.latents fly"
             )
+        if codec.fitted and not self._coded:
+            return
+        if not hasattr(data, "store"):
+            raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
+        images = partial(passed, data.store("train")[0], self.pipeline.scaling.encode, codec.shift.device)
+        if not self._coded:
+            self.in_first(partial(codec.fit, partial(images, "measuring latents")))
+            return
+        if not codec.fitted:
+            self.in_first(partial(codec.prepare, partial(images, "fitting the codec")))
 
+        @torch.no_grad()
         def encode(x0: Tensor) -> Tensor:
-            return torch.cat([self.pipeline.pixels.encode(part) for part in x0.split(MEASURED)])
+            return torch.cat([codec.code(part.to(codec.shift.device)) for part in x0.split(MEASURED)])
+
+        def measure(codes: Store) -> Scaling:
+            if not codec.fitted:  # in every process, of the same codes
+                codec.measure(passed(codes, lambda code: code, codec.shift.device))
+            return codec.measures
 
         if not self.trainer.is_global_zero:  # the first process writes the cache's file, if there is to be one
             self.trainer.strategy.barrier()
-        data.encode_once(encode, codec.mark)
+        data.encode_once(encode, codec.code_mark, measure)
         if self.trainer.is_global_zero:
             self.trainer.strategy.barrier()
 
-    def measure(self, codec: Codec, data: Any) -> None:
-        """Measure the latents of all training images in the first process; the others receive the codec from it.
-
-        Raises:
-            ValueError: the training is not on an `ImageData`.
-        """
-        if not hasattr(data, "store"):
-            raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
-        store, device = data.store("train")[0], codec.shift.device
-
-        def images() -> Iterator[Tensor]:
-            for index in torch.arange(len(store)).split(MEASURED):
-                yield self.pipeline.scaling.encode(store.take(index).to(device))
-
+    def in_first(self, change: Callable[[], None]) -> None:
+        """Change the codec in the first process; the others receive it from there."""
+        codec = self.pipeline.codec
         if self.trainer.is_global_zero:
-            codec.fit(images)
+            change()
         if self.trainer.world_size > 1:
             codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
 
@@ -258,6 +262,16 @@ class Diffusion(System):
         model = cls(**known).to(device).eval()
         model.denoiser.load_state_dict(saved.denoiser.state_dict())
         return model
+
+
+def passed(
+    images: Store, read: Callable[[Tensor], Tensor], device: torch.device, what: str = ""
+) -> Iterator[Tensor]:
+    """All images of a store in batches, with a progress bar if it has a name."""
+    with progress(len(images), what=what, unit="img", shown=bool(what)) as bar:
+        for index in torch.arange(len(images)).split(MEASURED):
+            yield read(images.take(index).to(device))
+            bar.update(len(index))
 
 
 def hinted(hint: Hint, codec: Codec, shape: Sequence[int]) -> int:

@@ -90,7 +90,7 @@ def test_mirrored_latents_are_those_of_mirrored_images():
     data, codec = Flipped(batch_size=48, limit=48), conv()
     codec.fit(lambda: iter([data.arrays("train")[0] / 127.5 - 1]))
     (x0, _), = data.train_dataloader()  # fmt: skip
-    data.encode_once(codec.encode, codec.mark)
+    data.encode_once(codec.code, codec.code_mark, lambda codes: codec.measures)
     (z, _), = data.train_dataloader()  # fmt: skip
     torch.testing.assert_close(z, codec.encode(x0))
     assert not torch.allclose(codec.encode(x0.flip(-1)), codec.encode(x0).flip(-1), atol=0.1)
