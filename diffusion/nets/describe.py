@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -142,12 +143,12 @@ COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention
 
 def work(net: nn.Module, shape: Sequence[int]) -> Work:
     """FLOPs and memory of one image, from one forward pass in training mode; the network's mode is restored."""
-    x, clock, y = example(net, shape)
+    inputs = example(net, shape)[: len(signature(net.forward).parameters)]  # those of other tasks hear no clock
     kept, counter, training = Kept(net), FlopCounterMode(display=False, custom_mapping=COUNTED), net.training
     net.train()
     try:
         with torch.enable_grad(), counter, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-            net(x, clock, y)
+            net(*inputs)
     finally:
         net.train(training)
     own = type(net).__name__

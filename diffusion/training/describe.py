@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion.denoiser.codecs.identity import Identity
 from diffusion.generation.pipeline import Pipeline
 from diffusion.nets.describe import Coder, Description, work_of_codec
 from diffusion.nets.describe import describe as describe_net
@@ -45,7 +44,10 @@ def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Descr
     quiet()
     words = [w for file in files for w in ("-c", file)] + [f"--{name}={value}" for name, value in settings.items()]
     cli = DiffusionCLI(suited(words))
-    return in_figures(getattr(cli.model, "pipeline", cli.model), cli.datamodule.batch_size)
+    model, data = cli.model, cli.datamodule
+    if (pipeline := getattr(model, "pipeline", None)) is None:
+        return describe_net(model.net, data.shape, batch_size=data.batch_size)
+    return in_figures(pipeline, data.batch_size)
 
 
 def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
@@ -57,7 +59,7 @@ def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
     if isinstance(pipeline.denoiser.net, OnnxNet):
         raise ValueError("an .onnx file has one graph without parts; describe the run that it was exported from")
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
-    shape, codec = getattr(pipeline, "latent_shape", pipeline.shape), getattr(pipeline, "codec", Identity())
+    shape, codec = pipeline.latent_shape, pipeline.codec
     found = describe_net(pipeline.denoiser.net, shape, hint, batch_size)
     if not codec.latent:
         return found

@@ -95,6 +95,13 @@ def test_a_prepared_folder_gives_the_size(tmp_path, capsys):
     assert "DiT on 3x16x16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("config", ["digits_autoencoder", "features_digits", "digits_classifier"])
+def test_networks_of_other_systems_are_described(config, capsys):
+    assert main(["describe", f"configs/{config}.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert " on 1x8x8" in said and "GFLOPs per image" in said and "0.000 GFLOPs" not in said
+
+
 def test_later_configurations_override_earlier_ones(capsys):
     for words in (
         ["configs/digits.yaml", "configs/digits_dit.yaml"],
