@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, code
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
 from diffusion.nets.layers import MultiHead, check, modulate, zero
 
 
@@ -122,7 +122,7 @@ class DiT(Net):
         bottleneck: width of a linear layer between a patch and its token, 0 for none.
         modern: RMSNorm, SwiGLU of 2/3 of the hidden width, normalised queries and keys, and rotary positions beside
             the fixed ones.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, or image sides are not divisible by patch.
     """
@@ -148,6 +148,7 @@ class DiT(Net):
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.bottleneck, self.modern = bottleneck, modern
         self.clock = ClockEmbedding(256, width)
+        self.second = SecondClock.of(self, 256, width)
         self.condition = ConditionEmbedding.of(self, width)
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
@@ -171,12 +172,21 @@ class DiT(Net):
             nn.init.normal_(p, std=0.02)
         for module in (*(block.tell for block in self.blocks), self.tell, self.outc):
             zero(module)
+        if self.second is not None:
+            self.second.start()
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, self.patch, "give another patch")
         rows, columns = (n // self.patch for n in x.shape[-2:])
-        features = self.clock(clock)
+        features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)

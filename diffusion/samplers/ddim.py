@@ -8,7 +8,7 @@ from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, posterior_var
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, jump
+from diffusion.samplers.steps import Past
 
 
 class DDIM(Sampler):
@@ -39,7 +39,7 @@ class DDIM(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if not self.eta:
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         var = self.eta**2 * posterior_var(s, t)
         x = s.alpha * pred.x0 + (s.sigma**2 - var).sqrt() * pred.eps
         return (x + var.sqrt() * noise(x) if var > 0 else x), pred
@@ -65,7 +65,7 @@ class DDIM(Sampler):
         levels = self.levels(schedule)[::-1]
         x, pred = x0, None
         for s, t in zip(levels[:-1], levels[1:], strict=True):
-            x_t = t.alpha * x if pred is None else jump(pred, t)
+            x_t = t.alpha * x if pred is None else pred.jump(t)
             for _ in range(iterations):
                 pred = denoise(x_t, t)
                 if s.sigma > s.alpha:

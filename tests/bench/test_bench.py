@@ -11,7 +11,6 @@ from diffusion.bench.walks import GAUSSIAN, SECTION, section
 from diffusion.noise import VE, VP, Cosine, Flow, Linear, Schedule, posterior_var
 from diffusion.noise.discrete import Discrete
 from diffusion.samplers import DDIM, DPMSolver, EulerAncestral, Heun, Sampler
-from diffusion.samplers.steps import jump
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*alpha-bar")
 
@@ -21,7 +20,7 @@ class Right(Sampler):
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
-        return jump(pred, s), pred
+        return pred.jump(s), pred
 
 
 class Weak(DDIM):
@@ -66,7 +65,7 @@ class Own(Sampler):
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
-        return jump(pred, s) + 0.1 * s.sigma * (noise(x) + torch.randn_like(x)), pred
+        return pred.jump(s) + 0.1 * s.sigma * (noise(x) + torch.randn_like(x)), pred
 
 
 class Boastful(EulerAncestral):
