@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Prediction
-from diffusion.noise.level import Level
+from diffusion.noise.level import CLEAN, Level
 
-CLEAN = Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
 LOG_2PI = math.log(2 * math.pi)
 
 

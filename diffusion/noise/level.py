@@ -51,6 +51,9 @@ class _Ending(Level):
     """A level with an end."""
 
 
+CLEAN = Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))  # of every schedule
+
+
 def broadcast(v: Tensor, x: Tensor) -> Tensor:
     """One number per image (B,) as (B, 1, ..., 1) on x's device and in its dtype; scalars are unchanged."""
     if v.ndim == 0:

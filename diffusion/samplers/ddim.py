@@ -16,7 +16,8 @@ class DDIM(Sampler):
 
         x_s = alpha_s x_0 + sqrt(sigma_s^2 - var) eps + sqrt(var) z,    var = eta^2 Var[x_s | x_t, x_0]
 
-    eta = 1 is DDPM with the small variance. One network evaluation per step.
+    eta = 1 is DDPM with the small variance. One network evaluation per step. A network with a second clock is told s if
+    eta = 0: the step is then that of its flow map, exact at any number of steps.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16.
 
     Args:
@@ -37,7 +38,7 @@ class DDIM(Sampler):
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
-        pred = denoise(x, t)
+        pred = denoise(x, t if self.eta else t.until(s))
         if not self.eta:
             return pred.jump(s), pred
         var = self.eta**2 * posterior_var(s, t)
