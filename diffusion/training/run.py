@@ -29,7 +29,6 @@ from diffusion.training.callbacks.budget import seconds
 from diffusion.training.callbacks.progress import Live
 from diffusion.training.compare import differences, hparams_of
 from diffusion.training.extractor_of import train_extractor
-from diffusion.training.initial import Taken
 from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
 from diffusion.training.suited import suited
 
@@ -54,7 +53,7 @@ class Run:
     experiment: Path
     start: Start
     why: str = ""
-    taken: Taken | None = None
+    taken: initial.Taken | None = None
 
     @property
     def folder(self) -> Path:
