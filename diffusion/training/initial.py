@@ -59,8 +59,12 @@ def take(model: pl.LightningModule, path: str | Path, weights: Literal["ema", "r
         FileNotFoundError: no checkpoint at this path.
         ValueError: it is not one of this project, or no tensor fits.
     """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"--init_weights {weights}: expected ema or raw")
     file = find_checkpoint(path)
     read = read_checkpoint(file)
+    if weights == "raw" and read.get("weights", weights) != weights:
+        raise ValueError(f"--init {path}: holds the averaged weights only; leave out --init_weights raw")
     theirs = dict(read["state_dict"])
     if weights == "ema":
         theirs.update(read.get("callbacks", {}).get("EMA", {}).get("shadow", {}))

@@ -50,13 +50,17 @@ class System(pl.LightningModule):
         return AdamW(self.groups(lr), lr, tuple(betas), **clip, **options)
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
-        """The weights that train, as parameter groups: those of `lr_scales`, then all others."""
+        """The weights that train, as parameter groups: one for each factor of `lr_scales`, 1 first."""
+
+        def first(group: tuple[float, list[Tensor]]) -> tuple[bool, float]:
+            return group[0] != 1, group[0]
+
         scaled = {id(p): factor for factor, parameters in self.lr_scales for p in parameters}
         found: dict[float, list[Tensor]] = {}
         for p in self.parameters():
             if p.requires_grad:
                 found.setdefault(scaled.get(id(p), 1.0), []).append(p)
-        return [{"params": parameters, "lr": factor * lr} for factor, parameters in sorted(found.items())]
+        return [{"params": parameters, "lr": factor * lr} for factor, parameters in sorted(found.items(), key=first)]
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
         """No-op: the optimizer clips. Lightning's own clipping also rejects a fused optimizer in bf16."""
