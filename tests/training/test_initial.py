@@ -33,9 +33,8 @@ def fit(out, init, **more):
     return diffusion.fit(CONFIG, max_epochs=1, out=out, init=init, seed=5, settings=TINY | more)
 
 
-def weights(path, step=None):
-    file = runs.find_checkpoint(path) if step is None else path / "checkpoints" / f"step{step:08d}.ckpt"
-    return runs.read_checkpoint(file)["state_dict"]
+def weights(path):
+    return runs.read_checkpoint(runs.find_checkpoint(path))["state_dict"]
 
 
 def model(names="0123456789", **options):
@@ -61,7 +60,7 @@ def test_new_parts_keep_their_initial_values_and_are_named(run):
     taken = initial.take(mine, run)
     assert set(taken.kept) == {k.removeprefix("denoiser.net.") for k in before if "second" in k} != set()
     said = str(taken)
-    assert "not in the file: seconds.0.0.weight" in said and "of 82 tensors" in said.replace("of 86", "of 82")
+    assert "not in the file: seconds.0.0.weight" in said and f"{len(taken.names)} of {len(before)} tensors" in said
     mine = model("5x3")
     rows = mine.denoiser.net.condition.embed.weight.detach().clone()
     taken = initial.take(mine, run)
@@ -79,7 +78,7 @@ def test_other_shapes_and_meanings_are_told(run):
     assert "(8, 1, 3, 3) here, (8, 2, 3, 3) in the file: inc.body.0.weight" in str(taken)
     assert taken.notes == ["the file's target is V, this model's Eps; the weights have another meaning here"]
     with pytest.raises(ValueError, match="no tensor has the name and shape"):
-        initial.take(Diffusion(UNet(1, 12, (1, 2), head_width=12), Cosine(), shape=(1, 8, 8)), run)
+        initial.take(Diffusion(UNet(3, 12, (1, 2), head_width=12), Cosine(), shape=(3, 8, 8)), run)
 
 
 def test_fine_tuned_run_resumes_without_the_file_it_began_with(run, tmp_path, capsys):
@@ -103,19 +102,20 @@ def test_fine_tuned_run_resumes_without_the_file_it_began_with(run, tmp_path, ca
 
 
 def test_frozen_parts_stay_and_scaled_parts_move_less(run, tmp_path):
-    """AdamW's first step is the learning rate in every weight, so a factor of .01 moves a part a hundredth as far."""
-    tuned = fit(tmp_path, run, freeze="inc,maps.*", lr_scale="outc=0.01", **{"model.weight_decay": 0.0})
+    """AdamW's first step is the learning rate in every weight, so a factor of .1 moves a part a tenth as far."""
+    once = {"model.weight_decay": 0.0, "data.limit": 64}
+    tuned = fit(tmp_path, run, freeze="inc,maps.*", lr_scale="outc=0.1", **once)
     ema = runs.read_checkpoint(runs.find_checkpoint(run))["callbacks"]["EMA"]["shadow"]
-    moved = {k: float((v - ema[k]).abs().max()) for k, v in weights(tuned, 1).items()}
+    moved = {k: float((v - ema[k]).abs().max()) for k, v in weights(tuned).items()}
     still = {k for k in moved if ".inc." in k or ".maps." in k}
     assert still and all((moved[k] == 0) == (k in still) for k in moved)
     free = max(v for k, v in moved.items() if ".ups." in k)
-    assert max(v for k, v in moved.items() if ".outc." in k) == pytest.approx(free / 100, rel=0.05)
+    assert max(v for k, v in moved.items() if ".outc." in k) == pytest.approx(free / 10, rel=0.02)
 
 
 def test_parameter_groups_have_the_scaled_rates_and_all_weights_once():
     mine = model()
-    mine.lr_scales = initial.scaled(mine, "condition=10, downs.0.*=0.1, downs=0.5")
+    mine.lr_scales = initial.scaled(mine, "condition=10, downs.0.1.*=0.1, downs=0.5")
     initial.freeze(mine, "outc")
     groups = System.groups(mine, 1e-3)
     assert [g["lr"] for g in groups] == pytest.approx([1e-3, 1e-4, 5e-4, 1e-2])
@@ -127,12 +127,11 @@ def test_parameter_groups_have_the_scaled_rates_and_all_weights_once():
 @pytest.mark.parametrize("words, said", [
     (["--init", "nowhere"], "nowhere: no such checkpoint"),
     (["--init", "zoo:digits", "--init_weights", "both"], "--init_weights both: expected ema or raw"),
-    (["--init", "zoo:digits", "--init_weights", "raw"], "averaged weights only"),
     (["--freeze", "dawns"], "--freeze dawns: no weight has such a name; did you mean 'downs'?"),
     (["--freeze", "*"], "nothing is left to train"),
     (["--lr_scale", "ups"], "--lr_scale ups: expected PATTERN=FACTOR"),
     (["--lr_scale", "ups=-1"], "expected PATTERN=FACTOR"),
 ])  # fmt: skip
 def test_fine_tuning_errors_state_the_remedy(words, said, tmp_path, capsys):
-    assert main(["fit", "-c", CONFIG, "--out", str(tmp_path / "runs"), *words]) == 2
+    assert main(["fit", "-c", CONFIG, "--out", str(tmp_path / "runs"), "--trainer.max_steps", "1", *words]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
