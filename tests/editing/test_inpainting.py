@@ -46,7 +46,8 @@ def test_repaint_reaches_the_conditional_mean_with_every_sampler(kind):
     sampler = kind(8 if kind is samplers.ProbabilityFlow else 20)
     plain, jumped = slope(sampler), slope(sampler, jumps=10)
     assert plain < (0.9 if kind is samplers.Consistency else 0.7) * RHO
-    assert RHO - jumped < (0.55 if kind is samplers.AnnealedLangevin else 0.2) * (RHO - plain)
+    far = {samplers.AnnealedLangevin: 0.55, samplers.Consistency: 0.3}.get(kind, 0.2)
+    assert RHO - jumped < far * (RHO - plain)
 
 
 @pytest.mark.parametrize("kind", sorted(concrete(noise.Schedule, "diffusion"), key=lambda k: k.__name__))
