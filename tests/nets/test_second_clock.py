@@ -6,6 +6,7 @@ import torch
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.denoiser.targets import V
 from diffusion.nets import AttentionUNet
+from diffusion.nets.onnx_graph import graph_of
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
 from diffusion.support.specs import build, spec
@@ -68,6 +69,11 @@ def test_denoiser_tells_the_network_the_clock_of_each_images_end(float64):
         torch.testing.assert_close(denoiser(x, t).x0[2], many[2])  # to its own level it is the denoiser
     with pytest.raises(ValueError, match="one noise level or one per image"):
         denoiser(x, t, to=schedule.level(torch.rand(2)))
+
+
+def test_graph_refuses_a_second_clock():
+    with pytest.raises(ValueError, match="no input for its second clock; export to .safetensors"):
+        graph_of(pair("mlp")[1], (1, 8, 8))
 
 
 def test_a_level_with_an_end_is_a_level():
