@@ -86,7 +86,7 @@ def cells(steps: list[int], reference: int) -> Iterator[Sampler]:
     """Every sampler of the package at each number of steps, or once if it takes no steps; then the reference."""
     gather("diffusion.samplers")
     for kind in sorted(concrete(Sampler), key=lambda k: k.__name__):
-        if not kind.__module__.startswith("diffusion."):
+        if not kind.__module__.startswith("diffusion.") or kind.maps:  # the model is a denoiser
             continue
         stepped = "steps" in inspect.signature(kind).parameters
         yield from (kind(steps=n) for n in steps) if stepped else [kind()]

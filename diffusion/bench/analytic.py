@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Prediction
-from diffusion.noise.level import Level
+from diffusion.denoiser import Prediction, predict
+from diffusion.noise.level import CLEAN, Level
 
-CLEAN = Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -55,6 +54,27 @@ class Quantiles(Analytic):
     def transport(self, x: Tensor, t: Level, s: Level = CLEAN) -> Tensor:
         """x transported by the probability flow from level t to level s."""
         return self.at(self.quantile(x, t), s)
+
+
+class Map:
+    """The exact flow map of data with a closed-form probability flow, as a Denoise that reads `Level.end`.
+
+        x_0 = (sigma_t X - sigma_r x) / D,    X = transport(x, t, r),    D = alpha_r sigma_t - alpha_t sigma_r
+
+    Its prediction recombined at the end r is X. Without an end, or with r = t, it is the ideal denoiser's.
+    """
+
+    def __init__(self, data: Quantiles) -> None:
+        self.data = data
+
+    def __call__(self, x: Tensor, t: Level) -> Prediction:
+        ideal = self.data(x, t)
+        if t.end is None:
+            return ideal
+        r, here = t.end.like(x), t.like(x)
+        far = r.alpha * here.sigma - here.alpha * r.sigma
+        x0 = (here.sigma * self.data.transport(x, t, t.end) - r.sigma * x) / far
+        return predict(x, torch.where(far > 0, x0, ideal.x0), here)
 
 
 class Gaussian(Quantiles):

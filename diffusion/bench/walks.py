@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.bench.analytic import CLEAN, Gaussian, Mixture, Quantiles
+from diffusion.bench.analytic import CLEAN, Gaussian, Map, Mixture, Quantiles
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
@@ -16,6 +16,7 @@ from diffusion.samplers.base import Noise, Sampler
 from diffusion.samplers.steps import Past
 
 GAUSSIAN = Gaussian(0.3, 0.4)
+FLOW_MAP = Map(GAUSSIAN)
 # Orders are measured on two modes: on Gaussian data the ODE is linear, and some methods' error terms cancel
 # (DEIS of order 3 shows 4, DPMSolver of order 2 shows 2.3 to 2.5).
 MODES = Mixture([-0.5, 0.5], 0.25)
@@ -61,7 +62,8 @@ def bias(sampler: Sampler, schedule: Schedule) -> float:
     """The larger bias of mean and std after a section of `sampler.steps` levels, in units of the exact std."""
     levels = section(schedule, sampler.steps)
     (m, s), (mean, std) = moments(levels[0]), moments(levels[-1])
-    end = law(lambda x, noise: walk(sampler, levels, GAUSSIAN, x, (), noise), m, s)
+    denoise = FLOW_MAP if sampler.maps else GAUSSIAN
+    end = law(lambda x, noise: walk(sampler, levels, denoise, x, (), noise), m, s)
     return max(abs(end.mean - mean), abs(end.std - std)) / std
 
 
@@ -118,10 +120,11 @@ def whole_walk(sampler: Sampler, schedule: Schedule) -> Walk:
     Nearly every sampler ends with E[x_0 | x_t], which has less spread than x_0: with few steps the last t is large.
     """
     start, levels = schedule.level(torch.ones((), dtype=torch.float64)), []
+    denoise = FLOW_MAP if sampler.maps else GAUSSIAN
 
     def run(x: Tensor, noise: Noise) -> Tensor:
         levels[:] = [start]
-        for frame in sampler.iterate(GAUSSIAN, x, schedule, noise):
+        for frame in sampler.iterate(denoise, x, schedule, noise):
             levels.append(frame.t)
         return frame.x
 

@@ -19,12 +19,12 @@ class Denoiser(nn.Module):
 
     Args:
         net: a `nets.base.Net`, or any module with forward(x (B, C, H, W), clock (B,), y=None, keep=None) ->
-            (B, C, H, W) and any of Net's attributes that apply.
+            (B, C, H, W) and any of Net's attributes that apply; one with `second_clock` takes `to` as well.
         schedule: the forward process that the network is trained on.
         target: what the network outputs.
     Attributes:
-        num_classes, context_dim, image_channels, self_condition, learn_variance: copied from the network at
-            construction; see `nets.base.Net`. Missing ones are 0 or False.
+        num_classes, context_dim, image_channels, self_condition, learn_variance, second_clock: copied from the network
+            at construction; see `nets.base.Net`. Missing ones are 0 or False.
         conditional: whether the network receives the condition's y.
         precision: autocast dtype of the network; None leaves it to the caller.
     Raises:
@@ -46,19 +46,26 @@ class Denoiser(nn.Module):
         self.image_channels: int = getattr(net, "image_channels", 0)
         self.self_condition = bool(getattr(net, "self_condition", False))
         self.learn_variance = bool(getattr(net, "learn_variance", False))
+        self.second_clock = bool(getattr(net, "second_clock", False))
         self.conditional = bool(self.num_classes or self.context_dim)
         self.precision: torch.dtype | None = None
         self._scales_input = type(target).c_in is not Target.c_in  # skip multiplying by 1
 
-    def forward(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
+    def forward(self, x: Tensor, t: Level, cond: Condition = Condition(), to: Level | None = None) -> Prediction:
         """The prediction at level t, one for the batch () or one per image (B,).
 
+        With a second clock it is that of the flow map from t to another level: `Prediction.jump` to that level is where
+        the probability flow takes x. To t itself, it is E[x_0 | x_t].
+
+        Args:
+            to: the other level, no noisier than t; by default `t.end`, or else t. No effect without a second clock.
         Raises:
             ValueError: the number of levels is neither 1 nor B, or the condition's image does not match the network.
         """
-        if t.t.numel() not in (1, len(x)):
-            raise ValueError(f"Denoiser: expected one noise level or one per image ({len(x)}), got {t.t.numel()}")
-        clock = self.schedule.clock(t.t).to(x.device, x.dtype, non_blocking=True).reshape(-1).expand(len(x))
+        to = t.end if to is None else to
+        clock, more = self.clock(x, t), {}
+        if self.second_clock:
+            more["to"] = clock if to is None else self.clock(x, to)
         t = t.like(x)
         inputs = self.target.c_in(t) * x if self._scales_input else x
         if self.self_condition:
@@ -67,11 +74,21 @@ class Denoiser(nn.Module):
         if self.image_channels or cond.image is not None:
             inputs = torch.cat([inputs, self.fitted(cond.image, inputs)], dim=1)
         with nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision):
-            out, var = self.net(inputs, clock, cond.y, cond.keep).to(x.dtype), None
+            out, var = self.net(inputs, clock, cond.y, cond.keep, **more).to(x.dtype), None
         if out.shape[1] == 2 * x.shape[1]:
             out, var = out.chunk(2, dim=1)
         x0 = self.target.x0(x, out, t)
         return Prediction(x0, (x - t.alpha * x0) / t.sigma, var)
+
+    def clock(self, x: Tensor, t: Level) -> Tensor:
+        """The network's input (B,) for level t of the images x.
+
+        Raises:
+            ValueError: the number of levels is neither 1 nor B.
+        """
+        if t.t.numel() not in (1, len(x)):
+            raise ValueError(f"Denoiser: expected one noise level or one per image ({len(x)}), got {t.t.numel()}")
+        return self.schedule.clock(t.t).to(x.device, x.dtype, non_blocking=True).reshape(-1).expand(len(x))
 
     def fitted(self, image: Tensor | None, x: Tensor) -> Tensor:
         """A condition's image resized to x, (B, K, H, W), by nearest neighbour, so that a mask stays binary.

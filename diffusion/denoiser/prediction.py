@@ -40,6 +40,10 @@ class Prediction(NamedTuple):
     eps: Tensor
     var: Tensor | None = None
 
+    def jump(self, s: Level) -> Tensor:
+        """x_0 and eps unchanged, recombined at level s: DDIM's step, or with a second clock the flow map to s."""
+        return s.alpha * self.x0 + s.sigma * self.eps
+
 
 Denoise = Callable[[Tensor, Level], Prediction]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Condition, Denoiser
+from diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion.likelihood.vlb import neighbours, term
 from diffusion.loss.pairing import Independent, Pairing
 from diffusion.loss.weights import MSE, Distance, Unit, Weight
@@ -27,6 +27,24 @@ class Terms(NamedTuple):
     t: Level
     vlb: Tensor | None = None
     error: Tensor | None = None
+
+
+class Noised(NamedTuple):
+    """A batch at random noise levels.
+
+    Attributes:
+        x: alpha x0 + sigma eps, (B, C, H, W).
+        x0, eps: its parts; eps as paired with x0.
+        t: the level of each image, in x's form; `level` is the same in float64 on the CPU, (B,).
+        cond: with the labels that are kept, and the previous prediction of a self-conditioned network.
+    """
+
+    x: Tensor
+    x0: Tensor
+    eps: Tensor
+    t: Level
+    level: Level
+    cond: Condition
 
 
 def uniform(n: int) -> Tensor:
@@ -59,9 +77,13 @@ class Objective:
         pairing: assignment of noise to images.
         self_condition: probability, in [0, 1], that a self-conditioned network receives its own first prediction of
             x_0 in a training step instead of zeros.
+    Attributes:
+        advances: whether the loss depends on the progress of training.
     Raises:
         ValueError: drop or self_condition outside [0, 1], or a negative vlb or offset.
     """
+
+    advances = False
 
     def __init__(
         self,
@@ -91,6 +113,7 @@ class Objective:
         cond: Condition = Condition(),
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
         uniform: Callable[[int], Tensor] = uniform,
+        progress: float = 0.0,
     ) -> Terms:
         """The loss of a batch x0 (B, C, H, W).
 
@@ -98,9 +121,25 @@ class Objective:
             noise: returns N(0, I) of a tensor's shape.
             uniform: returns n uniform numbers in [0, 1), float64 on the CPU; called for times, drop and
                 self-conditioning, in this order.
+            progress: the fraction of the training that is done, in [0, 1].
         Raises:
             ValueError: vlb > 0, but the network outputs no variance.
         """
+        batch = self.noised(denoiser, x0, cond, noise, uniform)
+        pred = denoiser(batch.x, batch.t, batch.cond)
+        weight = self.weight(batch.t, denoiser.target, denoiser.schedule).sqrt()
+        mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
+        return self.terms(denoiser, batch, pred, mse)
+
+    def noised(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Condition,
+        noise: Callable[[Tensor], Tensor],
+        uniform: Callable[[int], Tensor],
+    ) -> Noised:
+        """The batch at random levels, with labels dropped; see `__call__`."""
         schedule, B = denoiser.schedule, len(x0)
         u = uniform(B)
         if cond.y is not None and self.drop:
@@ -113,20 +152,23 @@ class Objective:
         times = self.times(u, schedule)
         level = schedule.level(times)
         t = level.like(x0)
-        x = t.alpha * x0 + t.sigma * self.pairing(x0, eps)
+        eps = self.pairing(x0, eps)
+        x = t.alpha * x0 + t.sigma * eps
         if denoiser.self_condition and self.self_condition and float(uniform(1)) < self.self_condition:
             with torch.no_grad():
                 cond = cond._replace(previous=denoiser(x, t, cond).x0)
-        pred = denoiser(x, t, cond)
-        weight = self.weight(t, denoiser.target, schedule).sqrt()
-        mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
+        return Noised(x, x0, eps, t, level, cond)
+
+    def terms(self, denoiser: Denoiser, batch: Noised, pred: Prediction, mse: Tensor) -> Terms:
+        """The loss from the weighted error of each image (B,)."""
+        schedule, times, x0 = denoiser.schedule, batch.level.t, batch.x0
         loss, bound = mse, None
         if self.vlb:
             below, above = neighbours(schedule, times)
             fixed = pred._replace(x0=pred.x0.detach())  # the bound trains the variance alone
-            bound = (schedule.T or 1000) * term(fixed, x0, below, level, above)
+            bound = (schedule.T or 1000) * term(fixed, x0, below, batch.level, above)
             loss = loss + self.vlb * bound
         error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
         if self._corrects:
             loss = loss * self.times.correction(times, schedule).to(mse, non_blocking=True)
-        return Terms(loss.mean(), mse, t, bound, error)
+        return Terms(loss.mean(), mse, batch.t, bound, error)

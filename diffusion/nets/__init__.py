@@ -1,4 +1,4 @@
-"""Networks: forward(x (B, C, H, W), clock (B,), y=None, keep=None) -> (B, C, H, W). They contain no diffusion maths."""
+"""Networks: forward(x, clock, y=None, keep=None, to=None) -> (B, C, H, W). They contain no diffusion maths."""
 
 from diffusion.nets.attention_unet import AttentionUNet
 from diffusion.nets.base import Net as Net  # the base class; the others are networks

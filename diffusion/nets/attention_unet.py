@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ConditionEmbedding, codes
+from diffusion.nets.embed import ConditionEmbedding, SecondClock, codes
 from diffusion.nets.layers import check
 
 
@@ -99,7 +99,7 @@ class AttentionUNet(Net):
         ones: append a channel of ones to the input. The first GroupNorm removes the image's overall brightness; a
             constant channel lets the network recover it. Matters most for small images of few grey levels.
         clock_shift: added to the clock; 1 where a network was trained with indices from 1.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: fewer than two widths, odd widths, or image sides not divisible by 2^depth.
     """
@@ -138,12 +138,24 @@ class AttentionUNet(Net):
         self.condition = ConditionEmbedding.of(self, 4 * w[0])
         if self.condition is not None:
             self.maps = nn.ModuleList(nn.Linear(4 * w[0], c) for c in self.stage_widths)
+        if self.second_clock:
+            self.seconds = nn.ModuleList(SecondClock(4 * w[0], c) for c in self.stage_widths)
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2**self.depth, f"give fewer than {self.depth + 1} widths")
         features = None if self.condition is None else self.condition(y, keep, x.shape[0])
         clock_codes = codes(clock + self.clock_shift if self.clock_shift else clock, self.stage_widths)
+        if self.second_clock:
+            to = clock if to is None else to
+            clock_codes = [code + second(to) for code, second in zip(clock_codes, self.seconds, strict=True)]
         x = self.inc(torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if self.ones else x)
         skips = [x]
         for stage, down in enumerate(self.downs):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Net(nn.Module):
     """A network that predicts noise, an image or a velocity from a noisy image, its noise level and a condition.
 
-        forward(x (B, in_channels, H, W), clock (B,), y=None, keep=None) -> (B, out_channels, H, W)
+        forward(x (B, in_channels, H, W), clock (B,), y=None, keep=None, to=None) -> (B, out_channels, H, W)
 
     It contains no diffusion maths: the clock is any real number, and the target defines what the output means.
     A subclass adds its own arguments and passes the others on: `super().__init__(channels=channels, **facts)`.
@@ -19,6 +19,8 @@ class Net(nn.Module):
         num_classes: classes of the labels y (B,); 0 for none.
         context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
         image_channels: channels K of a conditioning image, concatenated to x (see Condition.image); 0 for none.
+        second_clock: receive the clock of a second noise level, which the step from x ends at (see
+            `loss.flow_map`); initially without effect.
     Attributes:
         in_channels: C, or 2C with self_condition, plus K.
         out_channels: C, or 2C with learn_variance.
@@ -32,19 +34,29 @@ class Net(nn.Module):
         num_classes: int = 0,
         context_dim: int = 0,
         image_channels: int = 0,
+        second_clock: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.learn_variance, self.self_condition = channels, learn_variance, self_condition
         self.num_classes, self.context_dim, self.image_channels = num_classes, context_dim, image_channels
+        self.second_clock = second_clock
         self.in_channels = channels * (1 + self_condition) + image_channels
         self.out_channels = channels * (1 + learn_variance)
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """The prediction (B, out_channels, H, W) for x (B, in_channels, H, W).
 
         Args:
             clock: (B,), the schedule's encoding of the noise level; see `Schedule.clock`.
             y: labels (B,) or context vectors (B, D); None is "no condition" for the whole batch.
             keep: (B,) bool; False replaces y by the learned null embedding.
+            to: (B,), the second clock; by default the first. Networks without `second_clock` do not use it.
         """
         raise NotImplementedError

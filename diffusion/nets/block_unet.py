@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, told
 from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, heads_of, zero
 
 Kind = Literal["res", "conv", "clsAtn", "atn", "chnAtn"]
@@ -98,7 +98,7 @@ class BlockUNet(Net):
         patch: side of the patches of `atn` at full size, a power of 2; 1 attends among pixels at every level.
         head_width: channels per attention head; 32 to 64 are fast.
         dropout: probability, in [0, 1), inside res and conv.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: blocks has neither res nor conv, clsAtn has no condition, or image sides are not divisible by
             2^layers or patch.
@@ -124,6 +124,7 @@ class BlockUNet(Net):
         self.head_width, self.dropout = head_width, dropout
         self.refuse()
         self.clock = ClockEmbedding(t_dim, t_dim)
+        self.second = SecondClock.of(self, t_dim, t_dim)
         self.condition = ConditionEmbedding.of(self, c_dim)
         w = [width * multiplier**level for level in range(layers + 1)]
         self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
@@ -163,10 +164,17 @@ class BlockUNet(Net):
         }
         return nn.ModuleList(make[kind]() for kind in self.blocks)
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, max(2**self.layers, self.patch), f"give fewer than {self.layers} layers or a smaller patch")
-        heard, condition = [self.clock(clock)], None
+        heard, condition = [told(self.clock, self.second, clock, to)], None
         if self.condition is not None:
             heard.append(condition := self.condition(y, keep, x.shape[0]))
         features = F.silu(torch.cat(heard, dim=1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, told
 from diffusion.nets.layers import check, group_norm
 
 
@@ -60,7 +60,7 @@ class ContextUNet(Net):
         channels: channels C of the images.
         width: channels at full size, a multiple of 4; doubled at a quarter of the size.
         pool: side of the average pooling at a quarter of the size; 2 for 8x8 images.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: width is not divisible by 4, or image sides are not divisible by 4 pool.
     """
@@ -81,6 +81,7 @@ class ContextUNet(Net):
         self.down1 = nn.Sequential(ConvBlock(w, w), ConvBlock(w, w), nn.MaxPool2d(2))
         self.down2 = nn.Sequential(ConvBlock(w, 2 * w), ConvBlock(2 * w, 2 * w), nn.MaxPool2d(2))
         self.clocks = nn.ModuleList(ClockEmbedding(w, c) for c in (2 * w, w))
+        self.seconds = nn.ModuleList(SecondClock(w, c) for c in (2 * w, w) if self.second_clock)
         self.factors = nn.ModuleList(
             Factor(self.num_classes, self.context_dim, c) for c in (2 * w, w) if self.num_classes or self.context_dim
         )
@@ -93,14 +94,22 @@ class ContextUNet(Net):
             nn.Conv2d(w, self.out_channels, 3, padding=1),
         )  # fmt: skip
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 4 * self.pool, "give a smaller pool")
 
         def tell(x: Tensor, stage: int) -> Tensor:
             if self.factors:
                 x = self.factors[stage](y, keep, x.shape[0]) * x
-            return x + self.clocks[stage](clock)[:, :, None, None]
+            second = self.seconds[stage] if self.seconds else None
+            return x + told(self.clocks[stage], second, clock, to)[:, :, None, None]
 
         full = self.inc(x)  # (B, w, H, W)
         half = self.down1(full)  # (B, w, H/2, W/2)

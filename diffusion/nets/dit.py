@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, code
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
 from diffusion.nets.layers import MultiHead, check, modulate, zero
 
 
@@ -140,7 +140,7 @@ class DiT(Net):
         context: tokens of the clock, and as many of the condition if there is one; 0 for none.
         since: the block, from 0, that these tokens enter at; in [0, depth).
         modulated: adaLN; False leaves the clock and the condition to the tokens, and needs context > 0 and since 0.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, image sides are not divisible by patch, or there are neither
             tokens nor adaLN.
@@ -176,6 +176,7 @@ class DiT(Net):
         self.bottleneck, self.modern = bottleneck, modern
         self.context, self.since, self.modulated = context, since, modulated
         self.clock = ClockEmbedding(256, width)
+        self.second = SecondClock.of(self, 256, width)
         self.condition = ConditionEmbedding.of(self, width)
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
@@ -204,21 +205,30 @@ class DiT(Net):
         for module in (*(m for block in self.blocks for m in block.last()), self.tell, self.outc):
             if module is not None:
                 zero(module)
+        if self.second is not None:
+            self.second.start()
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, self.patch, "give another patch")
         rows, columns = (n // self.patch for n in x.shape[-2:])
-        told = [self.clock(clock)]
+        heard = [told(self.clock, self.second, clock, to)]
         if self.condition is not None:
-            told.append(self.condition(y, keep, x.shape[0]))
-        features = F.silu(sum(told)) if self.modulated else None
+            heard.append(self.condition(y, keep, x.shape[0]))
+        features = F.silu(sum(heard)) if self.modulated else None
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
         by = (angles(rows, columns, self.width // self.heads, x.device),) if self.modern else ()
         for k, block in enumerate(self.blocks):
             if self.context and k == self.since:
-                tokens = torch.stack(told, 1).repeat_interleave(self.context, 1) + self.places
+                tokens = torch.stack(heard, 1).repeat_interleave(self.context, 1) + self.places
                 x = torch.cat([tokens.to(x.dtype), x], dim=1)
                 by = tuple(F.pad(angle, (0, 0, tokens.shape[1], 0)) for angle in by)  # not rotated
             x = block(x, features, *by)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,29 @@ class ClockEmbedding(nn.Sequential):
     def forward(self, clock: Tensor) -> Tensor:
         clock = clock if self.scale == 1 else self.scale * clock
         return super().forward(SINUSOIDS[self.sinusoids](clock, self.waves).to(self[0].weight.dtype))
+
+
+class SecondClock(ClockEmbedding):
+    """Embedding of the clock of the level that a step ends at; initially 0, so that it changes nothing."""
+
+    def __init__(self, waves: int, width: int, sinusoids: Sinusoids = "any", scale: float = 1.0) -> None:
+        super().__init__(waves, width, sinusoids, scale)
+        self.start()
+
+    def start(self) -> None:
+        """Set the last layer to 0."""
+        for p in self[-1].parameters():
+            nn.init.zeros_(p)
+
+    @classmethod
+    def of(cls, net: Net, *args: Any, **options: Any) -> "SecondClock | None":
+        """The embedding of a network's second clock; None for a network without one."""
+        return cls(*args, **options) if net.second_clock else None
+
+
+def told(first: nn.Module, second: nn.Module | None, clock: Tensor, to: Tensor | None) -> Tensor:
+    """The embedding of the clock, plus that of the second clock if there is one; `to` is the clock by default."""
+    return first(clock) if second is None else first(clock) + second(clock if to is None else to)
 
 
 class ConditionEmbedding(nn.Module):

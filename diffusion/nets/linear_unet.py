@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, Sinusoids
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
 from diffusion.nets.layers import check
 
 MEMORY = 4  # learned keys and values of each attention layer
@@ -102,7 +102,7 @@ class LinearUNet(Net):
         head_width: channels per attention head.
         dropout: probability, in [0, 1), inside the blocks.
         sinusoids: features of the clock: "any" for any schedule, "ddpm" the published ones of an index 0 .. 999.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: mults < 1, levels that do not exist, or image sides not divisible by 2^(levels - 1).
     """
@@ -138,6 +138,7 @@ class LinearUNet(Net):
 
         c = [width, *(mult * width for mult in mults)]  # channels that enter each level, and those that leave the last
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, act=nn.GELU)
+        self.second = SecondClock.of(self, width, 4 * width, sinusoids)
         self.condition = ConditionEmbedding.of(self, 4 * width)
         self.inc = nn.Conv2d(self.in_channels, width, 7, padding=3)
         self.downs = nn.ModuleList(
@@ -155,10 +156,17 @@ class LinearUNet(Net):
         self.last = Block(2 * width, width, 4 * width, dropout)
         self.outc = nn.Conv2d(width, self.out_channels, 1)
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
-        features = self.clock(clock)
+        features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, len(x))
         features = F.silu(features)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, told
 from diffusion.nets.layers import check, zero
 
 
@@ -36,7 +36,7 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
         width: features of the hidden layers, a multiple of 4.
         depth: residual blocks, >= 1.
         dropout: probability, in [0, 1), inside the blocks.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: images of a different size, or invalid size or depth.
     """
@@ -56,19 +56,27 @@ class ResidualMLP(Net):  # not `MLP`: torchvision has one, which would make the 
         self.size, self.width, self.depth, self.dropout = tuple(size), width, depth, dropout
         pixels = prod(size)
         self.clock = ClockEmbedding(width, width)
+        self.second = SecondClock.of(self, width, width)
         self.condition = ConditionEmbedding.of(self, width)
         self.inc = nn.Linear(self.in_channels * pixels, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.outc = zero(nn.Linear(width, self.out_channels * pixels))
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x)
         if (came := tuple(x.shape[-2:])) != self.size:
             raise ValueError(
                 f"ResidualMLP: expected images of size {list(self.size)}, got {list(came)}; set size {list(came)}"
             )
-        features = self.clock(clock)
+        features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)

@@ -92,6 +92,8 @@ def graph_of(net: nn.Module, shape: Sequence[int], resizable: bool = True):
         ImportError: onnx or onnxscript are not installed.
         ValueError: the network cannot be exported, for the reason given.
     """
+    if getattr(net, "second_clock", False):
+        raise ValueError(f"{type(net).__name__}: a graph has no input for its second clock; export to .safetensors")
     extra("onnx", "export"), extra("onnxscript", "export")
     if sum(p.numel() for p in net.parameters()) * 4 > LIMIT:
         raise ValueError(f"{type(net).__name__}: its weights exceed 2 GiB in float32, the limit of an ONNX file")

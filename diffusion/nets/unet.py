@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.nets.base import Net
-from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, Sinusoids
+from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
 from diffusion.nets.layers import Down, Norm, PixelAttention, ResBlock, Up, check, group_norm, zero
 
 
@@ -54,7 +54,7 @@ class UNet(Net):
         sinusoids: features of the clock: "any" for any schedule, "ddpm" and "adm" the published ones of an index.
         clock_scale: factor of the clock; 1000 / T where a network was trained with an index scaled to 1000.
         pad_end: downsampling convolutions pad right and bottom only.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
             sides are not divisible by 2^(levels - 1); groups do not divide a level's channels.
@@ -103,6 +103,7 @@ class UNet(Net):
             return Stage(block(c_in, c_out), attention)
 
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
+        self.second = SecondClock.of(self, width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
         self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()
@@ -126,10 +127,17 @@ class UNet(Net):
         self.norm = group_norm(c, norm)
         self.outc = zero(nn.Conv2d(c, self.out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        y: Tensor | None = None,
+        keep: Tensor | None = None,
+        to: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
-        features = self.clock(clock)
+        features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
         features = F.silu(features)

@@ -18,6 +18,16 @@ class Level(NamedTuple):
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+    end = None  # the level that a step from here ends at, where a prediction depends on it; see `until`
+
+    def until(self, end: "Level") -> "Level":
+        """This level with the one that a step from it ends at, for networks with a second clock.
+
+        Others predict as at the level itself. Calculations with it, such as `like`, give a level without an end.
+        """
+        level = _Ending(*self)
+        level.end = end
+        return level
 
     @property
     def ratio(self) -> Tensor:
@@ -35,6 +45,13 @@ class Level(NamedTuple):
         Scalars stay float64 on the CPU: torch multiplies them into x on any device without a copy or a sync.
         """
         return Level(*(broadcast(v, x) for v in self))
+
+
+class _Ending(Level):
+    """A level with an end."""
+
+
+CLEAN = Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))  # of every schedule
 
 
 def broadcast(v: Tensor, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from diffusion.noise.level import Level
+from diffusion.noise.level import CLEAN, Level
 
 NO_SIGNAL = 1e-7  # an alpha below this is a rounding error of 0
 
@@ -40,7 +40,7 @@ class Schedule(ABC):
 
     def clean(self) -> Level:
         """The noiseless level, where every sampler ends."""
-        return Level(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+        return CLEAN
 
     def clock(self, t: Tensor) -> Tensor:
         """The network's input for time t."""

@@ -2,6 +2,7 @@
 
 from diffusion.samplers.annealed_langevin import AnnealedLangevin
 from diffusion.samplers.base import Frame, Sampler
+from diffusion.samplers.consistency import Consistency
 from diffusion.samplers.ddim import DDIM
 from diffusion.samplers.ddpm import DDPM
 from diffusion.samplers.deis import DEIS
@@ -17,6 +18,6 @@ from diffusion.samplers.probability_flow import ProbabilityFlow
 from diffusion.samplers.unipc import UniPC
 
 __all__ = [
-    "AnnealedLangevin", "DDIM", "DDPM", "DEIS", "DPM2", "DPMSolver", "DPMSolverSingle", "Euler", "EulerAncestral",
-    "EulerMaruyama", "Frame", "Heun", "PredictorCorrector", "ProbabilityFlow", "Sampler", "UniPC",
+    "AnnealedLangevin", "Consistency", "DDIM", "DDPM", "DEIS", "DPM2", "DPMSolver", "DPMSolverSingle", "Euler",
+    "EulerAncestral", "EulerMaruyama", "Frame", "Heun", "PredictorCorrector", "ProbabilityFlow", "Sampler", "UniPC",
 ]  # fmt: skip

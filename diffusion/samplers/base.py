@@ -35,11 +35,13 @@ class Sampler(ABC):
     Attributes:
         convergence: theoretical order: the error of a deterministic walk falls like steps^-convergence, apart from its
             first steps and its last. None for random walks and adaptive step sizes. `diffusion check` measures it.
+        maps: whether it needs a flow map, see `loss.flow_map`.
     Raises:
         ValueError: steps < 1, or an unknown grid.
     """
 
     convergence: int | None = None
+    maps = False
 
     def __init__(self, steps: int = 50, grid: Grid = "trailing") -> None:
         if steps < 1:

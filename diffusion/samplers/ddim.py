@@ -8,7 +8,7 @@ from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, posterior_var
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, jump
+from diffusion.samplers.steps import Past
 
 
 class DDIM(Sampler):
@@ -16,7 +16,8 @@ class DDIM(Sampler):
 
         x_s = alpha_s x_0 + sqrt(sigma_s^2 - var) eps + sqrt(var) z,    var = eta^2 Var[x_s | x_t, x_0]
 
-    eta = 1 is DDPM with the small variance. One network evaluation per step.
+    eta = 1 is DDPM with the small variance. One network evaluation per step. A network with a second clock is told s if
+    eta = 0: the step is then that of its flow map, exact at any number of steps.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16.
 
     Args:
@@ -37,9 +38,9 @@ class DDIM(Sampler):
     def step(
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
-        pred = denoise(x, t)
+        pred = denoise(x, t if self.eta else t.until(s))
         if not self.eta:
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         var = self.eta**2 * posterior_var(s, t)
         x = s.alpha * pred.x0 + (s.sigma**2 - var).sqrt() * pred.eps
         return (x + var.sqrt() * noise(x) if var > 0 else x), pred
@@ -65,7 +66,7 @@ class DDIM(Sampler):
         levels = self.levels(schedule)[::-1]
         x, pred = x0, None
         for s, t in zip(levels[:-1], levels[1:], strict=True):
-            x_t = t.alpha * x if pred is None else jump(pred, t)
+            x_t = t.alpha * x if pred is None else pred.jump(t)
             for _ in range(iterations):
                 pred = denoise(x_t, t)
                 if s.sigma > s.alpha:

@@ -7,7 +7,7 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, with_signal
 
 
 class DEIS(Sampler):
@@ -38,7 +38,7 @@ class DEIS(Sampler):
         pred = denoise(x, t)
         known = [(t, pred), *with_signal(past)][: self.order]
         if first_order_only(t, s) or len(known) == 1:
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         h = half_log_snr(s) - half_log_snr(t)
         places = [(half_log_snr(v) - half_log_snr(t)) / h for v, _ in known]
         u = torch.stack(places)  # where eps is known: 0 at t, 1 at s
@@ -46,7 +46,7 @@ class DEIS(Sampler):
         for k in range(1, len(known)):
             moments.append((k * moments[-1] - (-h).exp()) / h)
         weights = torch.linalg.solve(torch.stack([u**k for k in range(len(known))]), torch.stack(moments))
-        x = jump(pred, s)  # the weights sum to moments[0], which is this step; the rest is a correction
+        x = pred.jump(s)  # the weights sum to moments[0], which is this step; the rest is a correction
         for w, (_, q) in zip(weights[1:], known[1:], strict=True):
             x = x - s.alpha * t.ratio * h * w * (q.eps - pred.eps)
         return x, pred

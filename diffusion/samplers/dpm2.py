@@ -6,7 +6,7 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, off_grid
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, jump
+from diffusion.samplers.steps import Past, first_order_only
 
 
 class DPM2(Sampler):
@@ -42,7 +42,7 @@ class DPM2(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if first_order_only(t, s, self.max_ratio):
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         m = off_grid((t.alpha * s.alpha).sqrt(), (t.sigma * s.sigma).sqrt())
-        mid = denoise(jump(pred, m), m)
-        return jump(pred, s) + s.alpha * (s.ratio - t.ratio) * (mid.eps - pred.eps), pred
+        mid = denoise(pred.jump(m), m)
+        return pred.jump(s) + s.alpha * (s.ratio - t.ratio) * (mid.eps - pred.eps), pred

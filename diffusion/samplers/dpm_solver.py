@@ -6,7 +6,7 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, with_signal
 
 
 class DPMSolver(Sampler):
@@ -42,7 +42,7 @@ class DPMSolver(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if first_order_only(t, s):
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         h = half_log_snr(s) - half_log_snr(t)
         H = 2 * h if self.sde else h
         c0 = -expm1(-H)

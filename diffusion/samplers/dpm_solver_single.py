@@ -6,7 +6,7 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, off_grid
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr
 
 
 class DPMSolverSingle(Sampler):
@@ -37,7 +37,7 @@ class DPMSolverSingle(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if first_order_only(t, s):
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         h, slope = half_log_snr(s) - half_log_snr(t), None
         for r in (1 / 2,) if self.order == 2 else (1 / 3, 2 / 3):
             m = off_grid(t.alpha ** (1 - r) * s.alpha**r, t.sigma ** (1 - r) * s.sigma**r)

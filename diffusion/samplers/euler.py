@@ -5,7 +5,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, jump
+from diffusion.samplers.steps import Past
 
 
 class Euler(Sampler):
@@ -27,4 +27,4 @@ class Euler(Sampler):
         self, denoise: Denoise, x: Tensor, t: Level, s: Level, past: Past, noise: Noise
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
-        return jump(pred, s), pred
+        return pred.jump(s), pred

@@ -5,7 +5,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.level import Level, forward_var
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, jump
+from diffusion.samplers.steps import Past, first_order_only
 
 
 class EulerMaruyama(Sampler):
@@ -27,6 +27,6 @@ class EulerMaruyama(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if first_order_only(t, s):
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         var = forward_var(s, t)
         return (2 - t.alpha / s.alpha) * x - var / t.sigma * pred.eps + var.sqrt() * noise(x), pred

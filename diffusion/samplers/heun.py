@@ -8,7 +8,7 @@ from diffusion.denoiser import Denoise, Prediction
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, off_grid
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, jump
+from diffusion.samplers.steps import Past, first_order_only
 
 
 class Heun(Sampler):
@@ -66,7 +66,7 @@ class Heun(Sampler):
             up = off_grid(t.alpha, t.sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)))
             x, t = x + self.churn_noise * (up.sigma**2 - t.sigma**2).sqrt() * noise(x), up
         pred = denoise(x, t)
-        euler = jump(pred, s)
+        euler = pred.jump(s)
         if first_order_only(t, s, self.max_ratio):
             return euler, pred
         return euler + s.alpha * (s.ratio - t.ratio) / 2 * (denoise(euler, s).eps - pred.eps), pred

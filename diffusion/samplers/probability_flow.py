@@ -8,7 +8,7 @@ from diffusion.likelihood.ode import rk45
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level, off_grid
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, jump
+from diffusion.samplers.steps import Past
 
 
 class ProbabilityFlow(Sampler):
@@ -39,7 +39,7 @@ class ProbabilityFlow(Sampler):
     ) -> tuple[Tensor, Prediction]:
         pred = denoise(x, t)
         if s.sigma == 0:
-            return jump(pred, s), pred
+            return pred.jump(s), pred
 
         def velocity(u: Tensor, y: Tensor) -> Tensor:
             now = off_grid(torch.lerp(t.alpha, s.alpha, u), torch.lerp(t.sigma, s.sigma, u))

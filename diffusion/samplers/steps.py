@@ -10,11 +10,6 @@ from diffusion.noise.level import Level
 Past = deque[tuple[Level, Prediction]]  # newest last; every multistep method needs at most three
 
 
-def jump(pred: Prediction, s: Level) -> Tensor:
-    """The first-order step: x_0 and eps unchanged, recombined at level s."""
-    return s.alpha * pred.x0 + s.sigma * pred.eps
-
-
 def first_order_only(t: Level, s: Level, max_ratio: float = float("inf")) -> bool:
     """Whether the step from t to s must be of first order: s is clean, or t has no signal and log-SNR -inf.
 

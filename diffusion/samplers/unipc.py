@@ -7,7 +7,7 @@ from diffusion.denoiser import Denoise, Prediction, predict
 from diffusion.noise.grids import Grid
 from diffusion.noise.level import Level
 from diffusion.samplers.base import Noise, Sampler
-from diffusion.samplers.steps import Past, first_order_only, half_log_snr, jump, with_signal
+from diffusion.samplers.steps import Past, first_order_only, half_log_snr, with_signal
 
 
 class UniPC(Sampler):
@@ -42,7 +42,7 @@ class UniPC(Sampler):
         if used and not first_order_only(used[0][0], t):
             pred = predict(_move(used[: self.order], t, pred.x0), pred.x0, t)
         if first_order_only(t, s):
-            return jump(pred, s), pred
+            return pred.jump(s), pred
         return _move([(t, pred), *used][: self.order], s), pred
 
 
@@ -57,7 +57,7 @@ def _move(known: list[tuple[Level, Prediction]], s: Level, x0_s: Tensor | None =
     mean = pred.x0  # over the step, weighted by the integrator
     for w, slope in zip(_weights(r, -h), slopes, strict=True):
         mean = mean + w * slope
-    return s.sigma / t.sigma * jump(pred, t) - s.alpha * torch.expm1(-h) * mean
+    return s.sigma / t.sigma * pred.jump(t) - s.alpha * torch.expm1(-h) * mean
 
 
 def _weights(r: list[Tensor], h: Tensor) -> list[Tensor]:

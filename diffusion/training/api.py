@@ -26,6 +26,7 @@ def fit(
     precision: str | None = None,
     seed: int | None = None,
     resume: str | Path | None = None,
+    init: str | Path | None = None,
     experiment: str | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -47,6 +48,8 @@ def fit(
             default it depends on the capabilities of the device.
         seed: of weights, data order, noise and previews.
         resume: "auto" for the newest run of the experiment, or a new one; a run; or a checkpoint file.
+        init: a run or file whose weights a new run begins with; matching tensors are taken, others are named in the
+            output. "freeze" and "lr_scale" in `settings` choose the parts that train.
         experiment: the folder of the run (default: the data's name).
         out: the folder of the runs (default: lightning_logs).
         settings: any other options of `diffusion fit` by their dotted names, e.g. {"model.net.width": 32}.
@@ -65,6 +68,7 @@ def fit(
         "precision": precision,
         "seed_everything": seed,
         "resume": resume,
+        "init": init,
         "experiment": experiment,
         "out": out,
     }

@@ -95,6 +95,15 @@ class DiffusionCLI(LightningCLI):
         add("--experiment", type=str, default="", help="folder of the run (default: the data's name)")
         add("--out", type=str, default="", help="folder of the runs (default: lightning_logs)")
         add("--resume", type=str, default="", help="'auto' (the newest run, or a new one), a run, or a checkpoint file")
+        add(
+            "--init",
+            type=str,
+            default="",
+            help="begin with the weights of a run or file; a resumed run needs it no more",
+        )
+        add("--init_weights", type=str, default="ema", help="of --init: ema or raw")
+        add("--freeze", type=str, default="", help="weights that do not train: names or patterns, e.g. 'inc,downs.*'")
+        add("--lr_scale", type=str, default="", help="learning rates of parts, e.g. 'condition=10,ups.*=0.1'")
         add("--budget", type=str, default="", help="total time: 90s, 20m, 1h30m; chooses batch size and steps")
         add("--precision", type=str, default="", help=f"as --trainer.precision, or {FASTEST}: measured here")
         add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")

@@ -22,7 +22,7 @@ from diffusion.support import runs
 from diffusion.support.console import clock, in_notebook, shown, tool
 from diffusion.support.paths import cache_root, run_root
 from diffusion.support.signals import Interrupted, Listener, Stopped, listening
-from diffusion.training import launch, pace, precision, report
+from diffusion.training import initial, launch, pace, precision, report
 from diffusion.training.build import EXTRACTORS, DiffusionCLI, quiet
 from diffusion.training.callbacks import Budget, Evaluation, Lines, Ranks, Rate, Signals
 from diffusion.training.callbacks.budget import seconds
@@ -43,6 +43,7 @@ class Run:
         experiment: the folder that holds this run and others.
         start: its own folder, and the checkpoint that it resumes from.
         why: the reason for the precision, or "".
+        taken: the weights that a new run begins with, if they are those of another.
     """
 
     cli: DiffusionCLI
@@ -52,6 +53,7 @@ class Run:
     experiment: Path
     start: Start
     why: str = ""
+    taken: initial.Taken | None = None
 
     @property
     def folder(self) -> Path:
@@ -85,6 +87,11 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     model, data, device = cli.model, cli.datamodule, precision.device_of(config.trainer)
     alone = launch.alone(config.trainer)
     net = (model.denoiser if diffusion else model).net
+    taken = None
+    if config.init and start.resume is None:
+        taken = initial.take(model, config.init, config.init_weights)
+    initial.freeze(model, config.freeze)
+    model.lr_scales = initial.scaled(model, config.lr_scale)
     if config.recompute:
         speed.recomputed(net)
 
@@ -108,7 +115,7 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
         callbacks.append(Budget(seconds(config.budget), found.step, started))
     if config.compile:
         speed.compiled(net, config.compile)
-    return Run(cli, model, data, trainer_of(cli, callbacks), experiment, start, chosen.reason)
+    return Run(cli, model, data, trainer_of(cli, callbacks), experiment, start, chosen.reason, taken)
 
 
 def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
@@ -183,6 +190,8 @@ def begin(run: Run) -> Run:
             changes = differences(resume, hparams_of(run.model), before, run.cli.config)
         if trainer.is_global_zero:
             print(report.begins(run.model, trainer, run.data, run.folder, run.why))
+            if run.taken:
+                print(run.taken, flush=True)
             for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
                 print(
                     f"budget {clock(keeper.total)}: batch {run.data.batch_size}, lr {run.model.lr:.2g}, "

@@ -10,8 +10,7 @@ from diffusion.bench import bias, check_sampler, check_schedule, law, make, sett
 from diffusion.bench.walks import GAUSSIAN, SECTION, section
 from diffusion.noise import VE, VP, Cosine, Flow, Linear, Schedule, posterior_var
 from diffusion.noise.discrete import Discrete
-from diffusion.samplers import DDIM, DPMSolver, EulerAncestral, Heun, Sampler
-from diffusion.samplers.steps import jump
+from diffusion.samplers import DDIM, Consistency, DPMSolver, EulerAncestral, Heun, Sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*alpha-bar")
 
@@ -21,7 +20,7 @@ class Right(Sampler):
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
-        return jump(pred, s), pred
+        return pred.jump(s), pred
 
 
 class Weak(DDIM):
@@ -61,12 +60,19 @@ class Loud(Sampler):
         return s.alpha * pred.x0 + (s.sigma**2 - small).sqrt() * pred.eps + 1.1 * small.sqrt() * noise(x), pred
 
 
+class LoudConsistency(Consistency):
+    """10 % too much noise after each jump."""
+
+    def step(self, denoise, x, t, s, past, noise):
+        return super().step(denoise, x, t, s, past, lambda x: 1.1 * noise(x))
+
+
 class Own(Sampler):
     """Draws its own noise in addition to the given noise."""
 
     def step(self, denoise, x, t, s, past, noise):
         pred = denoise(x, t)
-        return jump(pred, s) + 0.1 * s.sigma * (noise(x) + torch.randn_like(x)), pred
+        return pred.jump(s) + 0.1 * s.sigma * (noise(x) + torch.randn_like(x)), pred
 
 
 class Boastful(EulerAncestral):
@@ -87,6 +93,8 @@ class Raises(Sampler):
 
 @pytest.mark.parametrize("kind, schedule, problem", [
     (Right, VP(), ""), (Right, Flow(), ""), (DDIM, Linear(), ""), (EulerAncestral, Cosine(), ""), (OnlyVP, VP(), ""),
+    (Consistency, VP(), ""), (Consistency, Flow(), ""), (Consistency, Linear(), ""),
+    (LoudConsistency, VP(), "weak order .*, expected 1"),
     (Weak, VP(), "order .*, expected 1"), (WeakUndeclared, VP(), "of the data's spread away after 50 steps"),
     (Bent, VP(), "order 1.*, expected 2"), (OnlyVP, VE(), "order .*, expected 1"),
     (Loud, VP(), "weak order .*, expected 1: mean or std stay wrong"), (Own, VP(), "draws its own noise"),

@@ -39,11 +39,15 @@ def slope(sampler, schedule=Cosine(), jumps=0, length=1):
 
 @pytest.mark.parametrize("kind", sorted(concrete(samplers.Sampler, "diffusion"), key=lambda k: k.__name__))
 def test_repaint_reaches_the_conditional_mean_with_every_sampler(kind):
-    """Replacement without jumps is far off. The levels of AnnealedLangevin are too far apart here to mix."""
+    """Replacement without jumps is far off. The levels of AnnealedLangevin are too far apart here to mix.
+
+    Consistency has fresh noise in every step, which is a jump back, and is close without others.
+    """
     sampler = kind(8 if kind is samplers.ProbabilityFlow else 20)
     plain, jumped = slope(sampler), slope(sampler, jumps=10)
-    assert plain < 0.7 * RHO
-    assert RHO - jumped < (0.55 if kind is samplers.AnnealedLangevin else 0.2) * (RHO - plain)
+    assert plain < (0.9 if kind is samplers.Consistency else 0.7) * RHO
+    far = {samplers.AnnealedLangevin: 0.55, samplers.Consistency: 0.3}.get(kind, 0.2)
+    assert RHO - jumped < far * (RHO - plain)
 
 
 @pytest.mark.parametrize("kind", sorted(concrete(noise.Schedule, "diffusion"), key=lambda k: k.__name__))

@@ -1,6 +1,7 @@
 """Shared base of the systems: optimizers and learning-rate schedules."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +12,13 @@ from diffusion.training.systems.optimizer import AdamW
 
 
 class System(pl.LightningModule):
-    """A LightningModule whose optimizer measures, checks and clips its gradients (see `AdamW`)."""
+    """A LightningModule whose optimizer measures, checks and clips its gradients (see `AdamW`).
+
+    Attributes:
+        lr_scales: factors of the learning rate, each with its parameters; see `initial.scaled`.
+    """
+
+    lr_scales: Sequence[tuple[float, list[torch.nn.Parameter]]] = ()
 
     def on_fit_start(self) -> None:
         """Reject data that are to give latents; a system with a codec overrides this."""
@@ -27,6 +34,19 @@ class System(pl.LightningModule):
         """
         return batch == 0 or self.trainer._logger_connector.should_update_logs
 
+    @property
+    def progress(self) -> float:
+        """The fraction of the optimizer steps that are done, in [0, 1]: a function of (step, last step) alone.
+
+        Raises:
+            ValueError: training has no end.
+        """
+        step = self.trainer.global_step  # restored on resume
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise ValueError(f"{type(self).__name__}: progress needs an end: set trainer.max_epochs or max_steps")
+        # Requesting the number of steps at step 0 would set up the loader before its position is restored.
+        return min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0
+
     def log_loss(self, loss: Tensor) -> None:
         """Log train/loss from the CPU: Lightning reads progress-bar values after every step, whether due or not."""
         self.log("train/loss", loss.detach().cpu(), prog_bar=True)
@@ -34,7 +54,20 @@ class System(pl.LightningModule):
     def adamw(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), **options: Any) -> AdamW:
         """The optimizer of all weights, with the trainer's gradient clipping."""
         clip = {"clip": self.trainer.gradient_clip_val, "algorithm": self.trainer.gradient_clip_algorithm}
-        return AdamW([p for p in self.parameters() if p.requires_grad], lr, tuple(betas), **clip, **options)
+        return AdamW(self.groups(lr), lr, tuple(betas), **clip, **options)
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """The weights that train, as parameter groups: one for each factor of `lr_scales`, 1 first."""
+
+        def first(group: tuple[float, list[Tensor]]) -> tuple[bool, float]:
+            return group[0] != 1, group[0]
+
+        scaled = {id(p): factor for factor, parameters in self.lr_scales for p in parameters}
+        found: dict[float, list[Tensor]] = {}
+        for p in self.parameters():
+            if p.requires_grad:
+                found.setdefault(scaled.get(id(p), 1.0), []).append(p)
+        return [{"params": parameters, "lr": factor * lr} for factor, parameters in sorted(found.items(), key=first)]
 
     def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
         """No-op: the optimizer clips. Lightning's own clipping also rejects a fused optimizer in bf16."""

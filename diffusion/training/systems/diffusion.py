@@ -139,7 +139,8 @@ class Diffusion(System):
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
         x0 = x0 if self._coded else self.pipeline.pixels.encode(x0)
-        terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
+        more = {"progress": self.progress} if self.objective.advances else {}
+        terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform, **more)
         if self.due(batch_idx):
             self.log_loss(terms.loss)
             if terms.vlb is not None:
