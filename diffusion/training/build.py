@@ -29,6 +29,7 @@ from diffusion.training.callbacks import (
     Evaluation,
     Gif,
     Guard,
+    PostHoc,
     Reconstructions,
     Samples,
 )
@@ -38,8 +39,8 @@ from diffusion.training.systems import Autoencoder, Classifier, Diffusion, Noisy
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
 SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
-    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
-    "Autoencoder": (Autoencoder, "autoencoder.yaml", (EMA, Guard, Reconstructions, Checkpoint)),
+    "Diffusion": (Diffusion, "default.yaml", (EMA, PostHoc, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Autoencoder": (Autoencoder, "autoencoder.yaml", (EMA, PostHoc, Guard, Reconstructions, Checkpoint)),
     "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
     "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
     "VICReg": (VICReg, "features.yaml", (Guard, Checkpoint)),

@@ -1,0 +1,56 @@
+"""Parts of a training with a state of their own: a run that is killed and resumed is the uninterrupted run."""
+
+import pytest
+import torch
+
+from diffusion.denoiser import averages
+from diffusion.support import runs
+from diffusion.training.callbacks import PostHoc
+from tests.reliability.test_exact import BATCHES, EPOCHS, Killer, same, state, train
+
+
+def snapshots(run):
+    """The bytes of each snapshot by its name."""
+    return {s.path.name: s.path.read_bytes() for s in averages.snapshots(run)}
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 4}], ids=["each batch", "accumulation"])
+def test_averages_and_their_snapshots_resume_exactly(options, tmp_path):
+    """Killed between a snapshot and the next checkpoint: it is written again, to the bit."""
+    (tmp_path / "whole").mkdir()
+    train(tmp_path / "whole", also=[PostHoc(5)], every=4, **options)
+    kills = [3, 4] if options else [3, 7, 9]
+    for at in kills:
+        assert train(tmp_path, Killer("on_before_optimizer_step", at), also=[PostHoc(5)], every=4, **options) is None
+    assert train(tmp_path, also=[PostHoc(5)], every=4, **options)
+    wanted, found = (folder / "x" / "version_0" for folder in (tmp_path / "whole", tmp_path))
+    assert len(snapshots(wanted)) == 10 and snapshots(found) == snapshots(wanted)
+    read = [runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"]["PostHoc"] for run in (wanted, found)]
+    assert read[0]["images"] == read[1]["images"] == 8 * BATCHES * EPOCHS
+    for w, track in read[0]["tracks"].items():
+        same(read[1]["tracks"][w], track)
+    same(state(found), state(wanted))
+
+
+def test_snapshots_hold_the_averages_of_the_weights(tmp_path):
+    """Against the weights of every step and w_j = (j/n)^(g + 1) - ((j - 1)/n)^(g + 1)."""
+    seen, name = [], "denoiser.net.inc.body.0.weight"
+
+    class Record(PostHoc):
+        state_key = "Record"
+
+        def __init__(self):
+            super().__init__()
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            seen.append(pl_module.get_parameter(name).detach().double().clone())
+
+    train(tmp_path, also=[PostHoc(3, storage="fp32"), Record()], max_epochs=2)
+    n = len(seen)
+    assert n == 12
+    for s in averages.snapshots(tmp_path / "x" / "version_0"):
+        g, j = averages.exponent(s.sigma_rel), torch.arange(1, s.step + 1).double()
+        weights = (j / s.step) ** (g + 1) - ((j - 1) / s.step) ** (g + 1)
+        wanted = (weights.view(-1, 1, 1, 1, 1) * torch.stack(seen[: s.step])).sum(0)
+        found = runs.open_checkpoint(s.path)[name]
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-7)
