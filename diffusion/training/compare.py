@@ -18,6 +18,7 @@ MODEL = (
     "scaling",
     "codec",
     "discriminator",
+    "optimizer",  # whose state would not fit
 )  # change the weights or what they mean
 KEPT = ("lr", "betas", "weight_decay")  # the restored optimizer keeps its own
 PLACES = ("config", "resume", "out", "experiment", "precision", "model")  # not compared: the checkpoint has the model

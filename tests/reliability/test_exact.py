@@ -44,13 +44,13 @@ class Killer(pl.Callback):
         setattr(self, hook, kill)
 
 
-def parts(data=None, hint=None):
+def parts(data=None, hint=None, **more):
     torch.manual_seed(0)
     facts = {} if data is None else {"scaling": data.scaling, "paired": data.paired}
     shown = facts["paired"]["size"][0] if facts.get("paired") else hint.shape((1, 8, 8))[0] if hint else 0
     net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1, image_channels=shown)
     objective = Objective(times=LossAware(bins=2, history=4))
-    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts
+    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts | more
     return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, hint=hint, **options)
 
 

@@ -6,7 +6,8 @@ import torch
 from diffusion.denoiser import averages
 from diffusion.support import runs
 from diffusion.training.callbacks import PostHoc
-from tests.reliability.test_exact import BATCHES, EPOCHS, Killer, same, state, train
+from diffusion.training.systems.optimizers import Muon, RAdam
+from tests.reliability.test_exact import BATCHES, EPOCHS, Killer, parts, same, state, train
 
 
 def snapshots(run):
@@ -54,3 +55,20 @@ def test_snapshots_hold_the_averages_of_the_weights(tmp_path):
         wanted = (weights.view(-1, 1, 1, 1, 1) * torch.stack(seen[: s.step])).sum(0)
         found = runs.open_checkpoint(s.path)[name]
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", [Muon(), RAdam()])
+def test_optimizers_resume_exactly(optimizer, tmp_path):
+    """Killed within an epoch; the state of every optimizer is restored."""
+
+    def make(data, hint):
+        return parts(data, hint, optimizer=optimizer, decay="wsd")
+
+    (tmp_path / "whole").mkdir()
+    train(tmp_path / "whole", make=make, every=4)
+    assert train(tmp_path, Killer("on_before_optimizer_step", 7), make=make, every=4) is None
+    assert train(tmp_path, make=make, every=4)
+    wanted, found = (state(folder / "x" / "version_0") for folder in (tmp_path / "whole", tmp_path))
+    names = {name.split()[-1] for name in wanted if name.startswith("adam")}
+    assert names == {"exp_avg", "exp_avg_sq", "step"} | ({"momentum_buffer"} if isinstance(optimizer, Muon) else set())
+    same(found, wanted)

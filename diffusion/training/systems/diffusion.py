@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -23,7 +24,8 @@ from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import System, scheduled
+from diffusion.training.systems.base import Decay, System, scheduled
+from diffusion.training.systems.optimizers import AdamW, Optimizer
 
 MEASURED = 256  # images encoded at a time, when latents are measured
 
@@ -46,11 +48,13 @@ class Diffusion(System):
             The network's image_channels is linked to it.
         codec: from images to the latents that the denoiser works on, e.g. a trained autoencoder (`Frozen`); none by
             default. The network's channels are those of the latents.
-        lr: learning rate of AdamW, > 0.
-        betas: AdamW's averaging constants.
-        weight_decay: AdamW's decoupled weight decay, >= 0.
+        optimizer: how gradients become steps; AdamW by default.
+        lr: learning rate, > 0.
+        betas: averaging constants of AdamW and RAdam.
+        weight_decay: decoupled weight decay, >= 0.
         warmup: optimizer steps over which the learning rate rises from 0.
-        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training.
+        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training: linear, cosine, or
+            wsd, which is constant until the last fifth.
         seed: of training noise, validation noise and previews.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
@@ -69,11 +73,12 @@ class Diffusion(System):
         clamp: Bound | None = None,
         hint: Hint | None = None,
         codec: Codec | None = None,
+        optimizer: Optimizer | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: int = 0,
-        decay: Literal["constant", "linear", "cosine"] = "constant",
+        decay: Decay = "constant",
         seed: int = 0,
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
@@ -86,6 +91,9 @@ class Diffusion(System):
         hint = Paired(**paired) if paired else hint
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling", "paired")}
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
+        self.optimizer = parts.pop("optimizer") or AdamW()
+        if not isinstance(self.optimizer, AdamW):  # files of models trained by AdamW are as they were
+            parts["optimizer"] = self.optimizer
         scaling = Scaling.of(scaling)
         scaling.check(shape[0])
         codec = parts.pop("codec") or Identity()
@@ -192,8 +200,16 @@ class Diffusion(System):
     def configure_optimizers(self) -> dict:
         if self.decay != "constant" and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
+        strategy = self.trainer.strategy
+        if self.optimizer.whole and not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise ValueError(
+                f"{type(self.optimizer).__name__} needs whole matrices, which {type(strategy).__name__} may shard over "
+                "processes; use model.optimizer AdamW, or trainer.strategy ddp"
+            )
         fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
-        optimizer = self.adamw(self.lr, self.betas, weight_decay=self.weight_decay, fused=fused)
+        own = [p for name, p in self.named_parameters() if not name.startswith("denoiser.net.")]
+        options = {"betas": tuple(self.betas), "weight_decay": self.weight_decay, "fused": fused} | self.clipping
+        optimizer = self.optimizer.of(self.denoiser.net, own, self.lr, **options)
         return scheduled(optimizer, self.trainer, self.warmup, self.decay)
 
     def configure_model(self) -> None:
