@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from diffusion.data import ImageData
 from diffusion.data.recorded import open_data
 from diffusion.denoiser import averages
-from diffusion.denoiser.saved import load_weights
+from diffusion.denoiser.saved import load_weights, trimmed, untold
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.counting import counted
 from diffusion.generation.pipeline import Pipeline
@@ -86,11 +86,13 @@ def with_width(request: Request, setting: Mapping[str, Any], path: Path, pipelin
         raise ValueError(
             f"sweep: {WIDTH} is of averaged weights of a single model; leave out --then, --weights, --engine"
         )
-    step = runs.read_checkpoint(path)["global_step"]
-    made = averages.averaged(runs.directory(path), setting[WIDTH], step)
+    read = runs.read_checkpoint(path)
+    made = averages.averaged(runs.directory(path), setting[WIDTH], read["global_step"])
     own = Pipeline.load(path, request.weights, request.device, request.precision, request.compile)
     own.denoiser.requires_grad_(False)
-    load_weights(own.denoiser, {**runs.read_checkpoint(path)["state_dict"], **made.weights}, path, "denoiser.")
+    told = untold(read["hyper_parameters"])[1]
+    state = trimmed(read["state_dict"] | made.weights, own.denoiser.net, told)
+    load_weights(own.denoiser, state, path, "denoiser.")
     return own
 
 

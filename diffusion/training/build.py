@@ -122,11 +122,12 @@ class DiffusionCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def hinted(self, shape: tuple[int, int, int], paired: dict[str, Any] | None) -> int:
-        """Channels of the paired images, or else of the model's hint for images of a shape; 0 without either."""
-        hint = self.config.model.get("hint")
+        """Channels of the paired images or the model's hint for images of a shape, and numbers of its augmentation."""
+        hint, augment = (self.config.model.get(name) for name in ("hint", "augment"))
+        told = build(augment.as_dict()).numbers if augment else 0
         if paired:
-            return paired["size"][0]
-        return build(hint.as_dict()).shape(shape)[0] if hint else 0
+            return paired["size"][0] + told
+        return (build(hint.as_dict()).shape(shape)[0] if hint else 0) + told
 
     def coded(self, channels: int) -> int:
         """Channels of what the denoiser works on: the codec's latents, or else images of these channels."""

@@ -18,6 +18,7 @@ MODEL = (
     "scaling",
     "codec",
     "discriminator",
+    "augment",
     "optimizer",  # whose state would not fit
 )  # change the weights or what they mean
 KEPT = ("lr", "betas", "weight_decay")  # the restored optimizer keeps its own

@@ -172,3 +172,15 @@ def test_an_optimizer_is_chosen_by_name_and_kept_on_resuming(tmp_path, capsys):
     assert "model.optimizer: Muon -> None" in capsys.readouterr().err
     assert main([*words, "--model.optimizer", "Moun"]) == 2
     assert "did you mean 'Muon'?" in capsys.readouterr().err
+
+
+def test_augmentation_is_linked_to_the_network_and_refused_for_classes_it_changes(tmp_path, capsys):
+    words = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1", "--model.augment", "NonLeaking"]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "x_flip, y_flip, rotate would change the classes of Digits; leave it out of changes" in said.err
+    assert main([*words, "--model.augment.changes", "[scale,shift]"]) == 0
+    run = tmp_path / "digits" / "version_0"
+    assert runs.read_checkpoint(runs.find_checkpoint(run))["hyper_parameters"]["net"]["init_args"]["image_channels"] == 3
+    for verb in (["sample", "--n", "2", "--out", str(tmp_path / "x.png")], ["validate"], ["describe"]):
+        assert main([verb[0], str(run), *verb[1:]]) == 0

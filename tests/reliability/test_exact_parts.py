@@ -3,7 +3,14 @@
 import pytest
 import torch
 
+from diffusion import Diffusion, Pipeline
 from diffusion.denoiser import averages
+from diffusion.loss.augment import NonLeaking
+from diffusion.loss.objective import Objective
+from diffusion.nets import AttentionUNet
+from diffusion.noise import Cosine
+from diffusion.noise.times import LossAware
+from diffusion.samplers import DDIM
 from diffusion.support import runs
 from diffusion.training.callbacks import PostHoc
 from diffusion.training.systems.optimizers import Muon, RAdam
@@ -72,3 +79,28 @@ def test_optimizers_resume_exactly(optimizer, tmp_path):
     names = {name.split()[-1] for name in wanted if name.startswith("adam")}
     assert names == {"exp_avg", "exp_avg_sq", "step"} | ({"momentum_buffer"} if isinstance(optimizer, Muon) else set())
     same(found, wanted)
+
+
+def test_augmentation_resumes_exactly_and_leaves_no_trace_in_samples(tmp_path):
+    """Killed within an epoch; the file is then sampled from without the inputs that tell of changes."""
+
+    def make(data, hint):
+        torch.manual_seed(0)
+        augment = NonLeaking(["scale", "stretch", "shift"], p=0.5)
+        net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, image_channels=augment.numbers)
+        facts = {"shape": (1, 8, 8), "class_names": list("0123456789"), "lr": 1e-2, "sampler": DDIM(2)}
+        return Diffusion(net, Cosine(20), objective=Objective(LossAware(bins=2, history=4)), augment=augment, **facts)
+
+    (tmp_path / "whole").mkdir()
+    model, _, _ = train(tmp_path / "whole", make=make, every=4)
+    assert train(tmp_path, Killer("on_before_optimizer_step", 7), make=make, every=4) is None
+    assert train(tmp_path, make=make, every=4)
+    wanted, found = (folder / "x" / "version_0" for folder in (tmp_path / "whole", tmp_path))
+    same(state(found), state(wanted))
+    pipeline = Pipeline.load(wanted, weights="raw")
+    assert pipeline.denoiser.net.image_channels == 0 and pipeline.denoiser.told == 0
+    assert model.denoiser.net.inc.body[0].weight[:, 1:6].any()  # it has listened
+    x, t = torch.randn(2, 1, 8, 8), pipeline.denoiser.schedule.level(torch.tensor(0.5))
+    cond = pipeline.condition(torch.tensor([1, 2]))
+    model.eval()
+    torch.testing.assert_close(pipeline.denoiser(x, t, cond).x0, model.denoiser(x, t, cond).x0, rtol=1e-5, atol=1e-6)

@@ -18,6 +18,7 @@ from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
 from diffusion.guidance import Bound, Guidance, Plain
 from diffusion.guidance.bounds import usual
+from diffusion.loss.augment import NonLeaking
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
@@ -26,7 +27,9 @@ from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import Decay, System, scheduled
 from diffusion.training.systems.optimizers import AdamW, Optimizer
+from diffusion.training.systems.told import prepare, refuse_changes
 
+AUGMENT = 4  # key of the random stream of augmentations, as `HINTS`
 MEASURED = 256  # images encoded at a time, when latents are measured
 
 
@@ -48,6 +51,8 @@ class Diffusion(System):
             The network's image_channels is linked to it.
         codec: from images to the latents that the denoiser works on, e.g. a trained autoencoder (`Frozen`); none by
             default. The network's channels are those of the latents.
+        augment: augmentation of the training images that the network is told of; none by default. Its numbers are the
+            last of the network's image_channels.
         optimizer: how gradients become steps; AdamW by default.
         lr: learning rate, > 0.
         betas: averaging constants of AdamW and RAdam.
@@ -73,6 +78,7 @@ class Diffusion(System):
         clamp: Bound | None = None,
         hint: Hint | None = None,
         codec: Codec | None = None,
+        augment: NonLeaking | None = None,
         optimizer: Optimizer | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -108,7 +114,11 @@ class Diffusion(System):
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
                 f"got {lr}, {weight_decay} and {warmup}"
             )
-        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        if (augment := parts.pop("augment")) is not None:  # files of other models are as they were before it
+            parts["augment"] = augment
+            prepare(parts["net"], augment, paired=bool(paired))
+        self.augment, told = augment, augment.numbers if augment else 0
+        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"], told)
         if denoiser.learn_variance != (parts["objective"].vlb > 0):
             raise ValueError(
                 "Diffusion: a learned variance requires both net.learn_variance: true and objective.vlb: 0.001; "
@@ -117,7 +127,7 @@ class Diffusion(System):
         if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
             raise ValueError(
                 f"Diffusion: {type(parts['hint']).__name__} adds an input image of {channels} channels; "
-                f"make the network with image_channels {channels}, not {denoiser.image_channels}"
+                f"make the network with image_channels {channels + told}, not {denoiser.image_channels + told}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
@@ -133,8 +143,12 @@ class Diffusion(System):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y, *pair = batch
-        x0, cond = self.pipeline.pixels.encode(x0), self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
+        told = None
+        if self.augment:
+            changes = StepDraws(seed_of(self.seed, AUGMENT), step, self.global_rank)  # a stream of its own
+            x0, told = self.augment(x0, changes.uniform, changes.normal, self.pipeline.scaling.bounded)
+        x0, cond = self.pipeline.pixels.encode(x0), self.pipeline.condition(y)._replace(told=told)
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         if isinstance(self.pipeline.hint, Paired):
@@ -154,8 +168,10 @@ class Diffusion(System):
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
     def on_fit_start(self) -> None:
-        """Measure the latents of the training images, unless a checkpoint has brought the measures."""
+        """Check the augmentation; measure the latents of the training images unless a checkpoint has the measures."""
         codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
+        if self.augment:
+            refuse_changes(self.augment, data, self.pipeline.scaling.bounded)
         if isinstance(codec, Identity) or codec.fitted:
             return
         if not hasattr(data, "store"):
