@@ -1,6 +1,7 @@
 """The training objective."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoiser
 from diffusion.likelihood.vlb import neighbours, term
+from diffusion.loss.dispersive import Dispersive
 from diffusion.loss.pairing import Independent, Pairing
 from diffusion.loss.weights import MSE, Distance, Unit, Weight
 from diffusion.noise.level import Level
@@ -59,6 +61,7 @@ class Objective:
         pairing: assignment of noise to images.
         self_condition: probability, in [0, 1], that a self-conditioned network receives its own first prediction of
             x_0 in a training step instead of zeros.
+        dispersive: a term that spreads hidden features; none by default.
     Raises:
         ValueError: drop or self_condition outside [0, 1], or a negative vlb or offset.
     """
@@ -73,6 +76,7 @@ class Objective:
         offset: float = 0.0,
         pairing: Pairing = Independent(),
         self_condition: float = 0.5,
+        dispersive: Dispersive | None = None,
     ) -> None:
         for name, p in (("drop", drop), ("self_condition", self_condition)):
             if not 0 <= p <= 1:
@@ -81,7 +85,7 @@ class Objective:
             raise ValueError(f"Objective: vlb and offset must be at least 0, got {vlb} and {offset}")
         self.times, self.weight, self.distance, self.drop = times, weight, distance, float(drop)
         self.vlb, self.offset, self.pairing = float(vlb), float(offset), pairing
-        self.self_condition = float(self_condition)
+        self.self_condition, self.dispersive = float(self_condition), dispersive
         self._corrects = type(times).correction is not Times.correction  # skip multiplying by 1
 
     def __call__(
@@ -117,7 +121,8 @@ class Objective:
         if denoiser.self_condition and self.self_condition and float(uniform(1)) < self.self_condition:
             with torch.no_grad():
                 cond = cond._replace(previous=denoiser(x, t, cond).x0)
-        pred = denoiser(x, t, cond)
+        with self.dispersive.watching(denoiser.net) if self.dispersive else nullcontext([]) as hidden:
+            pred = denoiser(x, t, cond)
         weight = self.weight(t, denoiser.target, schedule).sqrt()
         mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
         loss, bound = mse, None
@@ -129,4 +134,7 @@ class Objective:
         error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
         if self._corrects:
             loss = loss * self.times.correction(times, schedule).to(mse, non_blocking=True)
-        return Terms(loss.mean(), mse, t, bound, error)
+        total = loss.mean()
+        if self.dispersive:
+            total = total + self.dispersive.weight * self.dispersive(hidden[-1])
+        return Terms(total, mse, t, bound, error)

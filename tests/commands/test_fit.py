@@ -181,6 +181,8 @@ def test_augmentation_is_linked_to_the_network_and_refused_for_classes_it_change
     assert "x_flip, y_flip, rotate would change the classes of Digits; leave it out of changes" in said.err
     assert main([*words, "--model.augment.changes", "[scale,shift]"]) == 0
     run = tmp_path / "digits" / "version_0"
-    assert runs.read_checkpoint(runs.find_checkpoint(run))["hyper_parameters"]["net"]["init_args"]["image_channels"] == 3
+    assert (
+        runs.read_checkpoint(runs.find_checkpoint(run))["hyper_parameters"]["net"]["init_args"]["image_channels"] == 3
+    )
     for verb in (["sample", "--n", "2", "--out", str(tmp_path / "x.png")], ["validate"], ["describe"]):
         assert main([verb[0], str(run), *verb[1:]]) == 0
