@@ -178,7 +178,7 @@ def test_augmentation_is_linked_to_the_network_and_refused_for_classes_it_change
     words = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1", "--model.augment", "NonLeaking"]
     assert main(words) == 2
     said = capsys.readouterr()
-    assert "x_flip, y_flip, rotate would change the classes of Digits; leave it out of changes" in said.err
+    assert "x_flip, y_flip, rotate would change the classes of Digits; leave it out" in said.err
     assert main([*words, "--model.augment.changes", "[scale,shift]"]) == 0
     run = tmp_path / "digits" / "version_0"
     assert (
