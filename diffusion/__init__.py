@@ -15,6 +15,7 @@ _HOMES = {
     "Level": "diffusion.noise.level",
     "Pipeline": "diffusion.generation.pipeline",
     "Prediction": "diffusion.denoiser",
+    "average": "diffusion.denoiser.averages",
     "check": "diffusion.bench.report",
     "describe": "diffusion.training.describe",
     "edit": "diffusion.generation.editing.sheet",

@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "sample pictures:           diffusion sample RUN --n 64 --out grid.png",
     "edit": "edit pictures:             diffusion edit inpaint RUN --mask left --out edit.png",
     "film": "film the denoising:        diffusion film RUN --n 9 --out denoising.gif",
+    "average": "choose the average:        diffusion average RUN --sigma_rel 0.05",
     "export": "for other programs:        diffusion export RUN --to model.onnx",
     "import": "use others' checkpoints:   diffusion import FOLDER --from diffusers --out RUN",
     "pull": "get a published model:     diffusion pull NAME; diffusion sample zoo:digits",

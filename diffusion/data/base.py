@@ -55,6 +55,7 @@ class ImageData(pl.LightningDataModule, ABC):
     class_names: ClassVar[tuple[str, ...]]
     flip: ClassVar[bool] = False  # mirror training images left to right
     no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes that a flip would change
+    changed_by: ClassVar[tuple[str, ...]] = ()  # changes of `loss.augment` that may turn an image into another class's
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
     conditions: ClassVar[str] = "classes"  # what class_names are: classes, targets or words
 

@@ -24,6 +24,7 @@ class Digits(ImageData):
 
     channels, size = 1, 8
     class_names = tuple("0123456789")
+    changed_by = ("x_flip", "y_flip", "rotate")  # 6 and 9
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:

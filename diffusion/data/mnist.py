@@ -36,6 +36,7 @@ class MNIST(ImageData):
 
     channels, size = 1, 32
     class_names = tuple("0123456789")
+    changed_by = ("x_flip", "y_flip", "rotate")  # 6 and 9
     source: ClassVar[type[datasets.MNIST]] = datasets.MNIST
     md5: ClassVar[Mapping[str, str]] = {  # of the unpacked files
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -99,6 +100,7 @@ class FashionMNIST(MNIST):
     """
 
     class_names = tuple(datasets.FashionMNIST.classes)
+    changed_by = ()
     source = datasets.FashionMNIST
     md5 = {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

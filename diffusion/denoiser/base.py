@@ -22,16 +22,17 @@ class Denoiser(nn.Module):
             (B, C, H, W) and any of Net's attributes that apply; one with `second_clock` takes `to` as well.
         schedule: the forward process that the network is trained on.
         target: what the network outputs.
+        told: numbers per image of `Condition.told`, the last of the network's image_channels.
     Attributes:
         num_classes, context_dim, image_channels, self_condition, learn_variance, second_clock: copied from the network
-            at construction; see `nets.base.Net`. Missing ones are 0 or False.
+            at construction; see `nets.base.Net`. Missing ones are 0 or False; image_channels is without `told`.
         conditional: whether the network receives the condition's y.
         precision: autocast dtype of the network; None leaves it to the caller.
     Raises:
         ValueError: no signal remains at t = 1, and x_0 cannot be recovered from the target without it.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, target: Target = Eps()) -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, target: Target = Eps(), told: int = 0) -> None:
         super().__init__()
         signal = schedule.scales(torch.ones((), dtype=torch.float64))[0] >= NO_SIGNAL
         if target.needs_signal and not signal:
@@ -43,7 +44,8 @@ class Denoiser(nn.Module):
         # User-defined networks need not derive from Net; their attributes are read here only.
         self.num_classes: int = getattr(net, "num_classes", 0)
         self.context_dim: int = getattr(net, "context_dim", 0)
-        self.image_channels: int = getattr(net, "image_channels", 0)
+        self.image_channels: int = getattr(net, "image_channels", 0) - told
+        self.told = told
         self.self_condition = bool(getattr(net, "self_condition", False))
         self.learn_variance = bool(getattr(net, "learn_variance", False))
         self.second_clock = bool(getattr(net, "second_clock", False))
@@ -73,6 +75,9 @@ class Denoiser(nn.Module):
             inputs = torch.cat([inputs, previous], dim=1)
         if self.image_channels or cond.image is not None:
             inputs = torch.cat([inputs, self.fitted(cond.image, inputs)], dim=1)
+        if self.told:
+            told = inputs.new_zeros(len(x), self.told) if cond.told is None else cond.told.to(inputs)
+            inputs = torch.cat([inputs, told[:, :, None, None].expand(-1, -1, *x.shape[-2:])], dim=1)
         with nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision):
             out, var = self.net(inputs, clock, cond.y, cond.keep, **more).to(x.dtype), None
         if out.shape[1] == 2 * x.shape[1]:

@@ -17,12 +17,14 @@ class Condition(NamedTuple):
         previous: (B, C, H, W), the previous prediction of x_0, for a self-conditioned network. None stands for zeros.
         image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other image that it is
             conditioned on. It is never dropped: classifier-free guidance omits y alone.
+        told: (B, K), how a training image was augmented; see `loss.augment`. None stands for zeros, "not at all".
     """
 
     y: Tensor | None = None
     keep: Tensor | None = None
     previous: Tensor | None = None
     image: Tensor | None = None
+    told: Tensor | None = None
 
     def __repr__(self) -> str:
         given = (f"{k} {tuple(v.shape)}" for k, v in zip(self._fields, self, strict=True) if v is not None)

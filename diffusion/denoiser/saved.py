@@ -12,7 +12,7 @@ from diffusion.denoiser.base import Denoiser
 from diffusion.denoiser.targets import Target
 from diffusion.noise.schedule import Schedule
 from diffusion.support.runs import find_checkpoint, read_checkpoint
-from diffusion.support.specs import part
+from diffusion.support.specs import build, part
 
 Weights = Literal["ema", "raw"]
 
@@ -46,7 +46,7 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
     """
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
-    parts = checkpoint["hyper_parameters"]
+    parts, told = untold(checkpoint["hyper_parameters"])
     if "target" not in parts:
         use = "sample RUN --classifier" if "schedule" in parts else "evaluate --features"
         raise ValueError(f"{path}: expected a diffusion model, got a classifier; use it with: diffusion {use}")
@@ -57,8 +57,39 @@ def load_denoiser(path: str | Path, weights: Weights = "ema", device: torch.devi
         state.update(checkpoint.get("callbacks", {}).get("EMA", {}).get("shadow", {}))
     denoiser = Denoiser(part(parts, "net", nn.Module), part(parts, "schedule", Schedule), part(parts, "target", Target))
     denoiser.net.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
-    load_weights(denoiser, state, path, "denoiser.")
+    load_weights(denoiser, trimmed(state, denoiser.net, told), path, "denoiser.")
     return Saved(denoiser.eval().to(device_of(device)), parts, checkpoint, file)
+
+
+def untold(parts: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The parts of a model without the inputs that tell of augmentations, and the number of these inputs.
+
+    They are 0 in sampling, so a model without them is the same.
+    """
+    parts = dict(parts)
+    augment = build(parts.pop("augment", None))
+    if augment is None:
+        return parts, 0
+    net = parts["net"]
+    fewer = {"image_channels": net["init_args"]["image_channels"] - augment.numbers}
+    return parts | {"net": net | {"init_args": net["init_args"] | fewer}}, augment.numbers
+
+
+def trimmed(state: Mapping[str, Tensor], net: nn.Module, told: int, prefix: str = "denoiser.net.") -> dict[str, Tensor]:
+    """A state without the weights of the network's `told` last input channels.
+
+    Args:
+        net: the network without these channels.
+    """
+    state = dict(state)
+    for name, value in net.state_dict().items() if told else ():
+        full = state.get(prefix + name)
+        if full is None or full.shape == value.shape:
+            continue
+        each = (full.shape[1] - value.shape[1]) // told  # weights per channel, of patches several
+        kept = [full[:, : net.in_channels * each], full[:, (net.in_channels + told) * each :]]
+        state[prefix + name] = torch.cat(kept, dim=1)
+    return state
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

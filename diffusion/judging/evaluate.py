@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from diffusion.data import ImageData
 from diffusion.generation.counting import cost
 from diffusion.judging import reconstructions, sweep, table
-from diffusion.judging.measure import Job, Run, labels_of, measure, open_pipelines, open_runs
+from diffusion.judging.measure import Job, Run, labels_of, measure, open_pipelines, open_runs, with_width
 from diffusion.judging.request import Request
 from diffusion.judging.table import Table
 from diffusion.metrics.base import Features, Metric
@@ -37,7 +37,7 @@ def answer(
     if autoencoder := reconstructions.autoencoder_of(request):
         return reconstructions.answer(autoencoder, request, processes, train)
     pipelines, settings = open_pipelines(request), request.settings()
-    chosen = [[request.choices_of(s).apply(pipeline) for s in settings] for _, pipeline in pipelines]
+    chosen = [[request.choices_of(s).apply(with_width(request, s, *pair)) for s in settings] for pair in pipelines]
     runs = open_runs(pipelines, request, processes, train)
     jobs = [
         [Job(run, *pair) for pair in zip(settings, row, strict=True)] for run, row in zip(runs, chosen, strict=True)

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
 from diffusion.data.recorded import open_shared
+from diffusion.denoiser import averages
+from diffusion.denoiser.saved import load_weights, trimmed, untold
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.counting import counted
 from diffusion.generation.pipeline import Pipeline
@@ -21,6 +23,7 @@ from diffusion.generation.sheets import examples
 from diffusion.judging import nll
 from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.judging.request import Request
+from diffusion.judging.sweep import WIDTH
 from diffusion.metrics.base import Metric
 from diffusion.metrics.bits import Bits
 from diffusion.metrics.evaluator import Evaluator
@@ -68,6 +71,29 @@ def open_pipelines(request: Request) -> list[tuple[Path, Pipeline]]:
             stage.denoiser.requires_grad_(False)
         opened.append((files[-1], Cascade.of(*stages)))
     return opened
+
+
+def with_width(request: Request, setting: Mapping[str, Any], path: Path, pipeline: Pipeline) -> Pipeline:
+    """The pipeline of a run with the average of its weights of the setting's width, or as it is without one.
+
+    Raises:
+        FileNotFoundError: the run has no snapshots of averages.
+        ValueError: a width together with other weights, or a width out of range.
+    """
+    if WIDTH not in setting:
+        return pipeline
+    if request.then or request.weights == "raw" or request.engine != "torch":
+        raise ValueError(
+            f"sweep: {WIDTH} is of averaged weights of a single model; leave out --then, --weights, --engine"
+        )
+    read = runs.read_checkpoint(path)
+    made = averages.averaged(runs.directory(path), setting[WIDTH], read["global_step"])
+    own = Pipeline.load(path, request.weights, request.device, request.precision, request.compile)
+    own.denoiser.requires_grad_(False)
+    told = untold(read["hyper_parameters"])[1]
+    state = trimmed(read["state_dict"] | made.weights, own.denoiser.net, told)
+    load_weights(own.denoiser, state, path, "denoiser.")
+    return own
 
 
 def files_of(run: str | Path, request: Request) -> list[Path]:
@@ -125,6 +151,7 @@ def setting_of(job: Job, request: Request) -> dict:
         "reference": run.evaluator.reference.hash,
         **({} if request.precision == "32" else {"precision": request.precision}),
         **({} if request.engine == "torch" else {"engine": request.engine}),
+        **({WIDTH: job.setting[WIDTH]} if WIDTH in job.setting else {}),
         **({"cascade": job.pipeline.setting} if isinstance(job.pipeline, Cascade) else {}),
     }
 

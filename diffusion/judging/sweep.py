@@ -10,11 +10,19 @@ from typing import Any
 
 from diffusion import pictures
 from diffusion.generation.choices import Choices
-from diffusion.support.console import interval, number, rows_of, shown
+from diffusion.support.console import interval, number, rows_of, shown, tool
 from diffusion.support.files import atomic
 
+WIDTH = "sigma_rel"  # of an average of the weights: a setting of the model, not of the sampler
 COLUMNS = ("sampler", "steps", "scale", "w")
-NUMBERS = {"steps": int, "scale": float, "w": float, "rescale": float, "augment": float}  # other values remain text
+NUMBERS = {
+    "steps": int,
+    "scale": float,
+    "w": float,
+    "rescale": float,
+    "augment": float,
+    "sigma_rel": float,
+}  # other values remain text
 EXAMPLE = 'e.g. "sampler=DDIM,UniPC steps=5,10"'
 
 
@@ -44,10 +52,10 @@ def parse(text: str) -> list[dict[str, Any]]:
 
 
 def changed(choices: Choices, setting: Mapping[str, Any]) -> Choices:
-    """Choices updated by a setting; its other keys are arguments of the sampler or the guidance."""
+    """Choices updated by a setting; its other keys except the width are arguments of the sampler or the guidance."""
     names = {f.name for f in fields(Choices)} - {"arguments"}
     own = {key: value for key, value in setting.items() if key in names}
-    more = {key: value for key, value in setting.items() if key not in names}
+    more = {key: value for key, value in setting.items() if key not in names and key != WIDTH}
     return replace(choices, **own, arguments={**choices.arguments, **more})
 
 
@@ -142,9 +150,11 @@ def words(chosen: dict, best: dict) -> str:
     """The recommendation, and its cost relative to the best setting measured."""
 
     sampler, steps, scale = label(chosen)
-    more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in COLUMNS)
+    more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in (*COLUMNS, WIDTH))
     options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
     text = f"recommended for this checkpoint: {in_words(chosen)}: {options}"
+    if WIDTH in chosen["asked"]:
+        text += f", with the weights of: {tool('diffusion')} average RUN --{WIDTH} {chosen['asked'][WIDTH]:g}"
     if chosen is best:
         return f"{text}; it is the best measured, and no cheaper setting lies within its interval"
     return (

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoiser
+from diffusion.loss.dispersive import Dispersive
 from diffusion.loss.intervals import ECT, Clean, End, Gap, levels
 from diffusion.loss.objective import Noised, Objective, Terms, uniform
 from diffusion.loss.pairing import Independent, Pairing
@@ -50,6 +51,7 @@ class FlowMap(Objective):
             Objective.
         weight: weight of each noise level on the squared error, by default 1 / (rho_t - rho_s)^2.
         times, distance, drop, offset, pairing, self_condition: see Objective.
+        dispersive: see Objective; of the pass from t to r, the only one that has a gradient.
     Raises:
         ValueError: an unknown shape, an argument that Objective refuses, or no weight although r = t may occur.
     """
@@ -69,8 +71,9 @@ class FlowMap(Objective):
         offset: float = 0.0,
         pairing: Pairing = Independent(),
         self_condition: float = 0.5,
+        dispersive: Dispersive | None = None,
     ) -> None:
-        super().__init__(times, weight, distance, drop, 0.0, offset, pairing, self_condition)
+        super().__init__(times, weight, distance, drop, 0.0, offset, pairing, self_condition, dispersive)
         if shape not in Shape.__args__:
             raise ValueError(f"FlowMap: shape must be one of {', '.join(Shape.__args__)}, got {shape!r}")
         if weight is None and getattr(end, "share", 1.0) < 1:
@@ -105,8 +108,8 @@ class FlowMap(Objective):
             r = levels(self.end(batch.level.t, uniform), denoiser.schedule)
             s = levels(self.gap(batch.level, r, denoiser.schedule, progress).maximum(r.t), denoiser.schedule)
             goal = self.goal(denoiser, batch, s, r)
-            pred = denoiser(batch.x, batch.t, batch.cond, r)
-        return self.terms(denoiser, batch, pred, self.cost(denoiser, batch, pred.x0 - goal, s))
+            pred, hidden = self.predicted(denoiser, batch, r)
+        return self.terms(denoiser, batch, pred, self.cost(denoiser, batch, pred.x0 - goal, s), hidden)
 
     @torch.no_grad()
     def goal(self, denoiser: Denoiser, batch: Noised, s: Level, r: Level) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion.likelihood.vlb import neighbours, term
+from diffusion.loss.dispersive import Dispersive
 from diffusion.loss.pairing import Independent, Pairing
 from diffusion.loss.weights import MSE, Distance, Unit, Weight
 from diffusion.noise.level import Level
@@ -77,6 +78,7 @@ class Objective:
         pairing: assignment of noise to images.
         self_condition: probability, in [0, 1], that a self-conditioned network receives its own first prediction of
             x_0 in a training step instead of zeros.
+        dispersive: a term that spreads hidden features; none by default.
     Attributes:
         advances: whether the loss depends on the progress of training.
     Raises:
@@ -95,6 +97,7 @@ class Objective:
         offset: float = 0.0,
         pairing: Pairing = Independent(),
         self_condition: float = 0.5,
+        dispersive: Dispersive | None = None,
     ) -> None:
         for name, p in (("drop", drop), ("self_condition", self_condition)):
             if not 0 <= p <= 1:
@@ -103,7 +106,7 @@ class Objective:
             raise ValueError(f"Objective: vlb and offset must be at least 0, got {vlb} and {offset}")
         self.times, self.weight, self.distance, self.drop = times, weight, distance, float(drop)
         self.vlb, self.offset, self.pairing = float(vlb), float(offset), pairing
-        self.self_condition = float(self_condition)
+        self.self_condition, self.dispersive = float(self_condition), dispersive
         self._corrects = type(times).correction is not Times.correction  # skip multiplying by 1
 
     def __call__(
@@ -126,10 +129,10 @@ class Objective:
             ValueError: vlb > 0, but the network outputs no variance.
         """
         batch = self.noised(denoiser, x0, cond, noise, uniform)
-        pred = denoiser(batch.x, batch.t, batch.cond)
+        pred, hidden = self.predicted(denoiser, batch)
         weight = self.weight(batch.t, denoiser.target, denoiser.schedule).sqrt()
         mse = self.distance(weight * (pred.x0 - x0)).flatten(1).mean(1)  # (B,)
-        return self.terms(denoiser, batch, pred, mse)
+        return self.terms(denoiser, batch, pred, mse, hidden)
 
     def noised(
         self,
@@ -159,8 +162,19 @@ class Objective:
                 cond = cond._replace(previous=denoiser(x, t, cond).x0)
         return Noised(x, x0, eps, t, level, cond)
 
-    def terms(self, denoiser: Denoiser, batch: Noised, pred: Prediction, mse: Tensor) -> Terms:
-        """The loss from the weighted error of each image (B,)."""
+    def predicted(
+        self, denoiser: Denoiser, batch: Noised, to: Level | None = None
+    ) -> tuple[Prediction, Tensor | None]:
+        """The prediction that is trained, and the hidden features that `dispersive` spreads."""
+        if self.dispersive is None:
+            return denoiser(batch.x, batch.t, batch.cond, to), None
+        with self.dispersive.watching(denoiser.net) as hidden:
+            return denoiser(batch.x, batch.t, batch.cond, to), hidden[-1]
+
+    def terms(
+        self, denoiser: Denoiser, batch: Noised, pred: Prediction, mse: Tensor, hidden: Tensor | None = None
+    ) -> Terms:
+        """The loss from the weighted error of each image (B,), and the hidden features of `predicted`."""
         schedule, times, x0 = denoiser.schedule, batch.level.t, batch.x0
         loss, bound = mse, None
         if self.vlb:
@@ -171,4 +185,7 @@ class Objective:
         error = (pred.x0.detach() - x0).square().flatten(1).mean(1)
         if self._corrects:
             loss = loss * self.times.correction(times, schedule).to(mse, non_blocking=True)
-        return Terms(loss.mean(), mse, batch.t, bound, error)
+        total = loss.mean()
+        if hidden is not None:
+            total = total + self.dispersive.weight * self.dispersive(hidden)
+        return Terms(total, mse, batch.t, bound, error)

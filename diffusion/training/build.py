@@ -32,18 +32,19 @@ from diffusion.training.callbacks import (
     Evaluation,
     Gif,
     Guard,
+    PostHoc,
     Reconstructions,
     Samples,
 )
 from diffusion.training.precision import FASTEST, wanted
 from diffusion.training.refusal import explained
 from diffusion.training.systems import Autoencoder, Classifier, Diffusion, NoisyClassifier, VICReg
-from diffusion.training.systems.diffusion import hinted
+from diffusion.training.systems.latents import hinted
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
 SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
-    "Diffusion": (Diffusion, "default.yaml", (EMA, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
-    "Autoencoder": (Autoencoder, "autoencoder.yaml", (EMA, Guard, Reconstructions, Checkpoint)),
+    "Diffusion": (Diffusion, "default.yaml", (EMA, PostHoc, Guard, Samples, Gif, Checkpoint, Diagnostics, Evaluation)),
+    "Autoencoder": (Autoencoder, "autoencoder.yaml", (EMA, PostHoc, Guard, Reconstructions, Checkpoint)),
     "Classifier": (Classifier, "features.yaml", (Guard, Checkpoint)),
     "NoisyClassifier": (NoisyClassifier, "classifier.yaml", (Guard, Checkpoint)),
     "VICReg": (VICReg, "features.yaml", (Guard, Checkpoint)),
@@ -134,10 +135,11 @@ class DiffusionCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def hinted(self, shape: tuple[int, int, int], paired: dict[str, Any] | None) -> int:
-        """Channels of the paired images, or else of the model's hint for images of a shape; 0 without either."""
-        hint = self.config.model.get("hint")
+        """Channels of the paired images, or else of the model's hint for images of a shape; with its augmentation's."""
+        hint, augment = (self.config.model.get(name) for name in ("hint", "augment"))
         hint = Paired(**paired) if paired else build(hint.as_dict()) if hint else None
-        return hinted(hint, self.codec, shape) if hint else 0
+        told = build(augment.as_dict()).numbers if augment else 0
+        return told + (hinted(hint, self.codec, shape) if hint else 0)
 
     def coded(self, channels: int) -> int:
         """Channels of what the denoiser works on: the codec's latents, or else images of these channels."""

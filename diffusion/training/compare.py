@@ -8,6 +8,7 @@ import yaml
 from diffusion.support.console import shown
 from diffusion.support.specs import complete, spec, today
 from diffusion.training.resume import Resume
+from diffusion.training.systems.optimizers import AdamW
 
 MODEL = (
     "net",
@@ -18,7 +19,10 @@ MODEL = (
     "scaling",
     "codec",
     "discriminator",
+    "augment",
+    "optimizer",  # whose state would not fit
 )  # change the weights or what they mean
+USUAL = {"class_path": f"{AdamW.__module__}.{AdamW.__name__}", "init_args": {}}  # of files without an optimizer
 KEPT = ("lr", "betas", "weight_decay")  # the restored optimizer keeps its own
 PLACES = ("config", "resume", "out", "experiment", "precision", "model")  # not compared: the checkpoint has the model
 
@@ -45,7 +49,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
     Raises:
         OtherModel: the model itself differs.
     """
-    old, hparams = complete(resume.checkpoint["hyper_parameters"]), complete(hparams)
+    old, hparams = (complete({"optimizer": USUAL} | v) for v in (resume.checkpoint["hyper_parameters"], hparams))
     names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
     changed = {k: (old.get(k), hparams.get(k)) for k in names if old.get(k) != hparams.get(k)}
     wrong = [
@@ -74,7 +78,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
             before = before if isinstance(before, dict) else {}
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
             return [*lines, f"{shown(run)}/config.yaml cannot be read, so it is not compared"]
-        before, now = complete(before), complete(plain(config))  # older runs lack newer arguments, left at their defaults
+        before, now = complete(before), complete(plain(config))  # older runs lack newer arguments
         for each in (before, now):  # linked to seed_everything, so not saved
             ((each.get("data") or {}).get("init_args") or {}).pop("seed", None)
         for k in sorted({*before, *now} - {*PLACES}):

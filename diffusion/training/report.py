@@ -7,24 +7,31 @@ import pytorch_lightning as pl
 
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
-from diffusion.training.callbacks import Budget, Rate
+from diffusion.training.callbacks import Budget, PostHoc, Rate
 from diffusion.training.systems import Autoencoder, Diffusion, NoisyClassifier
 
 NAMED = 5  # classes or words that are named at the start
 
 
 def begins(model: pl.LightningModule, trainer: pl.Trainer, data: pl.LightningDataModule, run: Path, why: str) -> str:
-    """The network, data and conditions, device, precision and run directory, in one line.
+    """The network, data and conditions, device, precision and run directory; the disk use of averages.
 
     Args:
         why: the reason for the precision, or "".
     """
     params = sum(p.numel() for p in model.parameters())
     net = getattr(model, "denoiser", model).net
-    return (
+    said = (
         f"{type(net).__name__} ({params:,} parameters) on {type(data).__name__}{conditions(model, data)}, "
         f"{trainer.strategy.root_device}, precision {trainer.precision}{f' ({why})' if why else ''}; run: {shown(run)}"
     )
+    for kept in (c for c in trainer.callbacks if isinstance(c, PostHoc) and c.snapshots):
+        size = kept.bytes(model) / 1e6
+        said += (
+            f"\naverages for widths chosen later: {kept.snapshots} snapshots of {len(kept.exponents)}, "
+            f"{size:,.1f} MB in {shown(run)}/averages"
+        )
+    return said
 
 
 def conditions(model: pl.LightningModule, data: pl.LightningDataModule) -> str:

@@ -18,7 +18,14 @@ from diffusion.support.seal import identity
 from diffusion.support.specs import today
 
 CONFIG = "config.yaml"
-LEFT = ("events.out.tfevents.*", "metrics.jsonl", "hparams.yaml", "samples", "nonfinite-*.json")  # besides checkpoints
+LEFT = (
+    "events.out.tfevents.*",
+    "metrics.jsonl",
+    "hparams.yaml",
+    "samples",
+    "averages",
+    "nonfinite-*.json",
+)  # besides checkpoints
 say = rank_zero_only(print)  # once, however many processes there are
 
 

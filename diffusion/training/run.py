@@ -1,6 +1,5 @@
 """The lifecycle of a run, from command-line words to a trained model in a run directory."""
 
-import shlex
 import shutil
 import signal
 import sys
@@ -14,21 +13,20 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from diffusion.data import ImageData
-from diffusion.judging.judge import folder as folder_of
-from diffusion.judging.judge import no_extractor, open_evaluator, open_extractor, recipe
+from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.nets import speed
 from diffusion.support import runs
-from diffusion.support.console import clock, in_notebook, shown, tool
+from diffusion.support.console import clock, in_notebook, shown
 from diffusion.support.paths import cache_root, run_root
 from diffusion.support.signals import Interrupted, Listener, Stopped, listening
 from diffusion.training import initial, launch, pace, precision, report
 from diffusion.training.build import EXTRACTORS, DiffusionCLI, quiet
-from diffusion.training.callbacks import Budget, Evaluation, Lines, Ranks, Rate, Signals
+from diffusion.training.callbacks import Budget, Lines, Ranks, Rate, Signals
 from diffusion.training.callbacks.budget import seconds
 from diffusion.training.callbacks.progress import Live
 from diffusion.training.compare import differences, hparams_of
-from diffusion.training.extractor_of import train_extractor
+from diffusion.training.extractor_of import judge, train_extractor
 from diffusion.training.resume import CONFIG, Start, claim, clear, place, restored
 from diffusion.training.suited import suited
 
@@ -199,7 +197,7 @@ def begin(run: Run) -> Run:
                 )
             if resume:
                 print("\n".join([restored(resume), *(f"changed: {line}" for line in changes)]), flush=True)
-        judge(run)
+        judge(trainer, run.data, run.writes)
         if run.writes:
             clear(run.folder, resume)
             run.cli.save(run.folder / CONFIG)  # now, so that the next start finds the automatic choices
@@ -272,29 +270,6 @@ def remove(made: list[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-# --- the judge of samples ------------------------------------------------------------------------------------
-
-
-def judge(run: Run) -> None:
-    """Open the evaluation callback's judge, if evaluation is enabled.
-
-    Raises:
-        ValueError: several processes, and no extractor of the data yet.
-    """
-    trainer, data = run.trainer, run.data
-    evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation) and c.every_n_epochs), None)
-    if evaluation is None:
-        return
-    if evaluation.features == "auto" and trainer.world_size > 1 and not runs.versions(folder_of(data)):
-        raise ValueError(
-            f"evaluation during training: {no_extractor(data)}; train it in one process first: "
-            f"{tool('diffusion')} fit {shlex.join(recipe(data))}"
-        )
-    if run.writes:
-        data.prepare_data()
-        evaluation.open(trainer.strategy.root_device)
 
 
 def open_judge(data: ImageData, features: str, device: torch.device) -> Evaluator:

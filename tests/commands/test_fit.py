@@ -159,3 +159,30 @@ def test_recomputation_leaves_the_weights_unchanged(tmp_path):
         assert main(["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.precision", "32-true", *options]) == 0
         states.append(runs.read_checkpoint(runs.find_checkpoint(tmp_path / name / "digits"))["state_dict"])
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]) and list(states[0]) == list(states[1])
+
+
+def test_an_optimizer_is_chosen_by_name_and_kept_on_resuming(tmp_path, capsys):
+    words = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1", "--model.decay", "wsd"]
+    muon = ["--model.optimizer", "Muon", "--model.optimizer.momentum", "0.9"]
+    assert main([*words, *muon]) == 0
+    run = tmp_path / "digits" / "version_0"
+    assert main([*words, *muon, "--resume", str(run), "--trainer.max_epochs", "2"]) == 0
+    assert "changed: trainer.max_epochs" in capsys.readouterr().out
+    assert main([*words, "--resume", str(run), "--trainer.max_epochs", "3"]) == 2
+    assert "model.optimizer: Muon -> None" in capsys.readouterr().err
+    assert main([*words, "--model.optimizer", "Moun"]) == 2
+    assert "did you mean 'Muon'?" in capsys.readouterr().err
+
+
+def test_augmentation_is_linked_to_the_network_and_refused_for_classes_it_changes(tmp_path, capsys):
+    words = ["fit", *TINY, "--out", str(tmp_path), "--trainer.max_epochs", "1", "--model.augment", "NonLeaking"]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "x_flip, y_flip, rotate would change the classes of Digits; leave it out" in said.err
+    assert main([*words, "--model.augment.changes", "[scale,shift]"]) == 0
+    run = tmp_path / "digits" / "version_0"
+    assert (
+        runs.read_checkpoint(runs.find_checkpoint(run))["hyper_parameters"]["net"]["init_args"]["image_channels"] == 3
+    )
+    for verb in (["sample", "--n", "2", "--out", str(tmp_path / "x.png")], ["validate"], ["describe"]):
+        assert main([verb[0], str(run), *verb[1:]]) == 0

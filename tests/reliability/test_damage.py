@@ -13,11 +13,10 @@ from diffusion import Diffusion
 from diffusion.cli import main
 from diffusion.nets import AttentionUNet
 from diffusion.support import runs
-from diffusion.support.files import sweep
+from diffusion.support.files import link, sweep
 from diffusion.support.seal import problem
 from diffusion.support.specs import build
 from diffusion.training.callbacks import DurableIO
-from diffusion.training.callbacks.checkpoint import link
 
 
 class Evil:

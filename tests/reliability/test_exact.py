@@ -44,17 +44,17 @@ class Killer(pl.Callback):
         setattr(self, hook, kill)
 
 
-def parts(data=None, hint=None):
+def parts(data=None, hint=None, **more):
     torch.manual_seed(0)
     facts = {} if data is None else {"scaling": data.scaling, "paired": data.paired}
     shown = facts["paired"]["size"][0] if facts.get("paired") else hint.shape((1, 8, 8))[0] if hint else 0
     net = AttentionUNet(1, (8, 8), heads=2, attention=1, num_classes=10, dropout=0.1, image_channels=shown)
     objective = Objective(times=LossAware(bins=2, history=4))
-    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts
+    options = {"shape": (1, 8, 8), "class_names": list("0123456789"), "warmup": 3, "decay": "cosine"} | facts | more
     return Diffusion(net, Cosine(20), objective=objective, sampler=DDIM(2), lr=1e-2, hint=hint, **options)
 
 
-def train(folder, killer=None, every=1, signals=False, data=None, hint=None, **options):
+def train(folder, killer=None, every=1, signals=False, data=None, hint=None, also=(), make=parts, **options):
     """Resume from the newest valid checkpoint, or start; returns the module, EMA and trainer."""
     path, read, _ = runs.resumable(folder / "x" / "version_0")
     if read:
@@ -62,14 +62,14 @@ def train(folder, killer=None, every=1, signals=False, data=None, hint=None, **o
     else:
         shutil.rmtree(folder / "x", ignore_errors=True)  # the command would use a new folder
     ema = EMA(0.9)
-    callbacks = [*([Signals()] if signals else []), *([killer] if killer else []), ema, Rate(), Diagnostics(0)]
+    callbacks = [*([Signals()] if signals else []), *([killer] if killer else []), ema, *also, Rate(), Diagnostics(0)]
     trainer = pl.Trainer(
         accelerator="cpu", logger=pl.loggers.TensorBoardLogger(folder, name="x", version=0, default_hp_metric=False),
         callbacks=[*callbacks, Checkpoint(every, keep=2)], num_sanity_val_steps=0, plugins=[DurableIO()],
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2, use_distributed_sampler=False,
         **({"max_epochs": EPOCHS, "limit_val_batches": 2} | options),
     )  # fmt: skip
-    model = parts(data if isinstance(data, ImageData) else None, hint)
+    model = make(data if isinstance(data, ImageData) else None, hint)
     try:
         trainer.fit(model, data or Digits(batch_size=8, limit=8 * BATCHES), ckpt_path=path, weights_only=True)
     except Killed:

@@ -12,9 +12,9 @@ import yaml
 from diffusion import __version__
 from diffusion.exchange.importing.found import Imported
 from diffusion.loss.objective import Objective
+from diffusion.support.files import link
 from diffusion.support.seal import seal
 from diffusion.support.specs import complete
-from diffusion.training.callbacks.checkpoint import link
 from diffusion.training.systems.diffusion import Diffusion
 
 LINKED = ("channels", "num_classes", "context_dim", "image_channels")  # of the network, from the data

@@ -7,6 +7,7 @@ from diffusion.training.callbacks.ema import EMA
 from diffusion.training.callbacks.evaluation import Evaluation
 from diffusion.training.callbacks.guard import Guard
 from diffusion.training.callbacks.pictures import Gif, Samples
+from diffusion.training.callbacks.posthoc import PostHoc
 from diffusion.training.callbacks.progress import Lines, Rate
 from diffusion.training.callbacks.ranks import Ranks
 from diffusion.training.callbacks.reconstructions import Reconstructions
@@ -22,6 +23,7 @@ __all__ = [
     "Gif",
     "Guard",
     "Lines",
+    "PostHoc",
     "Ranks",
     "Rate",
     "Reconstructions",

@@ -1,7 +1,5 @@
 """Checkpoints, written atomically: every n steps, at the end, and when a signal arrives."""
 
-import os
-import shutil
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from diffusion.support import runs
-from diffusion.support.files import atomic
+from diffusion.support.files import atomic, link
 from diffusion.support.seal import seal
 from diffusion.support.signals import Stopped
 from diffusion.training.callbacks.guard import look
@@ -129,16 +127,6 @@ def in_validation(loops: dict) -> dict:
     progress = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     begun = {"total": dict(progress), "current": dict(progress), "is_last_batch": False}
     return loops | {"epoch_loop.val_loop.batch_progress": begun}
-
-
-def link(source: Path, target: Path) -> None:
-    """Atomically make `target` a hard link to `source`, or a copy where hard links are unsupported."""
-    with atomic(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
 
 
 class DurableIO(TorchCheckpointIO):

@@ -42,7 +42,7 @@ class EMA(pl.Callback):
         self.shadow = {k: v.clone() for k, v in state["shadow"].items()}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        weights = _weights(pl_module)
+        weights = trained(pl_module)
         if not self.shadow:
             self.shadow = {k: v.detach().float().clone() for k, v in weights.items()}
         # The shadow was restored before the module moved to its device.
@@ -50,7 +50,7 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step  # restored only now in a resumed run
-        self._live = list(_weights(pl_module).values())
+        self._live = list(trained(pl_module).values())
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args) -> None:
@@ -86,7 +86,7 @@ class EMA(pl.Callback):
     def _swap_in(self, pl_module: pl.LightningModule) -> None:
         if self._raw:
             return
-        weights = _weights(pl_module)
+        weights = trained(pl_module)
         if not self.shadow:
             return
         self._raw = {k: v.detach().clone() for k, v in weights.items()}
@@ -95,12 +95,13 @@ class EMA(pl.Callback):
 
     @torch.no_grad()
     def _swap_out(self, pl_module: pl.LightningModule) -> None:
-        for k, v in _weights(pl_module).items() if self._raw else ():
+        for k, v in trained(pl_module).items() if self._raw else ():
             v.copy_(self._raw[k])
         self._raw = {}
 
 
-def _weights(pl_module: pl.LightningModule) -> dict[str, torch.nn.Parameter]:
+def trained(pl_module: pl.LightningModule) -> dict[str, torch.nn.Parameter]:
+    """The trained weights of a module by name, which averages are kept of."""
     return {k: v for k, v in pl_module.named_parameters() if v.requires_grad}
 
 

@@ -16,6 +16,7 @@ from diffusion.support import runs
 from diffusion.support.files import atomic
 from diffusion.training.callbacks.advice import Advice
 from diffusion.training.callbacks.ema import EMA, whole
+from diffusion.training.callbacks.posthoc import PostHoc
 
 
 class NonFinite(FloatingPointError):
@@ -209,6 +210,8 @@ def poisoned(trainer: pl.Trainer, pl_module: pl.LightningModule, thorough: bool)
     if thorough:
         for ema in (c for c in trainer.callbacks if isinstance(c, EMA)):
             parts["EMA"] = ema.shadow
+        for posthoc in (c for c in trainer.callbacks if isinstance(c, PostHoc)):
+            parts |= {f"average {w:g}": track for w, track in posthoc.tracks.items()}
         for optimizer in trainer.optimizers:
             states = enumerate(optimizer.state.values())
             parts["optimizer"] = {f"{i}.{k}": v for i, s in states for k, v in s.items() if isinstance(v, Tensor)}
@@ -245,9 +248,12 @@ def restore(trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> i
         for group, old in zip(optimizer.param_groups, groups, strict=True):
             group.update(old)  # keeps the current learning rate
     pl_module.on_load_checkpoint(checkpoint)
-    for ema in (c for c in trainer.callbacks if isinstance(c, EMA) and c.state_key in checkpoint["callbacks"]):
-        ema.load_state_dict(checkpoint["callbacks"][ema.state_key])
-        ema.on_fit_start(trainer, pl_module)
+    for kept in (c for c in trainer.callbacks if isinstance(c, (EMA, PostHoc))):
+        if kept.state_key in checkpoint["callbacks"]:
+            kept.load_state_dict(checkpoint["callbacks"][kept.state_key])
+            kept.on_fit_start(trainer, pl_module)
+        if isinstance(kept, PostHoc):
+            kept.rewind(trainer, checkpoint["global_step"])
     return checkpoint["global_step"]
 
 

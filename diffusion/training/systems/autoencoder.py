@@ -14,7 +14,7 @@ from diffusion.nets.bottleneck import Codebook
 from diffusion.noise.draws import StepDraws, seed_streams
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import System, scheduled
+from diffusion.training.systems.base import Decay, System, scheduled
 
 RANGE = 2.0  # of x_0 in [-1, 1], the peak of PSNR
 
@@ -45,7 +45,7 @@ class Autoencoder(System):
         betas: AdamW's averaging constants.
         weight_decay: AdamW's decoupled weight decay, >= 0.
         warmup: optimizer steps over which the learning rate rises from 0.
-        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training.
+        decay: learning rate after the warm-up, see `Diffusion`.
         seed: of the latents' noise.
         shape: (C, H, W) of an image; linked from the data.
         scaling: from the data's raw values to x_0; linked from the data.
@@ -67,7 +67,7 @@ class Autoencoder(System):
         betas: tuple[float, float] = (0.5, 0.9),
         weight_decay: float = 0.0,
         warmup: int = 0,
-        decay: Literal["constant", "linear", "cosine"] = "constant",
+        decay: Decay = "constant",
         seed: int = 0,
         shape: Sequence[int] = (1, 32, 32),
         scaling: Mapping[str, Any] | None = None,

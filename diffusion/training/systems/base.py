@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion.training.systems.optimizer import AdamW
+from diffusion.training.systems.optimizer import AdamW, Checked
+
+COOLDOWN = 0.2  # share of the steps in which "wsd" decays
+Decay = Literal["constant", "linear", "cosine", "wsd"]
 
 
 class System(pl.LightningModule):
@@ -51,10 +54,14 @@ class System(pl.LightningModule):
         """Log train/loss from the CPU: Lightning reads progress-bar values after every step, whether due or not."""
         self.log("train/loss", loss.detach().cpu(), prog_bar=True)
 
+    @property
+    def clipping(self) -> dict[str, Any]:
+        """The trainer's gradient clipping, as options of the optimizer."""
+        return {"clip": self.trainer.gradient_clip_val, "algorithm": self.trainer.gradient_clip_algorithm}
+
     def adamw(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), **options: Any) -> AdamW:
         """The optimizer of all weights, with the trainer's gradient clipping."""
-        clip = {"clip": self.trainer.gradient_clip_val, "algorithm": self.trainer.gradient_clip_algorithm}
-        return AdamW(self.groups(lr), lr, tuple(betas), **clip, **options)
+        return AdamW(self.groups(lr), lr, tuple(betas), **self.clipping, **options)
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
         """The weights that train, as parameter groups: one for each factor of `lr_scales`, 1 first."""
@@ -73,7 +80,7 @@ class System(pl.LightningModule):
         """No-op: the optimizer clips. Lightning's own clipping also rejects a fused optimizer in bf16."""
 
 
-def scheduled(optimizer: AdamW, trainer: pl.Trainer, warmup: int, decay: str) -> dict:
+def scheduled(optimizer: Checked, trainer: pl.Trainer, warmup: int, decay: str) -> dict:
     """The optimizer with a per-step learning rate from `lr_factor`; the trainer supplies the total steps."""
 
     def factor(step: int) -> float:
@@ -91,12 +98,14 @@ def lr_factor(step: int, total: float, warmup: int = 0, decay: str = "constant")
         step: counted from 0.
         total: number of training steps.
         warmup: number of warm-up steps, >= 0.
-        decay: "constant", or "linear" or "cosine" to 0.
+        decay: "constant", or to 0 at the end: "linear", "cosine", or "wsd", constant until the last fifth.
     """
     rise = min(1.0, (step + 1) / (warmup + 1))
     if decay == "constant":
         return rise
     done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+    if decay == "wsd":  # Hagele et al. 2024, arXiv:2405.18392: a fifth is as good as a cosine
+        return rise * min(1.0, (1 - done) / COOLDOWN)
     return rise * (1 - done if decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
 

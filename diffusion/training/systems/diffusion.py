@@ -1,34 +1,36 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from diffusion.data.store import Store
 from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
-from diffusion.denoiser.hints import Hint, Paired, channels
+from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.pipeline import HINTS, Pipeline
 from diffusion.guidance import Bound, Guidance, Plain
 from diffusion.guidance.bounds import usual
+from diffusion.loss.augment import NonLeaking
 from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
-from diffusion.support.console import progress
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
-from diffusion.training.systems.base import System, scheduled
+from diffusion.training.systems import latents
+from diffusion.training.systems.base import Decay, System, scheduled
+from diffusion.training.systems.optimizers import AdamW, Optimizer
+from diffusion.training.systems.told import prepare, refuse_changes
 
-MEASURED = 256  # images encoded at a time, when latents are measured
+AUGMENT = 4  # key of the random stream of augmentations, as `HINTS`
 
 
 class Diffusion(System):
@@ -49,11 +51,15 @@ class Diffusion(System):
             The network's image_channels is linked to it.
         codec: from images to the latents that the denoiser works on, e.g. a trained autoencoder (`Frozen`); none by
             default. The network's channels are those of the latents.
-        lr: learning rate of AdamW, > 0.
-        betas: AdamW's averaging constants.
-        weight_decay: AdamW's decoupled weight decay, >= 0.
+        augment: augmentation of the training images that the network is told of; none by default. Its numbers are the
+            last of the network's image_channels.
+        optimizer: how gradients become steps; AdamW by default.
+        lr: learning rate, > 0.
+        betas: averaging constants of AdamW and RAdam.
+        weight_decay: decoupled weight decay, >= 0.
         warmup: optimizer steps over which the learning rate rises from 0.
-        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training.
+        decay: learning rate after the warm-up: constant, or decaying to 0 at the end of training: linear, cosine, or
+            wsd, which is constant until the last fifth.
         seed: of training noise, validation noise and previews.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of classes or context features; linked from the data.
@@ -72,11 +78,13 @@ class Diffusion(System):
         clamp: Bound | None = None,
         hint: Hint | None = None,
         codec: Codec | None = None,
+        augment: NonLeaking | None = None,
+        optimizer: Optimizer | None = None,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: int = 0,
-        decay: Literal["constant", "linear", "cosine"] = "constant",
+        decay: Decay = "constant",
         seed: int = 0,
         shape: Sequence[int] = (1, 32, 32),
         class_names: Sequence[str] = (),
@@ -89,12 +97,15 @@ class Diffusion(System):
         hint = Paired(**paired) if paired else hint
         parts = {k: v for k, v in locals().items() if k not in ("self", "__class__", "scaling", "paired")}
         parts = {k: build(v) for k, v in parts.items()}  # specs from a checkpoint, else objects
+        self.optimizer = parts.pop("optimizer") or AdamW()
+        if not isinstance(self.optimizer, AdamW):  # files of models trained by AdamW are as they were
+            parts["optimizer"] = self.optimizer
         scaling = Scaling.of(scaling)
         scaling.check(shape[0])
         codec = parts.pop("codec") or Identity()
         if not isinstance(codec, Identity):  # files of models in pixels are as they were before there were codecs
             parts["codec"] = self.codec = codec.requires_grad_(False)
-            refuse(codec, parts["net"], shape, scaling)
+            latents.refuse(codec, parts["net"], shape, scaling)
         parts["clamp"] = parts["clamp"] or usual(scaling.bounded and isinstance(codec, Identity))
         if scaling != Scaling():  # files of 8-bit data are as they were before there were others
             parts["scaling"] = scaling.plain
@@ -103,16 +114,20 @@ class Diffusion(System):
                 "Diffusion: lr must be positive, weight_decay and warmup at least 0; "
                 f"got {lr}, {weight_decay} and {warmup}"
             )
-        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"])
+        if (augment := parts.pop("augment")) is not None:  # files of other models are as they were before it
+            parts["augment"] = augment
+            prepare(parts["net"], augment, paired=bool(paired))
+        self.augment, told = augment, augment.numbers if augment else 0
+        self.denoiser = denoiser = Denoiser(parts["net"], parts["schedule"], parts["target"], told)
         if denoiser.learn_variance != (parts["objective"].vlb > 0):
             raise ValueError(
                 "Diffusion: a learned variance requires both net.learn_variance: true and objective.vlb: 0.001; "
                 f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
-        if parts["hint"] and (wanted := hinted(parts["hint"], codec, shape)) != denoiser.image_channels:
+        if parts["hint"] and (wanted := latents.hinted(parts["hint"], codec, shape)) != denoiser.image_channels:
             raise ValueError(
                 f"Diffusion: {type(parts['hint']).__name__} adds an input image of {wanted} channels; "
-                f"make the network with image_channels {wanted}, not {denoiser.image_channels}"
+                f"make the network with image_channels {wanted + told}, not {denoiser.image_channels + told}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
@@ -129,8 +144,12 @@ class Diffusion(System):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y, *pair = batch
-        cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
+        told = None
+        if self.augment:
+            changes = StepDraws(seed_of(self.seed, AUGMENT), step, self.global_rank)  # a stream of its own
+            x0, told = self.augment(x0, changes.uniform, changes.normal, self.pipeline.scaling.bounded)
+        cond = self.pipeline.condition(y)._replace(told=told)
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
         if isinstance(self.pipeline.hint, Paired):
@@ -152,54 +171,11 @@ class Diffusion(System):
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
     def on_fit_start(self) -> None:
-        """Measure the latents of the training images, unless a checkpoint has brought the measures.
-
-        If the data are to give latents (`ImageData.latents`), they are encoded once, and measured as they are encoded.
-        """
-        codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
-        self._coded = getattr(data, "latents", "fly") == "cache"
-        if isinstance(codec, Identity):
-            if self._coded:
-                raise ValueError("data.latents cache: this model has no codec; give one with --model.codec")
-            return
-        if self._coded and self.pipeline.hint and not isinstance(self.pipeline.hint, Paired):
-            raise ValueError(
-                f"data.latents cache: {type(self.pipeline.hint).__name__} makes hints of the images of each batch; "
-                "use data.latents fly"
-            )
-        if codec.fitted and not self._coded:
-            return
-        if not hasattr(data, "store"):
-            raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
-        images = partial(passed, data.store("train")[0], self.pipeline.scaling.encode, codec.shift.device)
-        if not self._coded:
-            self.in_first(partial(codec.fit, partial(images, "measuring latents")))
-            return
-        if not codec.fitted:
-            self.in_first(partial(codec.prepare, partial(images, "fitting the codec")))
-
-        @torch.no_grad()
-        def encode(x0: Tensor) -> Tensor:
-            return torch.cat([codec.code(part.to(codec.shift.device)) for part in x0.split(MEASURED)])
-
-        def measure(codes: Store) -> Scaling:
-            if not codec.fitted:  # in every process, of the same codes
-                codec.measure(passed(codes, lambda code: code, codec.shift.device))
-            return codec.measures
-
-        if not self.trainer.is_global_zero:  # the first process writes the cache's file, if there is to be one
-            self.trainer.strategy.barrier()
-        data.encode_once(encode, codec.code_mark, measure)
-        if self.trainer.is_global_zero:
-            self.trainer.strategy.barrier()
-
-    def in_first(self, change: Callable[[], None]) -> None:
-        """Change the codec in the first process; the others receive it from there."""
-        codec = self.pipeline.codec
-        if self.trainer.is_global_zero:
-            change()
-        if self.trainer.world_size > 1:
-            codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
+        """Check the augmentation, and measure the latents unless a checkpoint has the measures."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.augment:
+            refuse_changes(self.augment, data, self.pipeline.scaling.bounded)
+        self._coded = latents.prepare(self, data)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         if state := self.objective.times.state_dict():
@@ -230,8 +206,15 @@ class Diffusion(System):
     def configure_optimizers(self) -> dict:
         if self.decay != "constant" and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError(f"Diffusion: decay {self.decay!r} needs an end: set trainer.max_epochs or max_steps")
+        strategy = self.trainer.strategy
+        if self.optimizer.whole and not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise ValueError(
+                f"{type(self.optimizer).__name__} needs whole matrices, which {type(strategy).__name__} may shard over "
+                "processes; use model.optimizer AdamW, or trainer.strategy ddp"
+            )
         fused = self.trainer.precision != "16-mixed"  # there the optimizer would have to unscale before we clip
-        optimizer = self.adamw(self.lr, self.betas, weight_decay=self.weight_decay, fused=fused)
+        options = {"betas": tuple(self.betas), "weight_decay": self.weight_decay, "fused": fused} | self.clipping
+        optimizer = self.optimizer.of(self.groups(self.lr), self.denoiser.net, self.lr, **options)
         return scheduled(optimizer, self.trainer, self.warmup, self.decay)
 
     def configure_model(self) -> None:
@@ -263,35 +246,3 @@ class Diffusion(System):
         model = cls(**known).to(device).eval()
         model.denoiser.load_state_dict(saved.denoiser.state_dict())
         return model
-
-
-def passed(
-    images: Store, read: Callable[[Tensor], Tensor], device: torch.device, what: str = ""
-) -> Iterator[Tensor]:
-    """All images of a store in batches, with a progress bar if it has a name."""
-    with progress(len(images), what=what, unit="img", shown=bool(what)) as bar:
-        for index in torch.arange(len(images)).split(MEASURED):
-            yield read(images.take(index).to(device))
-            bar.update(len(index))
-
-
-def hinted(hint: Hint, codec: Codec, shape: Sequence[int]) -> int:
-    """Channels of the image that the network receives for a hint of images (C, H, W)."""
-    its = hint.shape(shape)
-    return channels(its, codec.latent_shape(shape)) if codec.latent else its[0]
-
-
-def refuse(codec: Codec, net: nn.Module, shape: Sequence[int], scaling: Scaling) -> None:
-    """Reject a codec that does not fit the network or the images.
-
-    Raises:
-        ValueError: it does not fit; the message says what differs.
-    """
-    C, h, w = codec.latent_shape(shape)
-    if (its := getattr(net, "channels", C)) != C:
-        raise ValueError(
-            f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); "
-            f"make the network with channels {C}, not {its}"
-        )
-    if (its := getattr(codec, "scaling", None)) is not None and Scaling.of(its) != scaling:
-        raise ValueError(f"{codec.name}: trained on images scaled by {Scaling.of(its)}, these are scaled by {scaling}")

@@ -9,13 +9,14 @@ import torch
 
 from diffusion import Diffusion
 from diffusion.data import Digits
+from diffusion.denoiser import averages
 from diffusion.loss.objective import Objective
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
 from diffusion.noise.draws import StepDraws
 from diffusion.noise.times import LossAware
-from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Guard
+from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Guard, PostHoc
 from diffusion.training.callbacks.advice import Advice
 from diffusion.training.callbacks.guard import NonFinite
 from diffusion.training.systems import Classifier
@@ -109,6 +110,27 @@ def test_a_nan_in_the_data_is_named_and_not_learned(tmp_path):
     assert said["t"] == pytest.approx(t.tolist(), abs=1e-6)
     assert len(spy.seen) == 10 and all(finite(w) and finite(a) for w, a in spy.seen)
     assert finite(ema.shadow.values()) and len(check_files(tmp_path)) >= 3
+
+
+def test_averages_of_a_run_that_rolled_back_belong_to_the_steps_that_count(tmp_path):
+    """The averages are the checkpoint's again, and the snapshots of the steps after it are gone."""
+    kept, run = PostHoc(10), tmp_path / "x" / "version_0"
+
+    class Spy(Guard):
+        def go_back(self, trainer, m, *args):
+            super().go_back(trainer, m, *args)
+            read = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+            self.images = kept.images, read["callbacks"]["PostHoc"]["images"]
+            tracks = read["callbacks"]["PostHoc"]["tracks"]
+            self.equal = all(torch.equal(v, kept.tracks[w][k]) for w, t in tracks.items() for k, v in t.items())
+            self.steps = {s.step for s in averages.snapshots(run)}, read["global_step"]
+
+    guard = Spy()
+    with pytest.warns(Advice):
+        fit(tmp_path, model(), Broken(batch_size=64, limit=320), [EMA(0.5), kept, guard, Checkpoint(every_n_steps=4)])
+    assert guard.equal and guard.images == (256, 256) and guard.steps == ({1, 2, 3, 4}, 4)
+    assert kept.images == 256 + 64 * (10 - guard.used[0] - 1)
+    assert {s.step for s in averages.snapshots(run)} == {1, 2, 3, 4, *range(guard.used[0] + 2, 11)}
 
 
 def test_the_run_rolls_back_to_the_checkpoint_and_the_data_continue(tmp_path):
