@@ -86,10 +86,19 @@ def trimmed(state: Mapping[str, Tensor], net: nn.Module, told: int, prefix: str 
         full = state.get(prefix + name)
         if full is None or full.shape == value.shape:
             continue
-        each = (full.shape[1] - value.shape[1]) // told  # weights per channel, of patches several
-        kept = [full[:, : net.in_channels * each], full[:, (net.in_channels + told) * each :]]
-        state[prefix + name] = torch.cat(kept, dim=1)
+        cut = told_columns(full.shape, value.shape, net.in_channels, told)
+        state[prefix + name] = torch.cat([full[:, : cut.start], full[:, cut.stop :]], dim=1)
     return state
+
+
+def told_columns(full: torch.Size, fewer: torch.Size, channels: int, told: int) -> slice:
+    """The columns of a weight that belong to the `told` input channels after `channels` others.
+
+    Args:
+        full, fewer: the weight's shape with and without them.
+    """
+    each = (full[1] - fewer[1]) // told  # columns per channel, of patches several
+    return slice(channels * each, (channels + told) * each)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, prefix: str = "") -> None:

@@ -10,7 +10,7 @@ from diffusion.data import CIFAR10, Digits, FashionMNIST
 from diffusion.denoiser import Condition
 from diffusion.denoiser.saved import trimmed, untold
 from diffusion.loss.augment import CHANGES, NonLeaking
-from diffusion.nets import AttentionUNet
+from diffusion.nets import AttentionUNet, ContextUNet
 from diffusion.nets.base import Net
 from diffusion.noise import Cosine
 from diffusion.noise.draws import StepDraws
@@ -197,3 +197,12 @@ def test_a_network_without_inputs_for_the_numbers_is_refused(options, message):
             Diffusion(net, Cosine(20), augment=NonLeaking())
     else:
         assert Diffusion(net, Cosine(20), augment=NonLeaking()).denoiser.image_channels == 3
+
+
+def test_a_network_whose_inputs_for_the_numbers_cannot_be_cut_off_is_refused():
+    with pytest.raises(ValueError, match="ContextUNet has other weights without the 3 numbers"):
+        prepare(ContextUNet(1, width=4, pool=2, image_channels=3), NonLeaking(["scale", "shift"]), paired=False)
+    net = torch.nn.Conv2d(4, 1, 1)
+    net.image_channels = 3
+    with pytest.raises(ValueError, match="needs a network derived from nets.base.Net, got Conv2d"):
+        prepare(net, NonLeaking(["scale", "shift"]), paired=False)

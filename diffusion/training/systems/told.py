@@ -5,16 +5,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffusion.denoiser.saved import told_columns
 from diffusion.loss.augment import NonLeaking
 from diffusion.nets.base import Net
-from diffusion.training.systems.optimizers import layers
+from diffusion.support.specs import build, spec
 
 
 def prepare(net: nn.Module, augment: NonLeaking, paired: bool) -> None:
-    """Set a network's weights for the numbers of an augmentation to 0, where its first layer is found.
+    """Set a network's weights for the numbers of an augmentation to 0.
 
     Raises:
-        ValueError: the network has too few image_channels, or the data have paired images, which are not moved.
+        ValueError: the data have paired images, which are not moved; or the network has too few image_channels, is no
+            `Net`, or has other weights without these inputs, so that they could not be cut off.
     """
     if paired:
         raise ValueError("Diffusion: augmentation would move the images and not their pairs; leave model.augment out")
@@ -24,11 +26,23 @@ def prepare(net: nn.Module, augment: NonLeaking, paired: bool) -> None:
             f"Diffusion: {type(augment).__name__} tells the network {K} numbers; make it with image_channels {K} more, "
             f"not {getattr(net, 'image_channels', 0)}"
         )
-    first = layers(getattr(net, "inc", net))[:1]
-    for layer in first if isinstance(net, Net) else ():
-        each = layer.weight.shape[1] // net.in_channels  # of patches, several weights per channel
-        with torch.no_grad():
-            layer.weight[:, (net.in_channels - K) * each : net.in_channels * each] = 0
+    if not isinstance(net, Net):
+        raise ValueError(
+            f"Diffusion: {type(augment).__name__} needs a network derived from nets.base.Net, got {type(net).__name__}"
+        )
+    fewer = spec(net)
+    fewer["init_args"]["image_channels"] -= K
+    with torch.device("meta"):
+        cut = build(fewer)
+    without = {name: p.shape for name, p in cut.named_parameters()}
+    if without.keys() != dict(net.named_parameters()).keys():
+        raise ValueError(
+            f"Diffusion: {type(net).__name__} has other weights without the {K} numbers that {type(augment).__name__} "
+            "tells; choose another width"
+        )
+    for name, p in net.named_parameters():
+        if p.shape != without[name]:
+            p.data[:, told_columns(p.shape, without[name], cut.in_channels, K)] = 0
 
 
 def refuse_changes(augment: NonLeaking, data: Any, bounded: bool) -> None:
