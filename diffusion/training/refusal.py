@@ -62,7 +62,7 @@ def shorten(text: str, known: list[str], system: type) -> str:
     if found := re.search(r"unrecognized arguments: (\S+)", text):
         return unknown(found.group(1).partition("=")[0], known)
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
-        name, names = found.group(1), classes(key, system)
+        name, names = found.group(1), classes(key, system, found.group(1))
         return f"{key}: there is no class {name!r}{suggest(name, names)}; there are: {', '.join(names)}"
     if found := INNER.search(text):
         inner, kind, choices, got = found.groups()
@@ -97,8 +97,12 @@ def arguments(path: str) -> list[str]:
     return list(specs.arguments(getattr(import_module(module), name))) if module else []
 
 
-def classes(key: str, system: type) -> list[str]:
-    """The short names of the classes that a configuration key takes."""
+def classes(key: str, system: type, wrong: str) -> list[str]:
+    """The short names of the classes that a configuration key takes.
+
+    Args:
+        wrong: the name given, which may be of an argument of the key's own class: jsonargparse does not say.
+    """
     if key.partition(".")[0] == "data":
         kind: Any = ImageData
     else:
@@ -109,9 +113,10 @@ def classes(key: str, system: type) -> list[str]:
             default = inspect.signature(owner.__init__).parameters[name].default
             return list(nets.__all__) if default is inspect.Parameter.empty else [type(default).__name__]
     names = made_of(kind)
-    if names == [getattr(kind, "__name__", "")]:  # no choice here: jsonargparse means an argument of its arguments
-        names = sorted({name for hint in get_type_hints(kind.__init__).values() for name in made_of(hint)})
-    return names
+    hints = get_type_hints(kind.__init__).values() if inspect.isclass(kind) else ()
+    inner = sorted({name for hint in hints for name in made_of(hint)})
+    alone = names == [getattr(kind, "__name__", "")]  # no choice here: an argument of its arguments is meant
+    return inner if alone or suggest(wrong, inner) and not suggest(wrong, names) else names
 
 
 def made_of(kind: Any) -> list[str]:

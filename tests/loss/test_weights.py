@@ -29,7 +29,7 @@ from diffusion.noise import VP, Cosine, Flow, Linear
 from diffusion.noise.draws import StepDraws
 from diffusion.support.specs import concrete
 
-WEIGHTS = sorted(concrete(Weight), key=lambda c: c.__name__)
+WEIGHTS = sorted(concrete(Weight, "diffusion.loss"), key=lambda c: c.__name__)
 
 
 class Saying(nn.Module):
