@@ -31,7 +31,7 @@ def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch
     def load(self, split):
         n, kinds = 6, len(self.class_names)
         y = torch.arange(n) % kinds
-        images = torch.randint(0, 256, (n, *self.shape), dtype=torch.uint8)
+        images = torch.randint(0, 256, (n, *self.whole), dtype=torch.uint8)
         return images, torch.eye(kinds)[y] if self.context else y
 
     for kind in ImageData.__subclasses__() + [k for c in ImageData.__subclasses__() for k in c.__subclasses__()]:

@@ -56,6 +56,7 @@ from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gi
 from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
 from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake, supported
+from tests.test_configs import NARROW
 
 if not supported():
     pytest.skip(f"torch {torch.__version__} has no fake tensors on a device without a driver", allow_module_level=True)
@@ -94,6 +95,10 @@ ALLOWED = {
         "Probe.errors": (2, "end", "a probe's images are on the CPU"),
         "Probe.of": (1, "end", "a probe's errors are evaluated on the CPU"),
         "to_uint8": (1, "end", "the frames of a film"),
+        "Reconstructions.draw": (2, "epoch, end", "the images of a grid are sent, and come back"),
+        "Diagnostics.on_train_start": (1, "setup", "the latents of the images that advice looks at"),
+        "Pixels.encode": (1, "setup", "images are sent to be encoded"),
+        "Diffusion.on_fit_start": (2, "setup", "whether the latents have been measured"),
         "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
@@ -191,7 +196,7 @@ class Scopes(pl.Callback):
 def images_of(data: ImageData, n: int = 6) -> tuple[Tensor, Tensor]:
     """Random images of a data set's shape, and labels or contexts of all its kinds."""
     y = torch.arange(n) % len(data.class_names)
-    images = torch.randint(0, 256, (n, *data.shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (n, *data.whole), dtype=torch.uint8)
     return images, torch.eye(len(data.class_names))[y] if data.context else y
 
 
@@ -254,7 +259,7 @@ def test_training_of_every_configuration(config, tmp_path, random_images):
     drawn = whole and "classifier" not in config.stem and "features" not in config.stem
     pictures = ["--samples.n", "4", "--gif.n", "2", "--gif.frames", "2"] if drawn else []
     judged = ["--evaluation.every_n_epochs", "1", "--evaluation.n", "4"] if config.stem == "digits" else []
-    narrow = ["--model.net.width", "32", "--model.net.head_width", "64"] if config.stem == "cifar10" else []
+    narrow = NARROW.get(config.stem, [])
     run = built(config, tmp_path, *pictures, *judged, *narrow)
     trainer = trained(run, tmp_path, whole)
     assert trainer.global_step == (3 if whole else 1)

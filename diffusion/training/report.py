@@ -1,12 +1,16 @@
 """Console output of a run: a summary at the start; the files written and the next commands at the end."""
 
+import json
 import shlex
 from pathlib import Path
 
 import pytorch_lightning as pl
 
+from diffusion.data.prepared import Prepared
+from diffusion.denoiser.codecs import Frozen
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
+from diffusion.support.specs import arguments, spec
 from diffusion.training.callbacks import Budget, PostHoc, Rate
 from diffusion.training.systems import Autoencoder, Diffusion, NoisyClassifier
 
@@ -67,7 +71,8 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
         if "val/psnr" in trainer.callback_metrics:
             print(f"reconstructed test images: PSNR {float(trainer.callback_metrics['val/psnr']):.2f} dB")
         if isinstance(model, Autoencoder):
-            print(f"next:\n  {diffusion} fit --model.codec Frozen --model.codec.autoencoder {here} ...")
+            words = shlex.join([*of_data(trainer.datamodule), *of_latents(model, str(here))])
+            print(f"next:\n  {diffusion} evaluate {here}\n  {diffusion} fit {words}\n  {board(here)}")
             return
         use = f"sample RUN --classifier {here} --scale 3" if noisy else f"evaluate RUN --features {here}"
         print(f"next:\n  {diffusion} {use}")
@@ -79,6 +84,26 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
   {diffusion} film {here}{image} --out denoising.gif
   {board(here)}
   {diffusion} fit {shlex.join(without(argv, "--resume"))} --resume {here}""")
+
+
+def of_data(data: pl.LightningDataModule) -> list[str]:
+    """The words of `diffusion fit` that name these data, with the arguments that are not at their defaults."""
+    if isinstance(data, Prepared):
+        return ["--data", str(shown(data.path))]
+    words, known = ["--data", type(data).__name__], arguments(type(data))
+    for name, value in spec(data)["init_args"].items():
+        if name not in ("seed", "latents") and value != spec(known[name].default):
+            words += [f"--data.{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def of_latents(model: Autoencoder, here: str) -> list[str]:
+    """The words of `diffusion fit` that train a diffusion model on an autoencoder's latents."""
+    _, h, w = Frozen(here).latent_shape(model.shape)
+    mults = "[1,2]" if h % 2 == w % 2 == 0 else "[1]"
+    net = ["--model.net", "UNet", "--model.net.width", "64", "--model.net.mults", mults]
+    codec = ["--model.codec", "Frozen", "--model.codec.autoencoder", here, "--data.latents", "cache"]
+    return [*codec, *net, "--model.schedule", "Cosine", "--model.target", "V"]
 
 
 def speed(trainer: pl.Trainer) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -53,6 +54,19 @@ def test_the_linear_codec_has_the_error_of_the_left_out_eigenvalues(runs, monkey
     values = torch.linalg.eigvalsh(codec.patches(x0).transpose(0, 1).flatten(1).cov(correction=0))
     error = (codec.image(codec.code(x0)) - x0).square().mean()
     torch.testing.assert_close(error, values[:2].sum() / 4, rtol=1e-6, atol=0)
+
+
+def test_the_printed_commands_work(tmp_path, monkeypatch, capsys):
+    """The last one trains a model of the latents on the same data."""
+    words = ["-c", "configs/digits_autoencoder.yaml", *QUICK, "--data.limit", "320", "--out", str(tmp_path)]
+    assert main(["fit", *words]) == 0
+    said = capsys.readouterr().out
+    evaluate, fit = (shlex.split(line)[1:] for line in said.partition("next:\n")[2].splitlines()[:2])
+    assert evaluate == ["evaluate", str(tmp_path / "digits_autoencoder" / "version_0")]
+    assert fit[:7] == ["fit", "--data", "Digits", "--data.limit", "320", "--model.codec", "Frozen"]
+    quick = [*QUICK, "--out", str(tmp_path), "--samples.n", "4", "--gif.n", "1", "--gif.frames", "2"]
+    assert main([*fit, *quick, "--model.net.width", "8"]) == 0
+    assert (tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_psnr_of_known_errors():
