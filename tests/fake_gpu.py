@@ -162,6 +162,8 @@ class FakeGPU:
             put = [
                 mock.patch.object(torch, "Generator", Generator),
                 mock.patch.object(torch.cuda, "default_generators", (Generator(DEVICE),)),
+                mock.patch.object(torch.cuda, "get_rng_state", lambda device=None: None),  # kept on the host
+                mock.patch.object(torch.cuda, "set_rng_state", lambda state, device=None: None),
                 mock.patch.object(torch.cuda, "mem_get_info", lambda device=None: (free, FREE)),
                 mock.patch.object(nn.Module, "_apply", converted),
             ]

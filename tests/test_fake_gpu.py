@@ -77,7 +77,7 @@ ALLOWED = {
         # a step
         "pytorch_lightning": (2, "setup, validation, end", "moves the model, shows and writes figures"),
         "System.log_loss": (1, "first, log", "the loss, for the bar and the log"),
-        "AdamW.step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
+        "Checked.step": (1, "first, step, log", "the classifiers' optimizer is not the fused one"),
         "Guard.look": (1, "log, epoch, end", "whether a step was bad: at a log, before a checkpoint, at the end"),
         "Diagnostics.on_train_batch_end": (2, "log", "the gradient's norm and the distance of the averages"),
         "Diagnostics._recent": (2, "log", "the errors of all steps since the last log"),
@@ -98,7 +98,7 @@ ALLOWED = {
         "Reconstructions.draw": (2, "epoch, end", "the images of a grid are sent, and come back"),
         "Diagnostics.on_train_start": (1, "setup", "the latents of the images that advice looks at"),
         "Pixels.encode": (1, "setup", "images are sent to be encoded"),
-        "Diffusion.on_fit_start": (2, "setup", "whether the latents have been measured"),
+        "prepare": (2, "setup", "whether the latents have been measured"),
         "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),

@@ -169,7 +169,7 @@ def test_an_optimizer_is_chosen_by_name_and_kept_on_resuming(tmp_path, capsys):
     assert main([*words, *muon, "--resume", str(run), "--trainer.max_epochs", "2"]) == 0
     assert "changed: trainer.max_epochs" in capsys.readouterr().out
     assert main([*words, "--resume", str(run), "--trainer.max_epochs", "3"]) == 2
-    assert "model.optimizer: Muon -> None" in capsys.readouterr().err
+    assert "model.optimizer: Muon -> AdamW" in capsys.readouterr().err
     assert main([*words, "--model.optimizer", "Moun"]) == 2
     assert "did you mean 'Muon'?" in capsys.readouterr().err
 
