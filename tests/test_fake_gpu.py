@@ -98,7 +98,7 @@ ALLOWED = {
         "Reconstructions.draw": (2, "epoch, end", "the images of a grid are sent, and come back"),
         "Diagnostics.on_train_start": (1, "setup", "the latents of the images that advice looks at"),
         "Pixels.encode": (1, "setup", "images are sent to be encoded"),
-        "prepare": (2, "setup", "whether the latents have been measured"),
+        "prepare": (1, "setup", "whether the latents have been measured"),
         "Evaluation.measure": (1, "epoch", "the samples that are judged"),
         # sampling and editing
         "Pipeline.steered": (1, "walk, edit, epoch, end", "labels and hints are sent before a walk"),
