@@ -62,8 +62,9 @@ class BitsPerDim(NamedTuple):
         vlb: terms L_0 .. L_T of the variational bound, (T + 1, N) float64; None if not measured.
         ode: by the probability flow, (N,) float64; None if not measured.
         steps: T.
-        dims: dimensions of an image.
+        dims: dimensions of an image, or of its latent.
         seconds: elapsed time.
+        codec: the codec of a model of latents, whose density the bits are of: -log2 p(z) / dims; "" in pixels.
     """
 
     vlb: Tensor | None
@@ -71,6 +72,7 @@ class BitsPerDim(NamedTuple):
     steps: int
     dims: int
     seconds: float
+    codec: str = ""
 
     @property
     def totals(self) -> dict[str, Tensor]:
@@ -101,9 +103,10 @@ class Report:
         asked, bits = self.request, self.bits
         n = self.figures[0]["n"]
         given = "conditioned on the labels, " if self.conditional else ""
+        flow = f"probability flow, {'exact' if asked.exact else 'Hutchinson'} divergence"
         how = {
             "vlb": f"variational bound, {bits.steps:,} steps, variance {asked.variance}",
-            "ode": f"probability flow, {'exact' if asked.exact else 'Hutchinson'} divergence, uniform dequantisation",
+            "ode": f"{flow}, density of latents" if bits.codec else f"{flow}, uniform dequantisation",
         }
         lines = [
             f"{shown(self.path)}: {n:,} images of the {asked.split} split, {bits.dims:,} dimensions, {given}"
@@ -111,6 +114,8 @@ class Report:
         ]
         for f in self.figures:
             lines.append(f"  {f['method']}  {f['value']:.4f} +- {f['error']:.4f} bits/dim  ({how[f['method']]})")
+        if bits.codec:
+            lines.append(f"  of latents, {bits.codec}: compare only models of this codec, not with models of pixels")
         return "\n".join(lines if bits.vlb is None else [*lines, terms_table(bits.vlb.mean(1))])
 
     __repr__ = __str__
@@ -141,6 +146,8 @@ def nll(
     data: Mapping[str, Any] | None = None,
 ) -> Report:
     """Negative log-likelihood of a split of a run's data in bits per dimension: what `diffusion nll` prints.
+
+    A model of latents has the density of latents, by the probability flow alone.
 
     Args:
         run: run directory, experiment folder (its newest run), or checkpoint file.
@@ -196,12 +203,13 @@ def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, pai
         raise ValueError(
             f"nll: bits per dimension are of 8-bit images; those of this model are {pipeline.scaling.dtype}"
         )
-    if pipeline.codec.latent:
+    latents = bool(pipeline.codec.latent)
+    if latents and request.method == "vlb":
         raise ValueError(
-            f"nll: this model is of latents, {pipeline.codec.name}; their likelihood is not that of images, "
-            "and bits per dimension would not compare with other models"
+            f"nll: this model is of latents, {pipeline.codec.name}, and the bound is of 8-bit pixels; use method ode"
         )
     request = with_variance(request, pipeline)
+    request = replace(request, method="ode") if latents else request
     steps = request.steps or pipeline.denoiser.schedule.T or 1000
     data = (images, y, pair)
     batches = math.ceil(len(images) / request.batch_size)
@@ -214,11 +222,12 @@ def measure(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, pai
             bound = torch.cat(list(bounds(request, pipeline, data, steps, bar)), dim=1)
         if request.method != "vlb":
             flow = torch.cat(list(flows(request, pipeline, data, bar)))
-    return BitsPerDim(bound, flow, steps, images[0].numel(), time.perf_counter() - started)
+    dims = math.prod(pipeline.latent_shape)
+    return BitsPerDim(bound, flow, steps, dims, time.perf_counter() - started, pipeline.codec.name if latents else "")
 
 
 class Batch(NamedTuple):
-    """Images x0 (B, C, H, W) in [-1, 1] on the model's device, their condition, and noise by image number."""
+    """Images x0 (B, C, H, W), or latents, on the model's device, their condition, and noise by image number."""
 
     x0: Tensor
     cond: Condition
@@ -234,7 +243,7 @@ def batches_of(request: Request, pipeline: Pipeline, images: Tensor, y: Tensor, 
         labels = None if request.unconditional else y[mine].to(pipeline.device)
         its = None if pair is None else pair[mine].to(pipeline.device)
         cond = pipeline.condition(labels, pipeline.shown(x0, numbers, pair=its))
-        yield Batch(x0, cond, ImageDraws(request.seed, numbers))
+        yield Batch(pipeline.pixels.encode(x0), cond, ImageDraws(request.seed, numbers))
 
 
 def bounds(request: Request, pipeline: Pipeline, data: Data, steps: int, bar: tqdm) -> Iterator[Tensor]:
@@ -250,13 +259,15 @@ def bounds(request: Request, pipeline: Pipeline, data: Data, steps: int, bar: tq
 
 
 def flows(request: Request, pipeline: Pipeline, data: Data, bar: tqdm) -> Iterator[Tensor]:
-    """The bits (B,) of each batch by the probability flow, with uniformly dequantised pixels."""
+    """The bits (B,) of each batch by the probability flow, with uniformly dequantised pixels, or of latents."""
+    latents = bool(pipeline.codec.latent)
     for x0, cond, noise in batches_of(request, pipeline, *data):
         density = log_likelihood(
-            pipeline.denoiser.bind(cond), dequantise(x0, noise), pipeline.denoiser.schedule,
+            pipeline.denoiser.bind(cond), x0 if latents else dequantise(x0, noise), pipeline.denoiser.schedule,
             "exact" if request.exact else "hutchinson", request.tolerance, request.tolerance, noise,
-        )  # fmt: skip
-        yield bits_per_dim(density.double().cpu(), x0[0].numel())
+        ).double().cpu()  # fmt: skip
+        D = x0[0].numel()
+        yield -density / (D * math.log(2)) if latents else bits_per_dim(density, D)
         bar.update()
 
 

@@ -13,6 +13,7 @@ from diffusion.data.recorded import open_data
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.frozen import Frozen
 from diffusion.denoiser.codecs.pca import PCA
+from diffusion.denoiser.saved import device_of
 from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.judging.request import Request
 from diffusion.judging.table import Table, footnote, lines
@@ -66,10 +67,11 @@ def answer(
     if not data.scaling.bounded:
         raise ValueError(f"{file}: PSNR is of images with bounds, such as 8-bit ones, not {data.scaling.dtype}")
     data.prepare_data()
-    codec = Frozen(str(file), request.weights)
+    device = device_of(request.device)
+    codec = Frozen(str(file), request.weights).to(device)
     linear = PCA(codec.channels, codec.latent, codec.factor)
     linear.prepare(lambda: batches(data, "train", min(SEEN, len(data.store("train")[0])), request.batch_size))
-    extractor = open_extractor(data, request.features, "cpu", processes, train)
+    extractor = open_extractor(data, request.features, device, processes, train)
     evaluator = open_evaluator(data, extractor, processes)
     n = min(request.n, len(data.store("test")[0]))
     images, errors = reconstructed(codec, data, n, request.batch_size)
@@ -115,7 +117,8 @@ def reconstructed(codec: Codec, data: ImageData, n: int, size: int) -> tuple[Ten
     """Raw reconstructions (n, C, H, W) of test images, and the mean squared error of each of them (n,)."""
     images, errors = [], []
     for x0 in batches(data, "test", n, size):
-        raw = data.scaling.decode(codec.image(codec.code(x0)).clamp(-1, 1))
+        there = x0.to(next(codec.buffers()).device)
+        raw = data.scaling.decode(codec.image(codec.code(there)).clamp(-1, 1)).cpu()
         images.append(raw)
         errors.append((data.scaling.encode(raw) - x0).double().square().flatten(1).mean(1))
     return torch.cat(images), torch.cat(errors)

@@ -1,23 +1,26 @@
 """Models of latents: everything that a user sees is in pixels, and the codec is part of the model's one file."""
 
+import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from diffusion import Pipeline
+from diffusion import Denoiser, Pipeline
 from diffusion.data import Digits
 from diffusion.denoiser.codecs import PCA, Frozen, Identity
+from diffusion.denoiser.targets import V
 from diffusion.generation import editing
 from diffusion.generation.sheets import denoising
 from diffusion.guidance import ClassifierFree
 from diffusion.guidance.bounds import Unbounded
-from diffusion.judging.nll import Request, measure
+from diffusion.judging.nll import Report, Request, measure
 from diffusion.nets import AttentionUNet
 from diffusion.nets.autoencoder import ConvAutoencoder
-from diffusion.noise import Cosine
+from diffusion.noise import VP, Cosine
 from diffusion.samplers import DDIM, DDPM, Heun
 from diffusion.samplers.base import Sampler
 from diffusion.support.specs import concrete
@@ -203,10 +206,34 @@ def test_a_codec_that_does_not_fit_is_refused(make, said):
         make()
 
 
-def test_nll_says_that_the_model_is_of_latents():
+class Ideal(torch.nn.Module):
+    """The ideal network of latents N(0, 1), which receives the time and outputs v."""
+
+    def forward(self, x, clock, y=None, keep=None):
+        t = VP().level(clock[0].double() / 1000)
+        x0 = t.alpha * x / (t.alpha**2 + t.sigma**2)
+        return V().of(x0, (x - t.alpha * x0) / t.sigma, t)
+
+
+def test_the_likelihood_of_latents_is_their_density(float64):
+    """Of latents N(0, 1): -log2 N(z; 0, 1) / dims, up to the noise of the least noisy level."""
+    codec, schedule = fitted().double(), VP()
+    schedule.clock = lambda t: 1000 * t
+    pipe = Pipeline(Denoiser(Ideal(), schedule, V()), codec=codec, shape=SHAPE, clamp=Unbounded())
+    images = Digits().arrays("test")[0][:5]
+    found = measure(Request("x", tolerance=1e-6, exact=True), pipe, images, torch.zeros(5))
+    z = codec.encode(images / 127.5 - 1).flatten(1)
+    wanted = (z.square().mean(1) + math.log(2 * math.pi)) / (2 * math.log(2))
+    torch.testing.assert_close(found.ode, wanted, rtol=1e-3, atol=1e-3)
+    assert found.vlb is None and found.dims == z.shape[1]
+    said = str(Report(Request("x"), Path("x"), False, torch.device("cpu"), found))
+    assert "density of latents" in said and "of latents, PCA: compare only models of this codec" in said
+
+
+def test_the_bound_of_latents_is_refused():
     pipe = model(fitted()).pipeline
-    with pytest.raises(ValueError, match="nll: this model is of latents, PCA"):
-        measure(Request("x"), pipe, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.zeros(2))
+    with pytest.raises(ValueError, match="nll: this model is of latents, PCA, and the bound is of 8-bit pixels"):
+        measure(Request("x", method="vlb"), pipe, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.zeros(2))
 
 
 def test_latents_of_gaussian_images_are_sampled_as_pca_says(float64):
