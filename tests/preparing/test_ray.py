@@ -88,7 +88,7 @@ def test_ctrl_c_stops_the_tasks_and_the_run_can_be_continued(tmp_path, picture):
     pytest.importorskip("ray", reason="ray is missing: pip install 'litdiffusion[ray]'")
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(1024 * 4):
+    for i in range(1024 * 8):
         Image.fromarray(picture(i, 40, 48)).save(folder / f"{i}.png")
 
     def start(out, *more):
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_the_tasks_and_the_run_can_be_continued(tmp_path, picture):
     assert process.returncode == 130 and "interrupted; the same command continues" in said, said
     done = len(list(blocks.glob("*.jsonl")))
     time.sleep(2)
-    assert len(list(blocks.glob("*.jsonl"))) == done < 4  # nothing works on
+    assert len(list(blocks.glob("*.jsonl"))) == done < 8  # nothing works on
     assert start(tmp_path / "out", "--ray", "local").communicate()[0].count("Traceback") == 0
     assert start(tmp_path / "whole").wait() == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -26,7 +26,7 @@ SOFTWARE = {"litdiffusion": __version__, "pillow": PIL.__version__, "numpy": np.
 def spread(
     numbers: Sequence[int], items: Callable[[int], list[Item]], form: Form, settings: Settings
 ) -> Iterator[tuple[int, int]]:
-    """Make blocks as tasks, in any order; yields (kept, refused) of each. An early end cancels the tasks.
+    """Make blocks as tasks, in any order; yields (kept, refused) of each. An early end ends the tasks, too.
 
     Args:
         numbers: of the blocks.
@@ -64,9 +64,6 @@ def spread(
                     yield done
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        finally:
-            for task in flying:
-                ray.cancel(task, force=True)
 
 
 def absolute(source: str) -> str:
@@ -100,7 +97,7 @@ def connected(ray, settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        ray.shutdown()  # ends this program's tasks; `ray.cancel` can abort it, if a task ends at the same moment
 
 
 def check_seen(out: Path, number: int) -> None:
