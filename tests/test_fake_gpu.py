@@ -253,7 +253,11 @@ def evaluator(data: ImageData) -> Evaluator:
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(p, marks=pytest.mark.slow) if "64" in p.stem or "cifar" in p.stem else p for p in CONFIGS],
+    ids=lambda p: p.stem,
+)
 def test_training_of_every_configuration(config, tmp_path, random_images):
     whole = config.stem in WHOLE
     drawn = whole and "classifier" not in config.stem and "features" not in config.stem

@@ -91,6 +91,7 @@ def test_a_page_is_one_file_with_all_parts(package, tmp_path):
     assert [p.name for p in tmp_path.glob("*.html")] == ["page.html"] and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_at_every_call(package, tmp_path):
     first, again = (diffusion.export(context(), tmp_path / k / "page.html").files[0].read_bytes() for k in "ab")
     assert first == again and len(package[1].asked) == 1
