@@ -56,7 +56,10 @@ def learned():
 MODELS = {"digits": digits, "context": context, "learned": learned}
 
 
-@pytest.fixture(scope="session", params=MODELS)
+@pytest.fixture(
+    scope="session",
+    params=[n if n == "digits" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
+)
 def model(request):
     """Each of the models."""
     return MODELS[request.param]()
