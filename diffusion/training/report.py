@@ -7,7 +7,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from diffusion.data.prepared import Prepared
-from diffusion.denoiser.codecs import Frozen
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.specs import arguments, spec
@@ -99,8 +98,8 @@ def of_data(data: pl.LightningDataModule) -> list[str]:
 
 def of_latents(model: Autoencoder, here: str) -> list[str]:
     """The words of `diffusion fit` that train a diffusion model on an autoencoder's latents."""
-    _, h, w = Frozen(here).latent_shape(model.shape)
-    mults = "[1,2]" if h % 2 == w % 2 == 0 else "[1]"
+    halves = all(side % (2 * model.net.factor) == 0 for side in model.shape[1:])
+    mults = "[1,2]" if halves else "[1]"
     net = ["--model.net", "UNet", "--model.net.width", "64", "--model.net.mults", mults]
     codec = ["--model.codec", "Frozen", "--model.codec.autoencoder", here, "--data.latents", "cache"]
     return [*codec, *net, "--model.schedule", "Cosine", "--model.target", "V"]

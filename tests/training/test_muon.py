@@ -16,7 +16,7 @@ from diffusion.support.specs import concrete, spec
 from diffusion.training import initial
 from diffusion.training.systems import optimizers
 from diffusion.training.systems.base import lr_factor
-from diffusion.training.systems.optimizer import Muon, RAdam, newton_schulz
+from diffusion.training.systems.checked import Muon, RAdam, newton_schulz
 from diffusion.training.systems.optimizers import layers, matrices
 
 

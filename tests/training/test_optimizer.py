@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from diffusion.training.systems.optimizer import AdamW
+from diffusion.training.systems.checked import AdamW
 
 
 def nets():

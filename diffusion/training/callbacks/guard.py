@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 class Guard(pl.Callback):
     """Check the gradients for NaN and infinity, and everything that a checkpoint holds before it is written.
 
-    A step with a non-finite gradient is skipped (see `systems.optimizer.AdamW`). The host checks for one every
+    A step with a non-finite gradient is skipped (see `systems.checked.AdamW`). The host checks for one every
     `log_every_n_steps` steps (on a CPU every step) and before a checkpoint is written. It writes the step, the batch,
     its images and their noise levels to nonfinite-stepN.json in the run directory.
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from diffusion.training.systems.optimizer import AdamW, Checked
+from diffusion.training.systems.checked import AdamW, Checked
 
 COOLDOWN = 0.2  # share of the steps in which "wsd" decays
 Decay = Literal["constant", "linear", "cosine", "wsd"]

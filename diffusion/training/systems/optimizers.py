@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding
-from diffusion.training.systems import optimizer as checked
+from diffusion.training.systems import checked
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 EMBEDDINGS = (ClockEmbedding, ConditionEmbedding)
@@ -55,7 +55,7 @@ class Muon(Optimizer):
 
     Kernels of convolutions are matrices of (outputs, inputs x pixels); those of grouped ones belong to AdamW. Both take
     the model's learning rate, weight decay and clipping, AdamW its betas.
-    Source: see `systems.optimizer.MuonStep`.
+    Source: see `systems.checked.MuonStep`.
 
     Args:
         momentum: in (0, 1).
