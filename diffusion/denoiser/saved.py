@@ -65,14 +65,23 @@ def untold(parts: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """The parts of a model without the inputs that tell of augmentations, and the number of these inputs.
 
     They are 0 in sampling, so a model without them is the same.
+
+    Raises:
+        ValueError: an augmentation without numbers, or a network without inputs for them.
     """
     parts = dict(parts)
     augment = build(parts.pop("augment", None))
     if augment is None:
         return parts, 0
-    net = parts["net"]
-    fewer = {"image_channels": net["init_args"]["image_channels"] - augment.numbers}
-    return parts | {"net": net | {"init_args": net["init_args"] | fewer}}, augment.numbers
+    net, told = parts["net"], getattr(augment, "numbers", 0)
+    given = net.get("init_args", {}) if isinstance(net, dict) else {}
+    has = given.get("image_channels", 0)
+    if not told or has < told:
+        raise ValueError(
+            f"augment: {type(augment).__name__} tells {told} numbers, and the network has {has} image_channels for them; "
+            "the file is not that of a model trained so"
+        )
+    return parts | {"net": net | {"init_args": given | {"image_channels": has - told}}}, told
 
 
 def trimmed(state: Mapping[str, Tensor], net: nn.Module, told: int, prefix: str = "denoiser.net.") -> dict[str, Tensor]:

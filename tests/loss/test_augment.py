@@ -205,3 +205,10 @@ def test_a_network_whose_inputs_for_the_numbers_cannot_be_cut_off_is_refused():
     net.image_channels = 3
     with pytest.raises(ValueError, match="needs a network derived from nets.base.Net, got Conv2d"):
         prepare(net, NonLeaking(["scale", "shift"]), paired=False)
+
+
+@pytest.mark.parametrize("augment", ["samplers.DDIM", "loss.augment.NonLeaking"])
+def test_a_file_whose_augmentation_does_not_fit_its_network_is_refused(augment):
+    net = {"class_path": "diffusion.nets.ResidualMLP", "init_args": {"size": [8, 8], "width": 16}}
+    with pytest.raises(ValueError, match="augment: .* the network has 0 image_channels for them"):
+        untold({"net": net, "augment": {"class_path": f"diffusion.{augment}"}})
