@@ -78,8 +78,8 @@ def untold(parts: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     has = given.get("image_channels", 0)
     if not told or has < told:
         raise ValueError(
-            f"augment: {type(augment).__name__} tells {told} numbers, and the network has {has} image_channels for them; "
-            "the file is not that of a model trained so"
+            f"augment: {type(augment).__name__} tells {told} numbers, and the network has {has} image_channels for "
+            "them; the file is not that of a model trained so"
         )
     return parts | {"net": net | {"init_args": given | {"image_channels": has - told}}}, told
 
