@@ -13,6 +13,7 @@ from diffusion.denoiser.prediction import Condition, Denoise, Prediction, predic
 from diffusion.denoiser.targets import Target
 from diffusion.noise.level import Level, broadcast
 from diffusion.noise.schedule import Schedule
+from diffusion.support.tokens import Tokens
 
 
 class Conditional(Protocol):
@@ -21,8 +22,11 @@ class Conditional(Protocol):
     schedule: Schedule
     target: Target
     conditional: bool
+    tokens: Tokens | None
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction: ...
+
+    def encoded(self, y: Tensor | None) -> Tensor | None: ...
 
     def describe(self) -> str: ...
 
@@ -48,7 +52,7 @@ class SelfConditioned:
 
     def __init__(self, denoiser: Conditional) -> None:
         self.denoiser, self.schedule, self.target = denoiser, denoiser.schedule, denoiser.target
-        self.conditional = denoiser.conditional
+        self.conditional, self.tokens, self.encoded = denoiser.conditional, denoiser.tokens, denoiser.encoded
         self.previous: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:

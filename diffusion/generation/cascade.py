@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser.hints import LowResolution
-from diffusion.generation.pipeline import HINTS, Pipeline
+from diffusion.generation.conditioning import HINTS
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.samplers import Frame, Sampler
 from diffusion.support.specs import spec
+from diffusion.support.tokens import Tokens
 
 STAGE = 4  # key of the random streams of later stages
 
@@ -108,6 +110,13 @@ class Cascade(Pipeline):
     def context_dim(self) -> int:
         return self.base.context_dim
 
+    @property
+    def tokens(self) -> Tokens | None:
+        return self.base.tokens
+
+    def prompts(self, texts: str | Sequence[str], between: int = 0) -> Tensor:
+        return self.base.prompts(texts, between)
+
     def number(self, label: int | str) -> int:
         return self.base.number(label)
 
@@ -144,6 +153,7 @@ class Cascade(Pipeline):
         guidance: Guidance | None = None,
         first: int = 0,
         image: Tensor | None = None,
+        same: bool = False,
     ) -> Iterator[Frame]:
         """The walk of the last stage, after complete walks of the others; see `Pipeline.frames`.
 
@@ -152,10 +162,10 @@ class Cascade(Pipeline):
             image: the input of the base, if it has a hint.
         """
         y = self.in_turn(n) if y is None and image is None else y
-        small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image)
+        small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image, same=same)
         heard = self.denoiser.conditional or (guidance or self.guidance).num_classes
         its = self.enlarging(small, seed, first)
-        yield from super().frames(n, y if heard else None, self.stream(seed), sampler, guidance, first, its)
+        yield from super().frames(n, y if heard else None, self.stream(seed), sampler, guidance, first, its, same)
 
 
 def parts(pipeline: Pipeline) -> dict[str, Any]:
@@ -165,6 +175,8 @@ def parts(pipeline: Pipeline) -> dict[str, Any]:
 
 def facts(pipeline: Pipeline) -> str:
     """The conditions of a model in words."""
+    if pipeline.tokens:
+        return f"text of {pipeline.tokens.length} tokens, {pipeline.tokens.size} different ones"
     width = f"contexts of {pipeline.context_dim}" if pipeline.context_dim else f"{pipeline.num_classes or 'no'} classes"
     names = ", ".join(pipeline.class_names)
     return f"{width} ({names[:60]}{'...' if len(names) > 60 else ''})" if names else width

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, code
 from diffusion.nets.layers import MultiHead, check, modulate, zero
+from diffusion.nets.text import TextAttention, TextEncoder, Whole
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
@@ -82,12 +83,13 @@ class Block(nn.Module):
 
         (a1, b1, g1, a2, b2, g2) = Linear(silu(c)),    initially 0
         x <- x + g1 attention(norm(x) (1 + a1) + b1)
+        x <- x + attention of norm(x) to the text,      initially 0, if there is one
         x <- x + g2 mlp(norm(x) (1 + a2) + b2)
 
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and fig. 3.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float, modern: bool = False) -> None:
+    def __init__(self, width: int, heads: int, ratio: float, modern: bool = False, text_width: int = 0) -> None:
         super().__init__()
         self.norm = normed(width, modern)
         self.attend = (RotaryHeads if modern else MultiHead)(width, heads)
@@ -95,10 +97,13 @@ class Block(nn.Module):
         plain = not modern and nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
         self.mlp = plain or SwiGLU(width, max(1, 2 * inner // 3))
         self.tell = nn.Linear(width, 6 * width)
+        self.read = TextAttention(width, text_width, heads) if text_width else None
 
-    def forward(self, x: Tensor, features: Tensor, *by: Tensor) -> Tensor:
+    def forward(self, x: Tensor, features: Tensor, text: Tensor | None, *by: Tensor) -> Tensor:
         a1, b1, g1, a2, b2, g2 = self.tell(features).chunk(6, dim=1)
         x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1), *by)
+        if self.read is not None:
+            x = x + self.read(self.norm(x), text)
         return x + g2[:, None] * self.mlp(modulate(self.norm(x), a2, b2))
 
 
@@ -122,10 +127,14 @@ class DiT(Net):
         bottleneck: width of a linear layer between a patch and its token, 0 for none.
         modern: RMSNorm, SwiGLU of 2/3 of the hidden width, normalised queries and keys, and rotary positions beside
             the fixed ones.
-        facts: learn_variance, self_condition, num_classes, context_dim and image_channels, see Net.
+        text_width: features of the text encoder, with tokens; every block attends to them.
+        text_depth: its layers.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and tokens, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, or image sides are not divisible by patch.
     """
+
+    reads_text = True
 
     def __init__(
         self,
@@ -137,6 +146,8 @@ class DiT(Net):
         ratio: float = 4.0,
         bottleneck: int = 0,
         modern: bool = False,
+        text_width: int = 128,
+        text_depth: int = 2,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
@@ -147,12 +158,17 @@ class DiT(Net):
             )
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.bottleneck, self.modern = bottleneck, modern
+        self.text_width, self.text_depth = text_width, text_depth
         self.clock = ClockEmbedding(256, width)
         self.condition = ConditionEmbedding.of(self, width)
+        self.text = TextEncoder(self.tokens, text_width, text_depth) if self.tokens else None
+        self.whole = Whole(text_width, width) if self.tokens else None
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
         self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
-        self.blocks = nn.ModuleList(Block(width, heads, ratio, modern) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, ratio, modern, text_width if self.tokens else 0) for _ in range(depth)
+        )
         self.norm = normed(width, modern)
         self.tell = nn.Linear(width, 2 * width)
         self.outc = nn.Linear(width, self.out_channels * patch**2)
@@ -169,7 +185,8 @@ class DiT(Net):
             small += [self.condition.embed.weight, self.condition.null]
         for p in small:
             nn.init.normal_(p, std=0.02)
-        for module in (*(block.tell for block in self.blocks), self.tell, self.outc):
+        reads = [block.read.proj for block in self.blocks if block.read is not None]
+        for module in (*(block.tell for block in self.blocks), self.tell, self.outc, *reads):
             zero(module)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
@@ -179,11 +196,12 @@ class DiT(Net):
         features = self.clock(clock)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
-        features = F.silu(features)
+        text = None if self.text is None else self.text(y, keep, x.shape[0])
+        features = F.silu(features if self.whole is None else features + self.whole(text))
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
         by = (angles(rows, columns, self.width // self.heads, x.device),) if self.modern else ()
         for block in self.blocks:
-            x = block(x, features, *by)
+            x = block(x, features, text, *by)
         x = self.outc(modulate(self.norm(x), *self.tell(features).chunk(2, dim=1)))
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (rows, columns)), self.patch)

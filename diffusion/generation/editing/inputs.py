@@ -61,7 +61,7 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
     words = ",".join(map(str, numbers))
     if not all(0 <= k < len(images) for k in numbers):
         raise ValueError(f"numbers {words}: the test set has the numbers 0 .. {len(images) - 1}")
-    known = y[numbers] if pipeline.num_classes or pipeline.context_dim else None
+    known = y[numbers] if pipeline.conditional else None
     images = pipeline.scaling.encode(images.take(torch.tensor(numbers)))
     return Inputs(images, known, f"numbers {words} of the test set")
 
