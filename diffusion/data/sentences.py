@@ -75,18 +75,24 @@ def named(row: Sequence[int] | np.ndarray) -> dict[str, str]:
     return {name: VALUES[name][k - 1] for name, k in zip(ATTRIBUTES, row, strict=True) if k}
 
 
-def captions(table: np.ndarray, index: Sequence[int] | np.ndarray, seed: int = 0) -> list[str]:
-    """Varied sentences about pictures with attributes (N, 7), some of which name some attributes only."""
+def captions(
+    table: np.ndarray, index: Sequence[int] | np.ndarray, seed: int = 0, omitted: float = OMITTED
+) -> list[str]:
+    """Varied sentences about pictures with attributes (N, 7).
+
+    Args:
+        omitted: share of the sentences that leave out an attribute, for each that is neither the kind nor the colour.
+    """
     u = uniform(seed, np.asarray(index), DRAWS + len(ATTRIBUTES), stream=2)
-    return [_caption(named(row), numbers) for row, numbers in zip(table, u, strict=True)]
+    return [_caption(named(row), numbers, omitted) for row, numbers in zip(table, u, strict=True)]
 
 
-def _caption(told: dict[str, str], numbers: np.ndarray) -> str:
+def _caption(told: dict[str, str], numbers: np.ndarray, omitted: float) -> str:
     always = ("kind", "colour")
     told = {
         name: value
         for name, value in told.items()
-        if name in always or numbers[DRAWS + ATTRIBUTES.index(name)] >= OMITTED
+        if name in always or numbers[DRAWS + ATTRIBUTES.index(name)] >= omitted
     }
     draws = iter(numbers)
     opening = OPENINGS[int(next(draws) * len(OPENINGS))]
