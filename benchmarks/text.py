@@ -6,9 +6,10 @@
 The judge is a classifier of every attribute of the drawn sprites, trained once (a minute or two) on 40,000 real
 drawings of all combinations and refused below 98 % of right answers on 5,000 others, for each attribute. A prompt names
 every attribute of a picture that was never drawn for training, in one of the ways of the grammar. Agreement is the
-share of samples in which the judge sees the value that the prompt names, with its 95 % interval (Wilson). `all` counts a sample if every named attribute is right; `real` is the judge on drawings of the same prompts,
-the limit. The Frechet distance is in the judge's features, of the samples for seen combinations, in units of the
-distance of as many real drawings of the same prompts.
+share of samples in which the judge sees the value that the prompt names, with its 95 % interval (Wilson). `all` counts
+a sample if every named attribute is right; `real` is the judge on drawings of the same prompts, the limit. The Frechet
+distance is in the judge's features, of the samples for seen combinations, in units of the distance of as many real
+drawings of the same prompts.
 """
 
 import json
