@@ -52,7 +52,7 @@ class SelfConditioned:
 
     def __init__(self, denoiser: Conditional) -> None:
         self.denoiser, self.schedule, self.target = denoiser, denoiser.schedule, denoiser.target
-        self.conditional, self.tokens, self.encoded = denoiser.conditional, denoiser.tokens, denoiser.encoded
+        self.conditional = denoiser.conditional
         self.previous: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction:
@@ -62,6 +62,15 @@ class SelfConditioned:
         pred = self.denoiser(x, t, cond._replace(previous=x0))
         self.previous = pred.x0.detach().to(x.dtype)
         return pred
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The vocabulary of a network that reads text."""
+        return self.denoiser.tokens
+
+    def encoded(self, y: Tensor | None) -> Tensor | None:
+        """See `Denoiser.encoded`."""
+        return self.denoiser.encoded(y)
 
     def bind(self, cond: Condition) -> Conditioned:
         """This denoiser with the condition fixed."""

@@ -84,9 +84,8 @@ class Diagnostics(pl.Callback):
         fits = MEMORY // math.prod(data.shape)
         self._spectrum = Spectrum(some("train", _evenly(total, min(total, MOMENTS, fits // 2 + 1)))[0])
         self._say(trainer, advice.prior_mismatch(self._spectrum, schedule))
-        facts = ("num_classes", "context_dim", "tokens")
-        kinds = any(getattr(trainer.datamodule, name, None) for name in facts)
-        takes = pl_module.pipeline.conditional
+        kinds = getattr(trainer.datamodule, "num_classes", 0) or getattr(trainer.datamodule, "context_dim", 0)
+        takes = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
         self._say(trainer, advice.labels_unused(kinds, takes, pl_module.objective.drop))
         self._say(trainer, advice.never_trained(pl_module.objective.times, schedule, pl_module.pipeline.sampler))
         self._share = law(pl_module.objective.times, schedule)[0]
