@@ -9,6 +9,15 @@ from diffusion.cli import main
 
 CONFIGS = sorted(Path("configs").glob("*.yaml")) or sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
+NARROW = {  # a fraction of the width, for speed; tests/commands/test_describe.py has the full network of cifar10.yaml
+    "cifar10": ["--model.net.width", "32", "--model.net.head_width", "64"],
+    "unet64": ["--model.net.width", "24", "--model.net.head_width", "24"],
+    "superres64": ["--model.net.width", "24", "--model.net.head_width", "24"],
+    "jit64": ["--model.net.width", "96", "--model.net.depth", "2"],
+    "latent64": ["--model.net.width", "96", "--model.net.depth", "2"],
+    "autoencoder64": ["--model.net.width", "16"],
+}
+
 
 def test_all_configurations_are_found():
     assert {"default", "digits", "mnist", "fashion", "cifar10", "sprites"} <= {p.stem for p in CONFIGS}
@@ -33,6 +42,5 @@ def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch
     if path.stem != "default":
         assert len(path.read_text().splitlines()) <= 20
     options = ["--out", str(tmp_path), "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
-    if path.stem == "cifar10":  # a quarter of the width, for speed; tests/commands/test_describe.py has the full one
-        options += ["--model.net.width", "32", "--model.net.head_width", "64"]
+    options += NARROW.get(path.stem, [])
     assert main(["fit", "-c", str(path), *options, "--data.batch_size", "2"]) == 0

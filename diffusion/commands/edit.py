@@ -7,6 +7,7 @@ from pathlib import Path
 from diffusion.commands.options.parser import (
     Parser,
     add_bands,
+    add_cascade,
     add_conditions,
     add_machine,
     add_run,
@@ -16,7 +17,8 @@ from diffusion.commands.options.parser import (
     numbers,
 )  # fmt: skip
 from diffusion.generation.editing.inputs import MASKS
-from diffusion.generation.editing.sheet import VERBS, Edit, Verb, perform
+from diffusion.generation.editing.rows import Edit
+from diffusion.generation.editing.sheet import VERBS, Verb, perform
 from diffusion.generation.request import Request
 from diffusion.support.specs import suggest
 
@@ -53,10 +55,9 @@ def main(argv: list[str]) -> int:
     edit = Edit(**{option: getattr(words, option) for option in own if getattr(words, option) is not None})
     with parser.explaining():
         sheet = perform(name, Request.of(**fields_of(words, "out", *own)), edit, words.out)
-    sampler = sheet.job.pipeline.sampler
     print(
-        f"{words.out}: {name}, {sheet.job.inputs.source}, {sheet.words}; {type(sampler).__name__} {sampler.steps} "
-        f"steps, {words.weights} weights, {time.perf_counter() - started:.1f} s on {sheet.job.pipeline.device}"
+        f"{words.out}: {name}, {sheet.job.inputs.source}, {sheet.words}; {sheet.job.pipeline.walk}, "
+        f"{words.weights} weights, {time.perf_counter() - started:.1f} s on {sheet.job.pipeline.device}"
     )
     print("\n".join(f"  row {k}: {row.title}" for k, row in enumerate(sheet.rows, 1)))
     return 0
@@ -80,6 +81,7 @@ def parser_of(name: str, verb: Verb) -> Parser:
     add("--out", type=Path, default=Path(f"{name}.png"), help=f"default {name}.png")
     add_bands(parser)
     add_sampling(parser, "1" if verb.inverts else "the run's")
+    add_cascade(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     add_weights(parser)
     add_machine(parser, 256)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data.augment import Augmentation
-from diffusion.data.base import ImageData, Split
+from diffusion.data.base import ImageData, Latents, Split
 from diffusion.data.files import not_found
 from diffusion.data.sprites import split_by_picture
 from diffusion.data.store import BLOCK, InMemory, Store, statistics
@@ -50,6 +50,9 @@ class Arrays(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
+            all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
         DataNotFound: a file does not exist.
@@ -74,8 +77,10 @@ class Arrays(ImageData):
         resize: bool = False,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         if not 0 < test < 1:
             raise ValueError(f"Arrays: test must be a fraction in (0, 1), got {test}")
         if layout not in ("auto", "HWC", "CHW"):
@@ -95,7 +100,7 @@ class Arrays(ImageData):
         self.class_names = self.names if self.names or self.context else tuple(map(str, range(kinds)))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def whole(self) -> tuple[int, int, int]:
         return channels_first(self._images[:1], self.layout).shape[1:]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,12 +13,15 @@ from torch import Tensor
 
 from diffusion.data.augment import Augmentation
 from diffusion.data.batches import Batches
+from diffusion.data.latents import encoded
 from diffusion.data.order import class_weights
+from diffusion.data.reduced import Reduced, reduced_shape
 from diffusion.data.store import InMemory, Store, everything
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
 
 Split = Literal["train", "test"]
+Latents = Literal["fly", "cache"]
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -39,9 +42,12 @@ class ImageData(pl.LightningDataModule, ABC):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
+            all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
-        ValueError: batch_size < 1, seed < 0, limit < 0 or balance < 0.
+        ValueError: batch_size < 1, seed < 0, limit < 0, balance < 0 or reduce < 1, or an unknown `latents`.
     """
 
     channels: ClassVar[int]
@@ -61,6 +67,8 @@ class ImageData(pl.LightningDataModule, ABC):
         limit: int = 0,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1 or min(seed, limit, balance) < 0:
@@ -68,10 +76,15 @@ class ImageData(pl.LightningDataModule, ABC):
                 f"{type(self).__name__}: wanted batch_size >= 1, and seed, limit and balance >= 0, "
                 f"got batch_size {batch_size}, seed {seed}, limit {limit}, balance {balance}"
             )
-        self.augment, self.balance = tuple(augment), balance
+        if latents not in ("fly", "cache"):
+            raise ValueError(f"{type(self).__name__}: wanted latents fly or cache, got {latents!r}")
+        if reduce < 1:
+            raise ValueError(f"data.reduce: wanted the side of a block in pixels, at least 1, got {reduce}")
+        self.augment, self.balance, self.latents, self.reduce = tuple(augment), balance, latents, reduce
         self.batch_size, self.seed, self.root, self.labels, self.limit = batch_size, seed, root, labels, limit
         self._stores: dict[str, tuple[Store, Tensor]] = {}
         self._pairs: dict[str, Store | None] = {}
+        self._latents: dict[str, Any] = {}
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -99,9 +112,14 @@ class ImageData(pl.LightningDataModule, ABC):
         return Scaling()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+    def whole(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image as it is read."""
         return self.channels, self.size, self.size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, reduced if so chosen."""
+        return reduced_shape(self.whole, self.reduce)
 
     @property
     def num_classes(self) -> int:
@@ -144,6 +162,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """
         if split not in self._stores:
             images, y = self.open(split)
+            images = Reduced.of(images, self.reduce)
             if images.shape != self.shape or not len(images):
                 raise ValueError(
                     f"{type(self).__name__}: wanted (N,{','.join(map(str, self.shape))}) with N >= 1 in split "
@@ -168,6 +187,30 @@ class ImageData(pl.LightningDataModule, ABC):
         images, y = self.store(split)
         return images.take(index), y[index]
 
+    def encode_once(
+        self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]
+    ) -> None:
+        """Encode all training images, so that training batches have latents; images that are mirrored, both ways.
+
+        Args:
+            encode: from images x0 (B,C,H,W) to codes (B,c,h,w).
+            mark: identifies `encode`.
+            measure: called with the codes; returns the scaling from codes to latents.
+        Raises:
+            ValueError: other changes of the images, which would have to be encoded anew in each epoch.
+        """
+        if self.augment:
+            raise ValueError(
+                f"data.latents cache: {type(self.augment[0]).__name__} changes the images in each epoch, and latents "
+                "are encoded once; use data.latents fly, or leave data.augment out"
+            )
+        (images, _), scaling, mark = self.store("train"), self.scaling, f"{mark} {self.scaling.plain}"
+        codes = encoded(images, lambda raw: encode(scaling.encode(raw)), mark)
+        self._latents = {"images": codes, "scaling": measure(codes)}
+        if self.flip:
+            mirrored = encoded(images, lambda raw: encode(scaling.encode(raw).flip(-1)), f"{mark} mirrored")
+            self._latents["mirrored"] = mirrored
+
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that a stage needs, once."""
         if stage in (None, "fit"):
@@ -185,7 +228,8 @@ class ImageData(pl.LightningDataModule, ABC):
         if not still:
             weights = class_weights(y, self.balance) if self.balance and (self.num_classes or self.context) else None
             order |= {"augment": self.augment, "weights": weights}
-        return Batches(images, y, self.batch_size, **order, **self._values("train"), **self._process())
+        given = {"images": images, **order, **self._values("train"), **self._process()} | self._latents
+        return Batches(y=y, batch_size=self.batch_size, **given)
 
     def val_dataloader(self) -> Batches:
         """The test split in its fixed order, every image once."""

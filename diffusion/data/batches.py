@@ -48,6 +48,7 @@ class Batches(Order):
             None draws every image once per epoch.
         pairs: a store of N images of another kind, which are mirrored with the images.
         pair_scaling: of their raw values.
+        mirrored: a store of what N mirrored images are, where that is not the mirrored x_0 (latents).
 
     Raises:
         ValueError: tensors of a wrong type or shape, or fewer images than processes.
@@ -72,6 +73,7 @@ class Batches(Order):
         weights: Tensor | None = None,
         pairs: Store | None = None,
         pair_scaling: Scaling = Scaling(),
+        mirrored: Store | None = None,
     ) -> None:
         images = InMemory(images) if isinstance(images, Tensor) else images
         scaling.check(images.shape[0])
@@ -91,10 +93,11 @@ class Batches(Order):
         if drop_last:
             self.batch_size = min(batch_size, self._share(len(images)))
         self.device = torch.device(device)
-        more = () if pairs is None else (pairs,)
+        more = [store for store in (pairs, mirrored) if store is not None]
         self.home = self.device if fits(images, self.device, *more) else torch.device("cpu")
         self.store = images.to(self.home)
         self.pairs, self.pair_scaling = None if pairs is None else pairs.to(self.home), pair_scaling
+        self.mirrored = None if mirrored is None else mirrored.to(self.home)
         self.y, self.flip, self.scaling, self.augment = y.to(self.device), flip, scaling, tuple(augment)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
@@ -133,10 +136,18 @@ class Batches(Order):
             found = []
             for store, scaling in stores:
                 store.ahead(home[self._part(epoch, i + AHEAD)])
-                x = store.take(home[part], pin=self.home != self.device)  # (B,C,H,W) raw
-                x = scaling.encode(x.to(self.device, non_blocking=True))
-                found.append(x if mirrored is None else torch.where(mirrored[part, None, None, None], x.flip(-1), x))
+                x = self._read(store, scaling, home[part])
+                if mirrored is not None:
+                    other = self.mirrored if store is self.store else None
+                    flipped = self._read(other, scaling, home[part]) if other is not None else x.flip(-1)
+                    x = torch.where(mirrored[part, None, None, None], flipped, x)
+                found.append(x)
             for change, u in zip(self.augment, draws, strict=True):
                 found[0] = change(found[0], u[part])
             self.done = i + 1
             yield found[0], self.y[order[part]], *found[1:]
+
+    def _read(self, store: Store, scaling: Scaling, index: Tensor) -> Tensor:
+        """The scaled images (B,C,H,W) of a store, on the device."""
+        raw = store.take(index, pin=self.home != self.device)
+        return scaling.encode(raw.to(self.device, non_blocking=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion.data.aside import Aside, SetAside
 from diffusion.data.augment import Augmentation
-from diffusion.data.base import ImageData, Split
+from diffusion.data.base import ImageData, Latents, Split
 from diffusion.data.facts import found, read_facts
 from diffusion.data.remote import Address, is_address, local, small
 from diffusion.data.store import Shards, Store, everything
@@ -54,6 +54,9 @@ class Prepared(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
+            all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
         window: of a folder behind an address: shards whose images are mixed with each other, 1..256. It determines the
             order, so a run is resumed with the same.
         disk: of a folder behind an address: GiB of shards and test images that are kept on disk, at least two windows;
@@ -83,8 +86,10 @@ class Prepared(ImageData):
         balance: float = 0.0,
         window: int = 32,
         disk: float = 0.0,
+        latents: Latents = "fly",
+        reduce: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         self.folder, self.window, self.disk = folder, window, disk
         self.address = Address(folder) if is_address(folder) else None
         self.path = local(self.address) if self.address else found(Path(folder).expanduser(), data_root(root))
@@ -115,7 +120,7 @@ class Prepared(ImageData):
         self.no_flip_classes = tuple(map(self.class_names.index, self.no_flip))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def whole(self) -> tuple[int, int, int]:
         return tuple(self.facts["shape"])
 
     @property

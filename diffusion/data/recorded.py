@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
 import yaml
 
+from diffusion.data.arrays import Arrays
 from diffusion.data.base import ImageData
+from diffusion.data.prepared import Prepared
 from diffusion.support import runs
 from diffusion.support.specs import build, moved, named, suggest, today
 
@@ -33,6 +36,44 @@ def open_data(run_or_checkpoint: str | Path, **overrides: Any) -> ImageData:
             near = suggest(name, list(known)) or f"; there are: {', '.join(known)}"
             raise ValueError(f"data.{name}: {kind.__name__} has no argument {name!r}{near}")
     return kind(**arguments | {name: typed(name, value, known[name].annotation) for name, value in overrides.items()})
+
+
+def open_shared(stages: Sequence[str | Path], class_names: Sequence[str] = (), **overrides: Any) -> ImageData:
+    """The data set of the last stage of a cascade, which is that of all stages, though of larger images.
+
+    A data set of files may be a smaller copy of another, so of those only the class names are compared.
+
+    Args:
+        stages: runs or checkpoints; one whose configuration is missing is compared by `class_names` alone.
+        class_names: of the base; () for none.
+        overrides: see `open_data`.
+    Raises:
+        FileNotFoundError, ValueError: see `open_data`.
+        ValueError: the stages were trained on different data.
+    """
+    data, wanted = open_data(stages[-1], **overrides), tuple(class_names)
+    has = tuple(data.class_names)
+    if wanted and has and wanted != has:
+        raise ValueError(
+            f"cascade: the base has the classes {_brief(wanted)}, the data of {stages[-1]} {_brief(has)}; "
+            "train all stages on the same data"
+        )
+    for stage in stages[:-1]:
+        try:
+            kinds = {kind_of(stage), type(data)}
+        except FileNotFoundError:
+            continue
+        if len(kinds) > 1 and not kinds & {Arrays, Prepared}:
+            first, last = kind_of(stage).__name__, type(data).__name__
+            raise ValueError(
+                f"cascade: {stage} was trained on {first}, {stages[-1]} on {last}; train all stages on the same data"
+            )
+    return data
+
+
+def _brief(names: Sequence[str]) -> str:
+    text = ", ".join(names)
+    return f"{text[:60]}..." if len(text) > 60 else text
 
 
 def kind_of(run_or_checkpoint: str | Path) -> type[ImageData]:

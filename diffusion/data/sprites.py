@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from diffusion.data.augment import Augmentation
-from diffusion.data.base import ImageData, Split
+from diffusion.data.base import ImageData, Latents, Split
 from diffusion.data.files import not_found
 from diffusion.data.scenes import attributes, draw_scenes, held_out
 from diffusion.data.sentences import captions as sentences
@@ -51,6 +51,9 @@ class Sprites(ImageData):
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
+        latents: of a model with a codec: fly encodes the images of each batch, after their augmentation; cache encodes
+            all training images once, before training.
+        reduce: side of the blocks of pixels that images are reduced to the mean of; 1 leaves them as they are.
 
     Raises:
         DataNotFound: a given file does not exist.
@@ -75,9 +78,11 @@ class Sprites(ImageData):
         drawn: bool = False,
         augment: Sequence[Augmentation] = (),
         balance: float = 0.0,
+        latents: Latents = "fly",
+        reduce: int = 1,
         captions: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, root, labels, limit, augment, balance)
+        super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         if captions and (images is not None or balance):
             raise ValueError("Sprites: captions are of drawn sprites, without classes; leave images and balance out")
         if (images is None) != (labels_file is None):

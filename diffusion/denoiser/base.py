@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.denoiser.chain import Conditioned, SelfConditioned
+from diffusion.denoiser.hints import channels
 from diffusion.denoiser.prediction import Condition, Prediction
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.noise.level import Level
@@ -78,7 +79,8 @@ class Denoiser(nn.Module):
     def fitted(self, image: Tensor | None, x: Tensor) -> Tensor:
         """A condition's image resized to x, (B, K, H, W), by nearest neighbour, so that a mask stays binary.
 
-        Each pixel of a smaller image fills the block it is the mean of; smoothing is left to the network.
+        Each pixel of a smaller image fills the block it is the mean of; smoothing is left to the network. Of a larger
+        one, beside latents, r x r pixels become channels of one, if the network has as many (`hints.channels`).
         (Saharia et al. 2021, arXiv:2104.07636, use bicubic interpolation.)
         """
         if not self.image_channels:
@@ -88,6 +90,8 @@ class Denoiser(nn.Module):
                 f"this network is conditioned on an image of {self.image_channels} channels, but none was given; "
                 "pass image=, or --image FILE or --image test on the command line"
             )
+        if image.ndim == 4 and image.shape[1] < self.image_channels == channels(image.shape[1:], x.shape[1:]):
+            image = F.pixel_unshuffle(image, image.shape[-1] // x.shape[-1])
         if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):
             raise ValueError(
                 f"expected a condition image ({len(x)}, {self.image_channels}, H, W), got {tuple(image.shape)}"

@@ -46,6 +46,15 @@ class Hint(ABC):
         return F.interpolate(hint[:, : image[0]], tuple(image[1:]))
 
 
+def channels(hint: Sequence[int], latent: Sequence[int]) -> int:
+    """Channels of a hint (K, h, w) beside latents (C, H, W): K r^2 if its sides are r times theirs, else K.
+
+    Hints of models of latents are in pixels. `Denoiser.fitted` folds r x r pixels of a larger one into channels.
+    """
+    (K, h, w), (_, H, W) = hint, latent
+    return K * (h // H) ** 2 if h > H and (h % H, w % W) == (0, 0) and h // H == w // W else K
+
+
 def uniform(noise: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) of a tensor's shape: the normal CDF of normal numbers."""
     return torch.special.ndtr(noise(like).float()).clamp(max=1 - 2**-24)
@@ -61,8 +70,8 @@ class LowResolution(Hint):
         hint = mean + s z,    s ~ U(0, noise)
 
     In units of the means, alpha mean + sigma z of the forward process has s = sigma / alpha.
-    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; conditioning augmentation: Ho et al. 2021, arXiv:2106.15282,
-    sec. 4.2 (non-truncated) and 4.3 (blur).
+    Source: Saharia et al. 2021, arXiv:2104.07636, sec. 2; conditioning augmentation, by noise (non-truncated) and by
+    blur: Ho et al. 2021, arXiv:2106.15282.
 
     Args:
         factor: side of a block, in pixels, >= 2; it divides height and width.

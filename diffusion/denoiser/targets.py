@@ -106,7 +106,7 @@ class EDM(Target):
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 and app. B.6.
 
     Args:
-        sigma_data: standard deviation s of the images' pixels, > 0.
+        sigma_data: standard deviation s of the images' pixels, > 0; 1 for latents, see `Codec`.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion.denoiser.hints import LowResolution
 from diffusion.generation.conditioning import HINTS
@@ -25,8 +26,9 @@ class Cascade(Pipeline):
 
     Its own parts (denoiser, sampler, shape, ...) are those of the last stage; conditions are those of the base, whose
     images are the same as without the cascade. The base is sampled to the end and noise of strength `augment` is added
-    (Ho et al. 2021, arXiv:2106.15282, sec. 4.2, non-truncated), which hides artefacts of the base and shifts of its
-    distribution. Of Gaussian pixels of variance s^2 and a base that is too wide by a factor kappa, what remains is
+    (Ho et al. 2021, arXiv:2106.15282, non-truncated conditioning augmentation), which hides artefacts of the base and
+    shifts of its distribution. Of Gaussian pixels of variance s^2 and a base that is too wide by a factor kappa, what
+    remains is
 
         Var = s^2 + w^2 (kappa^2 - 1) s^2,    w = s^2 / (s^2 + augment^2)
 
@@ -90,13 +92,16 @@ class Cascade(Pipeline):
 
     @property
     def last(self) -> Pipeline:
-        """The last stage alone."""
         return Pipeline(**parts(self))
+
+    @property
+    def stages(self) -> list[Pipeline]:
+        return [*self.base.stages, self.last]
 
     @property
     def depth(self) -> int:
         """The number of stages after the base."""
-        return 1 + (self.base.depth if isinstance(self.base, Cascade) else 0)
+        return len(self.stages) - 1
 
     @property
     def walk(self) -> str:
@@ -117,12 +122,6 @@ class Cascade(Pipeline):
     def prompts(self, texts: str | Sequence[str], between: int = 0) -> Tensor:
         return self.base.prompts(texts, between)
 
-    def number(self, label: int | str) -> int:
-        return self.base.number(label)
-
-    def in_turn(self, n: int, label: int | str | None = None) -> Tensor | None:
-        return self.base.in_turn(n, label)
-
     @property
     def setting(self) -> dict[str, Any]:
         """The noise and the sampling of the stages after the base, in plain types."""
@@ -130,20 +129,37 @@ class Cascade(Pipeline):
         return mine | ({"before": self.base.setting} if isinstance(self.base, Cascade) else {})
 
     def stream(self, seed: int) -> int:
-        """The seed of this stage's noise; the base's is the seed itself."""
         return seed_of(seed, STAGE, self.depth)
 
     def start(self, n: int, seed: int = 0) -> Tensor:
         return super().start(n, self.stream(seed))
 
-    def enlarging(self, small: Tensor, seed: int = 0, first: int = 0) -> Tensor:
-        """The last stage's input (n, K, h, w) for images (n, C, h, w) of the base, numbers first, first + 1, ..."""
+    def enlarging(self, small: Tensor, seed: int = 0, first: int = 0, noise: Tensor | None = None) -> Tensor:
+        """The last stage's input (n, K, h, w) for images (n, C, h, w) of the base, numbers first, first + 1, ...
+
+        Args:
+            noise: (n, C, h, w) instead of that of the seed, see `hint_noise`.
+        """
         if self.base.scaling != self.scaling:
             small = self.scaling.encode(self.base.scaling.decode(small))
-        noise = ImageDraws(seed_of(self.stream(seed), HINTS), range(first, first + len(small)))
-        return self.hint.augmented(small, self.augment, noise)
+        noise = self.hint_noise(small, seed, first) if noise is None else noise
+        return self.hint.augmented(small, self.augment, lambda like: noise.to(like))
 
-    @torch.no_grad()
+    def hint_noise(self, small: Tensor, seed: int = 0, first: int = 0) -> Tensor:
+        """The noise z ~ N(0, I) on the input of the last stage, (n, C, h, w) as the images of the base."""
+        return ImageDraws(seed_of(self.stream(seed), HINTS), range(first, first + len(small)))(small)
+
+    def reduced(self, x0: Tensor) -> Tensor:
+        """The images (n, C, h, w) of the base that images x0 (n, C, H, W) are enlargements of: the means of blocks."""
+        small = F.avg_pool2d(x0, self.hint.factor)
+        if self.base.scaling == self.scaling:
+            return small
+        return self.base.scaling.encode(self.scaling.decode(small))
+
+    def reduced_mask(self, mask: Tensor) -> Tensor:
+        """The pixels (n, C, h, w) bool of the base of which any pixel is marked in a mask (n, C, H, W) bool."""
+        return F.max_pool2d(mask.float(), self.hint.factor).bool()
+
     def frames(
         self,
         n: int,
@@ -163,9 +179,40 @@ class Cascade(Pipeline):
         """
         y = self.in_turn(n) if y is None and image is None else y
         small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image, same=same)
+        return self._enlarged(small, y, seed, sampler, guidance, first, same)
+
+    def walks(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        first: int = 0,
+        image: Tensor | None = None,
+        same: bool = False,
+    ) -> Iterator[Frame]:
+        y = self.in_turn(n) if y is None and image is None else y
+        for frame in self.base.walks(n, y, seed, first=first, image=image, same=same):
+            small = frame  # of latents: only the last one is decoded
+            yield frame
+        yield from self._enlarged(small.x.cpu(), y, seed, sampler, guidance, first, same)
+
+    @torch.no_grad()
+    def _enlarged(
+        self,
+        small: Tensor,
+        y: Tensor | None,
+        seed: int,
+        sampler: Sampler | None,
+        guidance: Guidance | None,
+        first: int,
+        same: bool,
+    ) -> Iterator[Frame]:
+        """The walk of the last stage from images of the base."""
         heard = self.denoiser.conditional or (guidance or self.guidance).num_classes
         its = self.enlarging(small, seed, first)
-        yield from super().frames(n, y if heard else None, self.stream(seed), sampler, guidance, first, its, same)
+        yield from super().frames(len(small), y if heard else None, self.stream(seed), sampler, guidance, first, its, same)
 
 
 def parts(pipeline: Pipeline) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.denoiser.codecs.base import Codec
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Wrapper
@@ -31,11 +32,19 @@ class Counted(Wrapper):
         denoise = self.guidance(denoiser, cond)
 
         def counted(x: Tensor, t: Level) -> Prediction:
-            self.images += len(x)
-            self.tell(len(x))
+            self.add(len(x))
             return denoise(x, t)
 
         return counted
+
+    def add(self, n: int) -> None:
+        """Count n images."""
+        self.images += n
+        self.tell(n)
+
+    def decoded(self, codec: Codec) -> "Counted":
+        """A copy around the decoded guidance, which counts here."""
+        return Counted(self.guidance.decoded(codec), self.add)
 
 
 def counted(pipeline: Pipeline, tell: Callable[[int], object]) -> tuple[Pipeline, list[Counted]]:
@@ -49,8 +58,7 @@ def counted(pipeline: Pipeline, tell: Callable[[int], object]) -> tuple[Pipeline
 
 def cost(pipeline: Pipeline) -> int:
     """Network evaluations per image, of all stages; an estimate for adaptive samplers."""
-    before = cost(pipeline.base) if isinstance(pipeline, Cascade) else 0
-    return before + evaluations(pipeline.sampler, pipeline.denoiser.schedule)
+    return sum(evaluations(stage.sampler, stage.denoiser.schedule) for stage in pipeline.stages)
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:

@@ -1,7 +1,6 @@
 """Pipeline: a trained denoiser with everything that sampling requires, independent of training."""
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
@@ -26,6 +24,7 @@ from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
+from diffusion.support import console
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import part
 
@@ -110,6 +109,20 @@ class Pipeline(Conditioning):
         return self
 
     @property
+    def last(self) -> "Pipeline":
+        """The stage whose images are the result: this model, or the last of a cascade without those before it."""
+        return self
+
+    @property
+    def stages(self) -> list["Pipeline"]:
+        """The models whose walks follow each other: this one, or those of a cascade."""
+        return [self]
+
+    def stream(self, seed: int) -> int:
+        """The seed of this stage's own noise."""
+        return seed
+
+    @property
     def walk(self) -> str:
         """The sampler in words."""
         return f"{type(self.sampler).__name__} {self.sampler.steps} steps"
@@ -145,11 +158,7 @@ class Pipeline(Conditioning):
         return self.denoiser.schedule.prior_std * self.pixels.decode(noise)
 
     def steered(
-        self,
-        y: Tensor | None,
-        image: Tensor | None = None,
-        guidance: Guidance | None = None,
-        walk: bool = True,
+        self, y: Tensor | None, image: Tensor | None = None, guidance: Guidance | None = None, walk: bool = True
     ) -> Denoise:
         """The prediction that a sampler follows in one walk, before any limit on x_0.
 
@@ -163,8 +172,9 @@ class Pipeline(Conditioning):
         guidance = guidance or self.guidance
         y, image = (v if v is None else v.to(self.device) for v in (y, image))
         cond = Condition(y, image=image) if guidance.num_classes else self.condition(y, image)
-        if reason := guidance.refuse(self.denoiser.schedule, self.latent_shape, self.class_names):
+        if reason := guidance.refuse(self.denoiser.schedule, self.shape, self.class_names, self.codec):
             raise ValueError(f"{type(guidance).__name__}: {reason}")
+        guidance = guidance.decoded(self.codec) if self.codec.latent else guidance
         remembers = walk and self.denoiser.self_condition
         return guidance(self.denoiser.walk() if remembers else self.denoiser, cond)
 
@@ -204,6 +214,10 @@ class Pipeline(Conditioning):
             for module in training:
                 module.training = True
 
+    def walks(self, *given, **options) -> Iterator[Frame]:
+        """The frames of the walks of all stages, those of the last stage last; the arguments are those of `frames`."""
+        return self.frames(*given, **options)
+
     def sample(
         self, n: int = 16, y: Tensor | None = None, seed: int = 0, prompt: str | Sequence[str] = (), **options: Any
     ) -> Tensor:
@@ -240,13 +254,13 @@ class Pipeline(Conditioning):
         if n < 1 or batch_size < 1:
             raise ValueError(f"sample: n and batch_size must be at least 1, got {n} and {batch_size}")
         y = self.in_turn(n) if y is None and image is None else y
-        steps = (sampler or self.sampler).steps * math.ceil(n / batch_size)
-        every = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; fewer in a log
-        with tqdm(total=steps, desc="sampling", unit="step", mininterval=every, disable=not progress) as bar:
+        walks = *(stage.sampler for stage in self.stages[:-1]), sampler or self.sampler
+        steps = sum(walk.steps for walk in walks) * math.ceil(n / batch_size)
+        with console.progress(steps, unit="step", shown=progress) as bar:
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))
                 mine, its = (v if v is None else v[part] for v in (y, image))
-                for frame in self.frames(part.stop - at, mine, seed, sampler, guidance, first + at, its, same):
+                for frame in self.walks(part.stop - at, mine, seed, sampler, guidance, first + at, its, same):
                     last = frame  # of latents: only this one is decoded
                     bar.update()
                 yield last.x.cpu()

@@ -1,9 +1,11 @@
 """The interface of guidance: Denoise -> Denoise, with the same meaning of `scale` throughout."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from diffusion.denoiser import Condition, Denoise, Denoiser
+from diffusion.denoiser.codecs.base import Codec
 from diffusion.noise.schedule import Schedule
 
 
@@ -30,9 +32,13 @@ class Guidance(ABC):
         """The prediction without this guidance."""
         return denoiser.bind(cond)
 
-    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
-        """Why it cannot guide a model of this schedule, image shape and classes; "" if it can."""
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str], codec: Codec) -> str:
+        """Why it cannot guide a model of this schedule, image shape, classes and codec; "" if it can."""
         return ""
+
+    def decoded(self, codec: Codec) -> "Guidance":
+        """This guidance of a model of latents: whatever judges images receives decoded ones."""
+        return self
 
 
 class Plain(Guidance):
@@ -59,5 +65,11 @@ class Wrapper(Guidance):
     def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         return self.guidance.off(denoiser, cond)
 
-    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
-        return self.guidance.refuse(schedule, shape, class_names)
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str], codec: Codec) -> str:
+        return self.guidance.refuse(schedule, shape, class_names, codec)
+
+    def decoded(self, codec: Codec) -> "Wrapper":
+        """A copy around the decoded guidance."""
+        changed = copy.copy(self)
+        changed.guidance = self.guidance.decoded(codec)
+        return changed

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser import Condition, Conditioned, Denoise, Denoiser, Prediction, load_denoiser
+from diffusion.denoiser.codecs.base import Codec
+from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.guidance.base import Guidance
 from diffusion.guidance.classifier import NoisyImageClassifier
 from diffusion.guidance.contrast import Contrast
@@ -51,15 +53,18 @@ class AutoGuidance(Contrast):
         super().__init__(scale, w, rescale)
         self.weights, self.hash = weights, hash
         if isinstance(guide, Denoiser):
-            self._guide, self._shape, self._names = guide, None, ()
+            self._guide, self._shape, self._names, self._mark = guide, None, (), None
             return  # self.guide stays unset: a spec cannot keep its weights, so saving fails
         self.guide, self.hash = str(guide), same(guide, hash)
         saved = load_denoiser(guide, weights)
         self._guide = saved.denoiser.requires_grad_(False)
         self._shape = saved.hyper_parameters.get("shape")
         self._names = tuple(saved.hyper_parameters.get("class_names", ()))
+        self._mark = load_codec(saved).mark
 
-    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str], codec: Codec) -> str:
+        if self._mark is not None and self._mark != codec.mark:
+            return f"this guide has {called(self._mark)}, the model {called(codec.mark)}; choose a guide on the same"
         names = self._names if self._guide.conditional else ()
         return mismatch("guide", self._guide.schedule, self._shape, names, schedule, shape, class_names)
 
@@ -122,8 +127,10 @@ class ClassifierGuidance(Guidance):
     def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         return denoiser.bind(cond if denoiser.conditional else cond._replace(y=None, keep=None))
 
-    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str], codec: Codec) -> str:
         c = self._classifier
+        if codec.latent:
+            return "this classifier sees noisy images, the model noisy latents; steer by one of clean images (Steer)"
         return mismatch("classifier", c.schedule, c.shape, c.class_names, schedule, shape, class_names)
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
@@ -171,6 +178,11 @@ def same(path: str, hash: str) -> str:
     if hash and hash != now:
         raise ValueError(f"{file}: has changed since it was chosen as a guide: expected hash {hash}, got {now}")
     return now
+
+
+def called(mark: str) -> str:
+    """A codec by its mark, in words."""
+    return f"the codec {mark}" if mark else "no codec"
 
 
 def settle(module: nn.Module, x: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Guidance by any differentiable objective: a colour, a similarity, a measurement."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Condition, Denoise, Denoiser, Prediction, predict
+from diffusion.denoiser.codecs.base import Codec
 from diffusion.guidance.base import Guidance, Plain
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
@@ -60,7 +62,7 @@ class Steer(Guidance):
         fn: the CondFn; on the command line, the import path of a class.
         scale: 0 is off, 1 uses fn unscaled, above 1 exaggerates.
         through: whether the gradient is taken with respect to the predicted x_0 or to x_t.
-        std: standard deviation of the images' pixels, > 0, for "guess".
+        std: standard deviation of the images' pixels, > 0, for "guess"; that of latents, 1, if the model has a codec.
         guidance: the guidance whose prediction is steered.
     Raises:
         ValueError: std <= 0 or through is unknown; in sampling, fn does not return (B, C, H, W).
@@ -85,8 +87,15 @@ class Steer(Guidance):
     def off(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         return self.guidance(denoiser, cond)
 
-    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str]) -> str:
-        return self.guidance.refuse(schedule, shape, class_names)
+    def refuse(self, schedule: Schedule, shape: Sequence[int], class_names: Sequence[str], codec: Codec) -> str:
+        return self.guidance.refuse(schedule, shape, class_names, codec)
+
+    def decoded(self, codec: Codec) -> "Steer":
+        """A copy whose CondFn judges decoded images; the latents' standard deviation is 1."""
+        changed = copy.copy(self)
+        changed.fn, changed.std = Decoded(self.fn, codec), 1.0
+        changed.guidance = self.guidance.decoded(codec)
+        return changed
 
     def __call__(self, denoiser: Denoiser, cond: Condition) -> Denoise:
         base = self.guidance(denoiser, cond)
@@ -133,6 +142,23 @@ class SteeredByNetwork:
 
     def __repr__(self) -> str:
         return f"SteeredByNetwork({self.base!r}, {type(self.fn).__name__}, scale {self.scale:g})"
+
+
+@dataclass(eq=False)
+class Decoded:
+    """A CondFn of images as one of latents z: the gradient with respect to decode(z), through the decoder.
+
+        g(z) = (d decode(z) / dz)^T fn(decode(z), t)
+    """
+
+    fn: CondFn
+    codec: Codec
+
+    def __call__(self, x0: Tensor, t: Level) -> Tensor:
+        with torch.enable_grad():
+            z = x0.detach().requires_grad_()
+            image = self.codec.decode(z)
+            return torch.autograd.grad(image, z, gradient(self.fn, image.detach(), t))[0]
 
 
 def gradient(fn: CondFn, x0: Tensor, t: Level) -> Tensor:

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
 from diffusion.generation.counting import cost
-from diffusion.judging import sweep, table
+from diffusion.judging import reconstructions, sweep, table
 from diffusion.judging.measure import Job, Run, labels_of, measure, open_pipelines, open_runs
 from diffusion.judging.request import Request
 from diffusion.judging.table import Table
@@ -24,7 +24,7 @@ def answer(
     train: Callable[[ImageData], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Table:
-    """Measure every run in every setting.
+    """Measure every run in every setting, or the reconstructions of an autoencoder.
 
     Args:
         processes: share the work; every process must call this.
@@ -34,6 +34,8 @@ def answer(
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
         ValueError: runs, settings or metrics that are incompatible.
     """
+    if autoencoder := reconstructions.autoencoder_of(request):
+        return reconstructions.answer(autoencoder, request, processes, train)
     pipelines, settings = open_pipelines(request), request.settings()
     chosen = [[request.choices_of(s).apply(pipeline) for s in settings] for _, pipeline in pipelines]
     runs = open_runs(pipelines, request, processes, train)

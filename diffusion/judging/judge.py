@@ -95,8 +95,8 @@ def folder(data: ImageData) -> Path:
 
 
 def called(data: ImageData) -> str:
-    """A name for a data set: its class, and for `Arrays` and `Prepared` a fingerprint of the paths."""
-    name = type(data).__name__.lower()
+    """A name for a data set: its class, its reduction, and for `Arrays` and `Prepared` a fingerprint of the paths."""
+    name = type(data).__name__.lower() + (f"-by{data.reduce}" if data.reduce > 1 else "")
     if isinstance(data, Prepared):
         files = str(data.path.absolute())
         if not data.labelled and (data.facts["classes"] or data.facts["targets"]):

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusion.data import ImageData
-from diffusion.data.recorded import open_data
+from diffusion.data.recorded import open_shared
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.counting import counted
 from diffusion.generation.pipeline import Pipeline
@@ -90,14 +90,15 @@ def open_runs(
     """
     opened, evaluators = [], {}
     for run, (path, pipeline) in zip(request.runs, pipelines, strict=True):
-        data = open_data(path, **request.data)
+        stages = files_of(run, request)
+        data = open_shared(stages, pipeline.class_names, **request.data)
         key = json.dumps(spec(data)["init_args"] | {"class": type(data).__name__, "batch_size": 0}, sort_keys=True)
         if key not in evaluators:
             data.prepare_data()
             extractor = open_extractor(data, request.features, pipeline.device, processes, train)
             evaluators[key] = open_evaluator(data, extractor, processes)
         step = runs.read_checkpoint(path)["global_step"]
-        made = digest(*files_of(run, request))[:12]
+        made = digest(*stages)[:12]
         opened.append(Run(path, made, step, pipeline, data, evaluators[key]))
     if len({run.evaluator.reference.hash for run in opened}) > 1:
         raise ValueError("these runs were trained on different data, so their figures are not comparable")

@@ -48,13 +48,18 @@ class Table:
 
 def one(record: dict) -> str:
     """A table of a record's figures: value, interval, and test images beside equally many samples."""
+    return f"{head(record)}\n{lines(record)}{alerts(record)}"
+
+
+def lines(record: dict) -> str:
+    """The rows of a record's figures with their titles."""
     most = max(f["m"] for f in record["figures"])
     rows = [("metric", "value", "95 % interval", f"{most:,} test images", "as many samples", "")]
     rows += [
         (f["metric"], number(f["value"]), interval(f), number(f["floor"]), number(f["matched"]), ARROWS[f["better"]])
         for f in record["figures"]
     ]
-    return f"{head(record)}\n{rows_of(rows)}{alerts(record)}"
+    return rows_of(rows)
 
 
 def compared(records: list[dict], runs: list[Path]) -> str:

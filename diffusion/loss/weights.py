@@ -104,7 +104,7 @@ class EDMWeight(SnrWeight):
     Source: Karras et al. 2022, arXiv:2206.00364, tab. 1 (loss weighting).
 
     Args:
-        sigma_data: standard deviation of the images' pixels, > 0.
+        sigma_data: standard deviation of the images' pixels, > 0; 1 for latents, see `Codec`.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
@@ -118,7 +118,7 @@ class VelocityWeight(SnrWeight):
     """min(1 + sqrt(snr), most)^2: the squared error of the velocity (x - x_0) / sigma of a straight path, limited.
 
     In `Flow` min(1 / sigma, most)^2. With the target X0 it is JiT's loss: the network outputs the image and is trained
-    on the velocity. Source: Li and He 2025, arXiv:2511.13720, sec. 4.
+    on the velocity. Source: Li and He 2025, arXiv:2511.13720.
 
     Args:
         most: the limit of 1 / sigma, >= 1.

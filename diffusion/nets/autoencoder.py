@@ -24,6 +24,21 @@ class Residual(nn.Module):
         return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
 
+class Beside(nn.Module):
+    """layers(x) + linear(x), initially linear(x).
+
+    Norms inside the layers take away an image's own mean and contrast, which the linear map keeps.
+    """
+
+    def __init__(self, layers: nn.Sequential, linear: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.linear = layers, linear
+        zero(layers[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) + self.linear(x)
+
+
 class ConvAutoencoder(nn.Module):
     """Residual blocks with halvings to the latent, and their mirror image to the picture.
 
@@ -38,6 +53,8 @@ class ConvAutoencoder(nn.Module):
         blocks: residual blocks per level, >= 1.
         attention: whether the pixels of the smallest level attend to each other.
         bottleneck: `Gaussian` (KL) or `Codebook` (VQ).
+        linear: a linear map of factor x factor patches beside the encoder, and one to patches beside the decoder, so
+            that training starts from a linear codec.
     Attributes:
         factor: 2^(levels - 1).
     Raises:
@@ -53,6 +70,7 @@ class ConvAutoencoder(nn.Module):
         blocks: int = 1,
         attention: bool = False,
         bottleneck: Bottleneck = Gaussian(),
+        linear: bool = False,
     ) -> None:
         super().__init__()
         if not mults or min(mults) < 1 or min(blocks, latent, channels) < 1 or width < 4 or width % 4:
@@ -61,7 +79,7 @@ class ConvAutoencoder(nn.Module):
                 f"got {list(mults)}, {blocks}, {latent}, {channels} and {width}"
             )
         self.channels, self.latent, self.width, self.mults = channels, latent, width, tuple(mults)
-        self.blocks, self.attention, self.bottleneck = blocks, attention, bottleneck
+        self.blocks, self.attention, self.bottleneck, self.linear = blocks, attention, bottleneck, linear
         self.in_channels, self.factor = channels, 2 ** (len(mults) - 1)
         bottleneck.made_for(latent)
         most = mults[-1] * width
@@ -81,6 +99,10 @@ class ConvAutoencoder(nn.Module):
             if level:
                 up.append(Up(c, c))
         self.decoder = nn.Sequential(*up, *last(c, channels))
+        if linear:
+            f = self.factor
+            self.encoder = Beside(self.encoder, nn.Conv2d(channels, bottleneck.outputs(latent), f, f))
+            self.decoder = Beside(self.decoder, nn.ConvTranspose2d(latent, channels, f, f))
 
     def middle(self, width: int) -> list[nn.Module]:
         """The layers of the smallest level beside its blocks."""
@@ -89,7 +111,7 @@ class ConvAutoencoder(nn.Module):
     @property
     def final(self) -> nn.Parameter:
         """The weights of the decoder's last layer, at which gradients of losses are compared."""
-        return self.decoder[-1].weight
+        return (self.decoder.layers if self.linear else self.decoder)[-1].weight
 
     def code(self, x: Tensor, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> Coded:
         """The latents of images (B, C, H, W) in training, with their costs, float32.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,15 @@ class Work(NamedTuple):
     activations: int
 
 
+class Coder(NamedTuple):
+    """A model's codec: its name, the number of its weights, which are not trained, and FLOPs per image."""
+
+    name: str
+    weights: int
+    encode: int
+    decode: int
+
+
 @dataclass(frozen=True, repr=False)
 class Description:
     """A network's cost; `print(description)` shows the table of `diffusion describe`.
@@ -40,6 +50,7 @@ class Description:
         weights: bytes of the parameters.
         activations: bytes kept for the backward pass, per image, in float32.
         batch_size: images per training batch; 0 if unknown.
+        codec: of a model of latents, whose network sees latents; None in pixels.
     """
 
     title: str
@@ -49,6 +60,7 @@ class Description:
     weights: int
     activations: int
     batch_size: int = 0
+    codec: Coder | None = None
 
     @property
     def training(self) -> int:
@@ -63,6 +75,9 @@ class Description:
         ]
         total = self.training + self.batch_size * self.activations
         batch = f"; {size(total)} at batch {self.batch_size}" if self.batch_size else ""
+        if it := self.codec:
+            cost = f"{it.encode / 1e6:.2f} MFLOPs per image to encode, {it.decode / 1e6:.2f} to decode"
+            lines.append(f"codec {it.name}, not trained: {it.weights:,} weights, {cost}")
         return "\n".join([
             *lines,
             f"memory in float32: weights {size(self.weights)}; training {size(self.training)} (weights, gradients, "
@@ -89,6 +104,17 @@ def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: i
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
     total = sum(p.numel() for p in net.parameters())
     return Description(title, total, flops[""], tuple(parts(net, flops)), weights, activations, batch_size)
+
+
+def work_of_codec(codec: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
+    """FLOPs of encoding and of decoding an image (C, H, W)."""
+    x, found = torch.zeros(1, *shape, device=next(codec.buffers()).device), []
+    for step in (codec.encode, codec.decode):
+        counter = FlopCounterMode(display=False, custom_mapping=COUNTED)
+        with torch.no_grad(), counter:
+            x = step(x)
+        found.append(counter.get_total_flops())
+    return tuple(found)
 
 
 def parts(net: nn.Module, flops: dict[str, int]) -> Iterator[Part]:
@@ -120,12 +146,12 @@ COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention
 
 def work(net: nn.Module, shape: Sequence[int]) -> Work:
     """FLOPs and memory of one image, from one forward pass in training mode; the network's mode is restored."""
-    x, clock, y = example(net, shape)
+    inputs = example(net, shape)[: len(signature(net.forward).parameters)]  # those of other tasks hear no clock
     kept, counter, training = Kept(net), FlopCounterMode(display=False, custom_mapping=COUNTED), net.training
     net.train()
     try:
         with torch.enable_grad(), counter, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-            net(x, clock, y)
+            net(*inputs)
     finally:
         net.train(training)
     own = type(net).__name__

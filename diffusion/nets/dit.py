@@ -86,20 +86,34 @@ class Block(nn.Module):
         x <- x + attention of norm(x) to the text,      initially 0, if there is one
         x <- x + g2 mlp(norm(x) (1 + a2) + b2)
 
+    Without modulation (a, b, g) = (0, 0, 1), and the output layers of both branches are initially 0.
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and fig. 3.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float, modern: bool = False, text_width: int = 0) -> None:
+    def __init__(
+        self, width: int, heads: int, ratio: float, modern: bool = False, modulated: bool = True, text_width: int = 0
+    ) -> None:
         super().__init__()
         self.norm = normed(width, modern)
         self.attend = (RotaryHeads if modern else MultiHead)(width, heads)
         inner = int(ratio * width)
         plain = not modern and nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
         self.mlp = plain or SwiGLU(width, max(1, 2 * inner // 3))
-        self.tell = nn.Linear(width, 6 * width)
+        self.tell = nn.Linear(width, 6 * width) if modulated else None
         self.read = TextAttention(width, text_width, heads) if text_width else None
 
-    def forward(self, x: Tensor, features: Tensor, text: Tensor | None, *by: Tensor) -> Tensor:
+    def last(self) -> list[nn.Module]:
+        """The layers that are 0 in a block that is the identity."""
+        if self.tell is not None:
+            return [self.tell]
+        return [self.attend.proj, self.mlp.outc if isinstance(self.mlp, SwiGLU) else self.mlp[-1]]
+
+    def forward(self, x: Tensor, features: Tensor | None, text: Tensor | None, *by: Tensor) -> Tensor:
+        if self.tell is None:
+            x = x + self.attend(self.norm(x), *by)
+            if self.read is not None:
+                x = x + self.read(self.norm(x), text)
+            return x + self.mlp(self.norm(x))
         a1, b1, g1, a2, b2, g2 = self.tell(features).chunk(6, dim=1)
         x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1), *by)
         if self.read is not None:
@@ -113,7 +127,12 @@ class DiT(Net):
     The paper's sizes (width, depth, heads): S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
     For 64 to 256 pixels: patches of 4 to 16 pixels (256 tokens), `bottleneck` 128, `modern`, the target X0 and the
     weight `VelocityWeight` (JiT; a network need not output the noise of a large patch, which has more numbers than a
-    token). JiT's class tokens in the sequence are not part of it.
+    token).
+    With `context` the clock and the condition are tokens of the sequence, too: one of each is repeated with learned
+    positions and put before the image's tokens at block `since`, from which on every image token can attend to them;
+    their outputs are dropped. JiT has 32 class tokens from a third of its blocks on; the clock's are ours. With
+    `modulated` false they replace adaLN, so that the network hears of both only in the sequence, and the blocks'
+    branches start from zero output layers (the in-context variant of DiT has clock and class at all blocks).
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and tab. 1; Li and He 2025, arXiv:2511.13720 (JiT). The
     clock's features are ours (`embed.features`), in the same number.
 
@@ -127,11 +146,15 @@ class DiT(Net):
         bottleneck: width of a linear layer between a patch and its token, 0 for none.
         modern: RMSNorm, SwiGLU of 2/3 of the hidden width, normalised queries and keys, and rotary positions beside
             the fixed ones.
+        context: tokens of the clock, and as many of the condition if there is one; 0 for none.
+        since: the block, from 0, that these tokens enter at; in [0, depth).
+        modulated: adaLN; False leaves the clock and the condition to the tokens, and needs context > 0 and since 0.
         text_width: features of the text encoder, with tokens; every block attends to them.
         text_depth: its layers.
         facts: learn_variance, self_condition, num_classes, context_dim, image_channels and tokens, see Net.
     Raises:
-        ValueError: width is not divisible by 4 and heads, or image sides are not divisible by patch.
+        ValueError: width is not divisible by 4 and heads, image sides are not divisible by patch, or there are neither
+            tokens nor adaLN.
     """
 
     reads_text = True
@@ -146,6 +169,9 @@ class DiT(Net):
         ratio: float = 4.0,
         bottleneck: int = 0,
         modern: bool = False,
+        context: int = 0,
+        since: int = 0,
+        modulated: bool = True,
         text_width: int = 128,
         text_depth: int = 2,
         **facts: Any,
@@ -156,8 +182,14 @@ class DiT(Net):
                 "DiT: expected width a multiple of 4, patch and depth >= 1, bottleneck >= 0; got "
                 f"{width}, {patch}, {depth} and {bottleneck}"
             )
+        if context < 0 or not 0 <= since < depth or not modulated and (not context or since):
+            raise ValueError(
+                "DiT: expected context >= 0, since in [0, depth), and without modulated context >= 1 and since 0; got "
+                f"context {context}, since {since} of {depth}, modulated {modulated}"
+            )
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.bottleneck, self.modern = bottleneck, modern
+        self.context, self.since, self.modulated = context, since, modulated
         self.text_width, self.text_depth = text_width, text_depth
         self.clock = ClockEmbedding(256, width)
         self.condition = ConditionEmbedding.of(self, width)
@@ -166,11 +198,12 @@ class DiT(Net):
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
         self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, ratio, modern, text_width if self.tokens else 0) for _ in range(depth)
-        )
+        tokens = context * (1 if self.condition is None and not self.tokens else 2)
+        self.places = nn.Parameter(torch.empty(tokens, width)) if tokens else None
+        reads = text_width if self.tokens else 0
+        self.blocks = nn.ModuleList(Block(width, heads, ratio, modern, modulated, reads) for _ in range(depth))
         self.norm = normed(width, modern)
-        self.tell = nn.Linear(width, 2 * width)
+        self.tell = nn.Linear(width, 2 * width) if modulated else None
         self.outc = nn.Linear(width, self.out_channels * patch**2)
         self.start()
 
@@ -185,23 +218,33 @@ class DiT(Net):
             small += [self.condition.embed.weight, self.condition.null]
         for p in small:
             nn.init.normal_(p, std=0.02)
+        if self.places is not None:
+            nn.init.normal_(self.places, std=0.02)
         reads = [block.read.proj for block in self.blocks if block.read is not None]
-        for module in (*(block.tell for block in self.blocks), self.tell, self.outc, *reads):
-            zero(module)
+        for module in (*reads, *(m for block in self.blocks for m in block.last()), self.tell, self.outc):
+            if module is not None:
+                zero(module)
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
         check(self, x, self.patch, "give another patch")
         rows, columns = (n // self.patch for n in x.shape[-2:])
-        features = self.clock(clock)
+        told = [self.clock(clock)]
         if self.condition is not None:
-            features = features + self.condition(y, keep, x.shape[0])
+            told.append(self.condition(y, keep, x.shape[0]))
         text = None if self.text is None else self.text(y, keep, x.shape[0])
-        features = F.silu(features if self.whole is None else features + self.whole(text))
+        if self.whole is not None:
+            told.append(self.whole(text))
+        features = F.silu(sum(told)) if self.modulated else None
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
         by = (angles(rows, columns, self.width // self.heads, x.device),) if self.modern else ()
-        for block in self.blocks:
+        for k, block in enumerate(self.blocks):
+            if self.context and k == self.since:
+                tokens = torch.stack(told, 1).repeat_interleave(self.context, 1) + self.places
+                x = torch.cat([tokens.to(x.dtype), x], dim=1)
+                by = tuple(F.pad(angle, (0, 0, tokens.shape[1], 0)) for angle in by)  # not rotated
             x = block(x, features, text, *by)
-        x = self.outc(modulate(self.norm(x), *self.tell(features).chunk(2, dim=1)))
+        x = self.norm(x[:, -rows * columns :])
+        x = self.outc(x if self.tell is None else modulate(x, *self.tell(features).chunk(2, dim=1)))
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (rows, columns)), self.patch)

@@ -1,10 +1,11 @@
-"""Films: frames written as GIF, WebP, APNG, MP4 or WebM through imageio, which is imported when one is written.
+"""Films: frames written as GIF, WebP and APNG by imageio, as MP4 and WebM by PyAV; each is imported when it is needed.
 
 Writers of animated images store consecutive equal frames once. Here every format preserves their total duration, and
 APNG, MP4 and WebM also their number.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -145,15 +146,22 @@ def write_images(path: Path, frames: list[np.ndarray], **options) -> None:
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: float, hold: float) -> None:
-    """Write a video; every frame lasts 1 / fps, so the last one is repeated for `hold` seconds."""
-    import imageio.v3 as iio
+    """Write a video; every frame lasts 1 / fps, so the last one is repeated for `hold` seconds.
+
+    One thread encodes it: the bytes of an H.264 stream depend on their number.
+    """
+    import av
 
     suffix = path.suffix.lower()
     repeats = round(hold * fps)
-    with iio.imopen(path, "w", plugin="pyav", extension=suffix) as film:
-        film.init_video_stream(CODECS[suffix], fps=float(fps), pixel_format="yuv420p")
-        for frame in [*frames, *frames[-1:] * repeats]:
-            film.write_frame(even(np.asarray(Image.fromarray(frame).convert("RGB"))))
+    pictures = [even(np.asarray(Image.fromarray(frame).convert("RGB"))) for frame in frames]
+    with av.open(str(path), "w", format=suffix[1:]) as film:
+        stream = film.add_stream(CODECS[suffix], Fraction(fps).limit_denominator(65535))
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
+        stream.height, stream.width = pictures[0].shape[:2]
+        for picture in [*pictures, *pictures[-1:] * repeats]:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        film.mux(stream.encode())
 
 
 def even(image: np.ndarray) -> np.ndarray:

@@ -75,7 +75,12 @@ def rows_of(rows: list[tuple]) -> str:
 
 
 def progress(
-    total: int | None, processes: "Processes | None" = None, what: str = "sampling", unit: str = "eval", done: int = 0
+    total: int | None,
+    processes: "Processes | None" = None,
+    what: str = "sampling",
+    unit: str = "eval",
+    done: int = 0,
+    shown: bool = True,
 ) -> tqdm:
     """A progress bar, by default of network evaluations, on the first process; with the time left if `total` is known.
 
@@ -83,7 +88,8 @@ def progress(
     """
     every = 0.5 if sys.stderr.isatty() or in_notebook() else 15
     options = {"unit": unit, "unit_scale": True, "mininterval": every, "smoothing": 0.05, "initial": done}
-    return tqdm(total=total, desc=what, disable=processes is not None and not processes.first, **options)
+    hidden = not shown or processes is not None and not processes.first
+    return tqdm(total=total, desc=what, disable=hidden, **options)
 
 
 def machine(where: "torch.device") -> str:

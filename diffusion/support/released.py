@@ -17,6 +17,7 @@ from typing import Any
 
 FORMAT, VERSION = "litdiffusion", 1
 KEY = "litdiffusion"  # of the description among an ONNX file's metadata
+CODEC = "codec."  # before the names of a codec's weights
 NET = "diffusion.nets.onnx_net.OnnxNet"
 SUFFIXES = (".safetensors", ".onnx")
 PARTS = ("net", "schedule", "target", "sampler", "guidance", "clamp", "scaling")  # of a description, each a mapping
@@ -93,7 +94,8 @@ def _native(path: Path) -> dict[str, Any]:
         state = tensors.load(data)
     except Exception as error:  # SafetensorError, or of a hostile header anything
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
-    return found | {"state_dict": {f"denoiser.{name}": value for name, value in state.items()}}
+    named = {name if name.startswith(CODEC) else f"denoiser.{name}": value for name, value in state.items()}
+    return found | {"state_dict": named}
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------

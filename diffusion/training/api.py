@@ -97,7 +97,7 @@ def validated(path: Path, weights: Literal["ema", "raw"], settings: Mapping[str,
     """val/loss of a checkpoint file and the number of images; see `validate`."""
     quiet()
     model = Diffusion.load(path, weights)
-    cli = recorded(path, words(settings))
+    cli = recorded(path, words(settings), model.hparams.get("codec"))
     if layout := cli.config.layout:  # as it was trained: in bf16 the sums of another layout differ
         model.denoiser.net.to(memory_format=LAYOUTS[layout])
     loss = cli.trainer.validate(model, cli.datamodule, verbose=False)[0]["val/loss"]

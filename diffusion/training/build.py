@@ -14,6 +14,9 @@ from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from diffusion.data import ImageData
+from diffusion.denoiser.codecs.base import Codec
+from diffusion.denoiser.codecs.identity import Identity
+from diffusion.denoiser.hints import Paired
 from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
 from diffusion.support.files import atomic
@@ -35,6 +38,7 @@ from diffusion.training.callbacks import (
 from diffusion.training.precision import FASTEST, wanted
 from diffusion.training.refusal import explained
 from diffusion.training.systems import Autoencoder, Classifier, Diffusion, NoisyClassifier, VICReg
+from diffusion.training.systems.diffusion import hinted
 
 set_loader("yaml", lambda text, load=get_loader("yaml"): today(load(text)), (yaml.YAMLError,))  # older files, too
 SYSTEMS = {  # by name: class, default configuration, callbacks configurable by name
@@ -67,7 +71,7 @@ class DiffusionCLI(LightningCLI):
     def __init__(self, argv: list[str], judge: Callable[[ImageData, str, torch.device], Any] | None = None) -> None:
         for package in PACKAGES:
             gather(f"diffusion.{package}")  # classes are then known by their short names
-        self.argv, self.judge = argv, judge
+        self.argv, self.judge, self.known_codec = argv, judge, None
         self.system = system_of(argv)
         kind, defaults, self.configured = SYSTEMS[self.system]
         super().__init__(
@@ -126,18 +130,39 @@ class DiffusionCLI(LightningCLI):
     def hinted(self, shape: tuple[int, int, int], paired: dict[str, Any] | None) -> int:
         """Channels of the paired images, or else of the model's hint for images of a shape; 0 without either."""
         hint = self.config.model.get("hint")
-        if paired:
-            return paired["size"][0]
-        return build(hint.as_dict()).shape(shape)[0] if hint else 0
+        hint = Paired(**paired) if paired else build(hint.as_dict()) if hint else None
+        return hinted(hint, self.codec, shape) if hint else 0
 
     def coded(self, channels: int) -> int:
         """Channels of what the denoiser works on: the codec's latents, or else images of these channels."""
-        codec = self.config.model.get("codec")
-        return (build(codec.as_dict()).latent if codec else 0) or channels
+        return self.codec.latent or channels
 
     def judged(self, data: ImageData) -> Callable[[str, torch.device], Any] | None:
         """The function that opens the judge of `Evaluation`."""
         return self.judge and partial(self.judge, data)
+
+    def keep_codec(self, known: dict[str, Any] | None) -> None:
+        """Build the codec from a checkpoint's description if it is the configured one.
+
+        The weights follow with the checkpoint's, so the autoencoder need not be where it was. Another codec is left as
+        it is configured, and is rejected when the models are compared.
+
+        Args:
+            known: the codec among the checkpoint's hyper-parameters.
+        """
+        mine = self.config.model.get("codec")
+        if not known or not mine or mine.class_path.rpartition(".")[2] != known["class_path"].rpartition(".")[2]:
+            return
+        given = {k: v for k, v in mine.init_args.as_dict().items() if v not in (None, "")}
+        if all(known["init_args"].get(k) == v for k, v in given.items()):
+            self.known_codec = known
+
+    @property
+    def codec(self) -> Codec:
+        """The codec to train with; `Identity` if none is configured."""
+        mine = self.config.model.get("codec")
+        known = self.known_codec or (mine.as_dict() if mine else None)
+        return build(known) if known else Identity()
 
     def given(self, option: str) -> bool:
         """Whether an option is on the command line."""
@@ -154,7 +179,11 @@ class DiffusionCLI(LightningCLI):
     def config_init(self) -> Namespace:
         """The configuration with objects in it."""
         with explained(self.parser, SYSTEMS[self.system][0]):
-            return self.parser.instantiate(self.config)
+            config = self.config
+            if self.known_codec:
+                config = config.clone()
+                config.model.codec = parsed(self.known_codec)
+            return self.parser.instantiate(config)
 
     @property
     def model(self) -> pl.LightningModule:
@@ -193,6 +222,14 @@ class DiffusionCLI(LightningCLI):
             temporary.write_text(self.parser.dump(self.config, skip_unset=False))
 
 
+def parsed(value: Any) -> Any:
+    """A spec as the parser holds it."""
+    if isinstance(value, dict) and "class_path" in value:
+        arguments = {k: parsed(v) for k, v in value["init_args"].items()}
+        return Namespace(class_path=value["class_path"], init_args=Namespace(**arguments))
+    return [parsed(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def plain(scaling: Scaling) -> dict[str, Any]:
     """A scaling in plain types."""
     return scaling.plain
@@ -220,16 +257,20 @@ def system_of(argv: list[str]) -> str:
     return name
 
 
-def recorded(checkpoint: Path, argv: list[str]) -> DiffusionCLI:
+def recorded(checkpoint: Path, argv: list[str], codec: dict[str, Any] | None = None) -> DiffusionCLI:
     """The parts of a checkpoint's run, from its own configuration and further options.
 
+    Args:
+        codec: among the checkpoint's hyper-parameters, if any; see `DiffusionCLI.keep_codec`.
     Raises:
         FileNotFoundError: the run's configuration is missing.
     """
     config = runs.directory(checkpoint) / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(f"{config}: the run's configuration is missing; it is written beside checkpoints/")
-    return DiffusionCLI(["-c", str(config), *argv])
+    cli = DiffusionCLI(["-c", str(config), *argv])
+    cli.keep_codec(codec)
+    return cli
 
 
 def quiet() -> None:

@@ -1,11 +1,12 @@
 """`diffusion.describe`: a network's parameters, FLOPs and memory, from a run or from configuration files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffusion.generation.pipeline import Pipeline
-from diffusion.nets.describe import Description
+from diffusion.nets.describe import Coder, Description, work_of_codec
 from diffusion.nets.describe import describe as describe_net
 from diffusion.nets.onnx_net import OnnxNet
 
@@ -38,11 +39,15 @@ def describe(
 def of_configuration(files: Sequence[str], settings: Mapping[str, Any]) -> Description:
     """The description of the network that configuration files and settings define."""
     from diffusion.training.build import DiffusionCLI, quiet  # Lightning takes seconds to import
+    from diffusion.training.suited import suited
 
     quiet()
     words = [w for file in files for w in ("-c", file)] + [f"--{name}={value}" for name, value in settings.items()]
-    cli = DiffusionCLI(words)
-    return in_figures(getattr(cli.model, "pipeline", cli.model), cli.datamodule.batch_size)
+    cli = DiffusionCLI(suited(words))
+    model, data = cli.model, cli.datamodule
+    if (pipeline := getattr(model, "pipeline", None)) is None:
+        return describe_net(model.net, data.shape, batch_size=data.batch_size)
+    return in_figures(pipeline, data.batch_size)
 
 
 def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
@@ -54,4 +59,9 @@ def in_figures(pipeline: Pipeline, batch_size: int = 0) -> Description:
     if isinstance(pipeline.denoiser.net, OnnxNet):
         raise ValueError("an .onnx file has one graph without parts; describe the run that it was exported from")
     hint = type(pipeline.hint).__name__ if pipeline.hint else ""
-    return describe_net(pipeline.denoiser.net, getattr(pipeline, "latent_shape", pipeline.shape), hint, batch_size)
+    shape, codec = pipeline.latent_shape, pipeline.codec
+    found = describe_net(pipeline.denoiser.net, shape, hint, batch_size)
+    if not codec.latent:
+        return found
+    weights = sum(v.numel() for v in codec.state_dict().values() if v.is_floating_point())
+    return replace(found, codec=Coder(codec.name, weights, *work_of_codec(codec, pipeline.shape)))

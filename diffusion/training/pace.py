@@ -60,7 +60,7 @@ def loss_of(model: Diffusion, batch: int) -> Tensor:
     if isinstance(hint, Paired):
         image = draws.normal(torch.empty(batch, *hint.shape(model.pipeline.shape), device=model.device))
     else:
-        image = hint(x0, draws.normal) if hint else None
+        image = hint(draws.normal(x0.new_empty(batch, *model.pipeline.shape)), draws.normal) if hint else None
     y = model.pipeline.in_turn(batch)
     if y is None and model.pipeline.context_dim:
         y = torch.zeros(batch, model.pipeline.context_dim)

@@ -18,6 +18,11 @@ from diffusion.support.specs import concrete, suggest
 PARSER = ("ArgumentError", "ArgumentTypeError", "NSKeyError", "ParserError")  # jsonargparse's errors
 HIDDEN = ("help", "print_config", "print_shtab", "optimizer", "lr_scheduler")  # keys that are not worth a suggestion
 
+INNER = re.compile(  # the innermost argument, and what it takes
+    r"""Parser key "([\w.]+)": Expected a (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[([^\]]*)\])\."""
+    r" Got value: (.*?)(?: - Expected|$)"
+)
+
 
 class Refused(ValueError):
     """A command line or configuration that the parser refuses."""
@@ -59,6 +64,10 @@ def shorten(text: str, known: list[str], system: type) -> str:
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
         name, names = found.group(1), classes(key, system)
         return f"{key}: there is no class {name!r}{suggest(name, names)}; there are: {', '.join(names)}"
+    if found := INNER.search(text):
+        inner, kind, choices, got = found.groups()
+        wanted = kind or " or ".join(re.findall(r"'([^']*)'", choices))
+        return f"{key if key == inner else f'{key}.{inner}'}: wanted {wanted}, got {got!r}"
     if wanted := re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", text):
         got = found.group(1) if (found := re.search(r"(?:Got value|Given value): (.*?)(?: Subtypes|$)", text)) else "?"
         kinds = " or ".join(dict.fromkeys("nothing" if w == "NoneType" else w for w in wanted))

@@ -78,6 +78,8 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     root = run_root(config.out) if config.out or cli.system not in EXTRACTORS else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
     start = launch.looked(partial(place, experiment, config.resume, launch.first()))
+    if diffusion and start.resume:
+        cli.keep_codec(start.resume.checkpoint["hyper_parameters"].get("codec"))
     if config.budget:
         pace.unlimited(config, cli.system)
     model, data, device = cli.model, cli.datamodule, precision.device_of(config.trainer)

@@ -35,6 +35,8 @@ def refused(capsys, argv, *words):
     (["--bogus", "3"], ["no option '--bogus'", "trainer"]),
     (["--model.lr", "abc"], ["model.lr", "wanted float", "'abc'"]),
     (["--trainer.max_epochs", "x"], ["trainer.max_epochs", "wanted int"]),
+    (["--data.batch_size", "x"], ["data.batch_size: wanted int, got 'x'"]),
+    (["--data.latents", "disk"], ["data.latents: wanted fly or cache, got 'disk'"]),
     (["--model.net", "AttentionUNett"], ["no class 'AttentionUNett'", "AttentionUNet"]),
     (["--model.schedule", "Linea"], ["did you mean 'Linear'", "Cosine", "Karras", "Quadratic"]),
     (["--model.sampler", "DDIMM"], ["DDIM, DDPM"]),

@@ -83,6 +83,25 @@ def test_ddpms_network_has_the_published_size(capsys):
     assert "weights 143 MB; training 715 MB" in said and said.endswith(" at batch 128\n")
 
 
+def test_a_prepared_folder_gives_the_size(tmp_path, capsys):
+    from PIL import Image
+
+    for k in range(4):
+        (tmp_path / "found").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (k, 0, 0)).save(tmp_path / "found" / f"{k}.png")
+    assert main(["prepare", str(tmp_path / "found"), "--out", str(tmp_path / "made"), "--size", "16"]) == 0
+    capsys.readouterr()
+    assert main(["describe", "-c", "configs/jit64.yaml", "--data", str(tmp_path / "made")]) == 0
+    assert "DiT on 3x16x16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["digits_autoencoder", "features_digits", "digits_classifier"])
+def test_networks_of_other_systems_are_described(config, capsys):
+    assert main(["describe", f"configs/{config}.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert " on 1x8x8" in said and "GFLOPs per image" in said and "0.000 GFLOPs" not in said
+
+
 def test_later_configurations_override_earlier_ones(capsys):
     for words in (
         ["configs/digits.yaml", "configs/digits_dit.yaml"],

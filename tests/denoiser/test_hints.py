@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired, blurred, uniform
+from diffusion.denoiser import Denoiser
+from diffusion.denoiser.hints import Hint, LowResolution, Masked, Paired, blurred, channels, uniform
+from diffusion.noise import Cosine
 from diffusion.noise.draws import ImageDraws
 from diffusion.support.specs import build, concrete, spec
 
@@ -136,3 +140,19 @@ def test_hint_errors_state_the_remedy(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert words in str(error.value)
+
+
+def test_a_larger_hint_is_folded_beside_latents():
+    """2x2 pixels become channels, so that nothing of a mask is lost; smaller ones and other ratios are resized."""
+    latent, hint = (2, 4, 4), torch.randn(3, 2, 8, 8)
+    assert channels((2, 8, 8), latent) == 8 and channels((2, 4, 4), latent) == channels((2, 2, 2), latent) == 2
+    assert channels((2, 6, 6), latent) == channels((2, 8, 4), latent) == 2
+    x = torch.zeros(3, *latent)
+    net = nn.Conv2d(10, 2, 1)
+    net.image_channels = 8
+    assert torch.equal(Denoiser(net, Cosine(20)).fitted(hint, x), F.pixel_unshuffle(hint, 2))
+    net.image_channels = 2
+    assert torch.equal(Denoiser(net, Cosine(20)).fitted(hint, x), F.interpolate(hint, (4, 4)))
+    with pytest.raises(ValueError, match=r"expected a condition image \(3, 8, H, W\), got \(3, 2, 12, 12\)"):
+        net.image_channels = 8
+        Denoiser(net, Cosine(20)).fitted(torch.randn(3, 2, 12, 12), x)

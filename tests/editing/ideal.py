@@ -27,6 +27,7 @@ class Net(nn.Module):
         self.calls += 1
         t = SCHEDULE.level((clock.double() + 1) / 1000).like(x)
         y = torch.ones(len(x), dtype=torch.long) if y is None else y
+        y = y if keep is None else y.where(keep, 1)
         pred = Gaussian(torch.tensor(MEANS)[y][:, None, None, None], STD)(x, t)
         return V().of(pred.x0, pred.eps, t)
 

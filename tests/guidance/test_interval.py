@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diffusion.denoiser.codecs import Identity
 from diffusion.guidance import ClassifierFree, ClassifierGuidance, Interval, Steer
 from diffusion.samplers import DDIM
 
@@ -79,7 +80,7 @@ def test_interval_delegates_scale_classes_and_off(setting):
     x, t = setting.x, at_ratio(setting, 9.0)
     plain = setting.unconditional(x, t).x0
     assert torch.equal(wrapped(setting.unconditional, setting.cond)(x, t).x0, plain)
-    assert "images of 1x1x2" in wrapped.refuse(setting.world.schedule, (3, 1, 2), ("a", "b", "c"))
+    assert "images of 1x1x2" in wrapped.refuse(setting.world.schedule, (3, 1, 2), ("a", "b", "c"), Identity())
     steered = Interval(Steer(lambda x0, t: 0 * x0 + 1, guidance=ClassifierFree(3)), 0.2, 2)
     guided = ClassifierFree(3)(setting.denoiser, setting.cond)(x, t).x0
     assert torch.equal(steered(setting.denoiser, setting.cond)(x, t).x0, guided)  # Steer is off, its base is not

@@ -24,6 +24,9 @@ NETS = {
     "ddpm": (UNet, {"width": 8, "mults": (1, 2), "scale_shift": False, "dropout": 0.1}),
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
     "jit": (DiT, {"width": 16, "depth": 2, "heads": 2, "bottleneck": 6, "modern": True}),
+    "tokens": (DiT, {"width": 16, "depth": 2, "heads": 2, "context": 2, "since": 1, "modern": True}),
+    "in-context": (DiT, {"width": 16, "depth": 2, "heads": 2, "context": 1, "modulated": False}),
+    "in-context jit": (DiT, {"width": 16, "depth": 2, "heads": 2, "context": 1, "modulated": False, "modern": True}),
     "linear": (LinearUNet, {"width": 8, "mults": (1, 2), "heads": 2, "head_width": 4}),
     "mlp": (ResidualMLP, {"size": (8, 8), "width": 16, "depth": 2}),
 }
@@ -258,7 +261,7 @@ def test_dropout_is_off_in_eval_in_every_network(name):
     assert torch.equal(net(x, t), net(x, t))
 
 
-@pytest.mark.parametrize("name", ["blocks", "class", "unet", "adm", "ddpm", "dit", "mlp"])
+@pytest.mark.parametrize("name", ["blocks", "class", "unet", "adm", "ddpm", "dit", "tokens", "in-context", "mlp"])
 def test_networks_initially_output_zero(name):
     """The last layer is initially 0, so the loss of a target of variance 1 starts at 1."""
     assert make(name)(torch.randn(2, 1, 8, 8), torch.zeros(2)).abs().max() == 0
@@ -307,6 +310,9 @@ def test_clock_embedding_resolves_every_schedules_clock(span):
     (lambda: DiT(width=30), "width a multiple of 4"),
     (lambda: DiT(width=16, heads=3), "3 heads do not divide 16"),
     (lambda: DiT(bottleneck=-1), "bottleneck >= 0; got 384, 2, 12 and -1"),
+    (lambda: DiT(context=-1), "context >= 0, since in [0, depth), and without modulated context >= 1 and since 0; got"),
+    (lambda: DiT(context=2, since=12), "got context 2, since 12 of 12, modulated True"),
+    (lambda: DiT(modulated=False), "got context 0, since 0 of 12, modulated False"),
     (lambda: DiT(width=12, heads=2, modern=True), "heads of a multiple of 4 channels, got 12 channels, 2 heads"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 2, 3, 1), torch.zeros(1)), "expected images of size [1, 1], got [3, 1]"),
     (lambda: ResidualMLP(2)(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "expected 2 channels, got images of 3"),
@@ -342,3 +348,26 @@ def test_a_bottleneck_is_a_linear_map_of_low_rank():
     weight = net.inc[1].weight @ net.inc[0].weight
     assert weight.shape == (16, 4) and net.inc[0].weight.shape == (6, 4)
     assert net(torch.randn(2, 1, 6, 10), torch.zeros(2)).shape == (2, 1, 6, 10)
+
+
+def test_tokens_in_context_are_of_clock_and_condition(float64):
+    """As many of each, repeated with positions of their own; from the block where they enter, the image sees them."""
+    net = awake(make("tokens", num_classes=3)).eval()
+    assert net.places.shape == (4, 16) and make("tokens").places.shape == (2, 16)
+    seen = {}
+    for k, block in enumerate(net.blocks):
+        block.register_forward_pre_hook(lambda module, args, k=k: seen.update({k: args[0]}))
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([0, 2])
+    with torch.no_grad():
+        net(x, t, y)
+        told = torch.stack([net.clock(t), net.condition(y, None, 2)], 1).repeat_interleave(2, 1)
+    assert seen[0].shape == (2, 16, 16) and seen[1].shape == (2, 20, 16)
+    torch.testing.assert_close(seen[1][:, :4], told + net.places)
+
+
+@pytest.mark.parametrize("name", ["in-context", "in-context jit"])
+def test_blocks_without_modulation_are_initially_the_identity(name):
+    net = make(name)
+    x = torch.randn(2, 5, 16)
+    by = (torch.zeros(5, 4),) if net.modern else ()
+    assert net.tell is None and all(torch.equal(block(x, None, *by), x) for block in net.blocks)

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from imageio.plugins.pyav import PyAVPlugin
+from av.container import OutputContainer
 from PIL import Image
 
 from diffusion import pictures
@@ -299,19 +299,19 @@ def test_film_is_written_atomically(suffix, there, tmp_path, monkeypatch):
     path, frames = tmp_path / f"a{suffix}", smooth(6, 32, 32, 3)
     if there:
         path.write_text("old")
-    write_frame, write_bytes, written = PyAVPlugin.write_frame, Path.write_bytes, []
+    mux, write_bytes, written = OutputContainer.mux, Path.write_bytes, []
 
-    def full(self, frame, **options):
-        written.append(frame)
+    def full(self, packets):
+        written.append(packets)
         if len(written) == 4:
             raise OSError(28, "No space left on device")
-        return write_frame(self, frame, **options)
+        return mux(self, packets)
 
     def cut(self, data):
         write_bytes(self, data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PyAVPlugin, "write_frame", full)
+    monkeypatch.setattr(OutputContainer, "mux", full)
     monkeypatch.setattr(Path, "write_bytes", cut)
     with pytest.raises(OSError, match="No space left"):
         pictures.save_film(frames, path)

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.processes import TINY, Group, attempt, command, resume
 from diffusion.data import Arrays, Batches, Digits, Prepared
+from diffusion.denoiser.codecs import PCA
 from tests import prepared
 from tests.processes import work
 
@@ -240,3 +241,15 @@ def test_a_signal_to_the_launcher_stops_all(launcher, options, code, tmp_path):
     said = (tmp_path / "said.txt").read_text()
     assert said.count("stopped at step") == 1 and "Traceback" not in said.partition("stopped at step")[0], said
     assert resume(2, tmp_path, LIMIT)[0] == [0, 0]
+
+
+@pytest.mark.parametrize("latents", ["fly", "cache"])
+def test_all_processes_have_the_codec_of_the_first(latents, tmp_path):
+    """It is fitted on all training images, and is that of one process; so are latents that are encoded once."""
+    run(2, work.train_latents, tmp_path, str(tmp_path), environment={"LATENTS": latents})
+    ends = [torch.load(tmp_path / f"end{rank}.pt") for rank in range(2)]
+    assert all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
+    codec = PCA(1, 2, 2)
+    codec.fit(lambda: iter([Digits(limit=330).arrays("train")[0] / 127.5 - 1]))
+    for name, value in codec.state_dict().items():
+        torch.testing.assert_close(ends[0][f"codec.{name}"], value, rtol=1e-4, atol=1e-5)

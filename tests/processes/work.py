@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from diffusion import Diffusion
 from diffusion.data import Arrays, Digits, Prepared
 from diffusion.data.loader import Loader
+from diffusion.denoiser.codecs import PCA
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
@@ -127,6 +128,17 @@ def train(
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(seen | {"end": m.state_dict(), "step": t.global_step}, folder / f"seen{rank()}.pt")
+    return 0
+
+
+def train_latents(folder: str) -> int:
+    """Three steps on latents of a codec that is fitted at the start; the weights are written to endR.pt."""
+    torch.manual_seed(rank())  # weights that differ until they are exchanged
+    net = AttentionUNet(2, (8, 16), heads=2, attention=1, num_classes=10)
+    m = Diffusion(net, Cosine(50), codec=PCA(1, 2, 2), shape=(1, 8, 8), lr=1e-3)
+    t = trainer(Path(folder), [Ranks(), Signals()], max_steps=3, logger=False, enable_checkpointing=False)
+    t.fit(m, Odd(batch_size=24, limit=330, latents=os.environ["LATENTS"]))
+    torch.save(m.state_dict(), Path(folder) / f"end{rank()}.pt")
     return 0
 
 

@@ -74,6 +74,15 @@ def test_resumed_run_reports_no_difference_where_there_is_none(run, capsys):
     assert "changed:" not in capsys.readouterr().out
 
 
+def test_arguments_that_an_older_run_did_not_record_are_at_their_defaults(run, capsys):
+    config = run / "config.yaml"
+    older = [line for line in config.read_text().splitlines() if line.strip() not in ("latents: fly", "reduce: 1")]
+    assert len(older) == len(config.read_text().splitlines()) - 2
+    config.write_text("\n".join(older))
+    resume(run)
+    assert "changed:" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options, words", [
     (["--model.net.widths", "[8,24]"], ["model.net.widths: [8, 16] -> [8, 24]"]),
     (["--model.net", "ResidualMLP"], ["model.net: AttentionUNet -> ResidualMLP"]),

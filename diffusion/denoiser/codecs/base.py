@@ -1,12 +1,15 @@
 """The interface of codecs, and the scaling of latents."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-STD = 0.5  # of every channel of the latents
+from diffusion.support.scaling import Scaling
+
+MEASURES = ("shift", "scale", "fitted")
 
 
 class Codec(nn.Module, ABC):
@@ -14,10 +17,10 @@ class Codec(nn.Module, ABC):
 
         z = (code(x_0) - shift) / scale,    x_0 = image(z scale + shift)
 
-    Shift and scale are the mean and twice the standard deviation of each channel over all training images, measured
-    once by `fit`. So latents have standard deviation 0.5, as float images have (`Scaling`) and 8-bit ones about have:
-    EDM's sigma_data, its range of levels and every schedule keep their meaning. Training with standard deviation 1
-    instead would move all log-SNR by 2 log 2. Latents have no bounds.
+    Shift and scale are the mean and the standard deviation of each channel over all training images, measured once by
+    `fit`, so that every channel of the latents has mean 0 and standard deviation 1. The target EDM and the weight of
+    that name then need sigma_data 1; the images that their default of 0.5 is for have half the deviation, so a level
+    of EDM has a log-SNR that is higher by 2 log 2 with latents. Latents have no bounds.
 
     A subclass implements `code` and `image`. Its parameters and buffers are saved in the model's file.
 
@@ -46,6 +49,21 @@ class Codec(nn.Module, ABC):
     def name(self) -> str:
         """The codec in words, for messages."""
         return type(self).__name__
+
+    @property
+    def mark(self) -> str:
+        """The hash of all its weights and measures, which two models of the same latents share; "" without latents."""
+        return fingerprint(self) if self.latent else ""
+
+    @property
+    def code_mark(self) -> str:
+        """The hash of what `code` and `image` depend on: all weights without the measures."""
+        return fingerprint(self, but=MEASURES)
+
+    @property
+    def measures(self) -> Scaling:
+        """From codes to latents."""
+        return Scaling("float32", tuple(self.shift.tolist()), tuple(self.scale.tolist()), bounded=False)
 
     def latent_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """The shape of the latent of an image of shape (C, H, W).
@@ -87,14 +105,19 @@ class Codec(nn.Module, ABC):
         if self.fitted:
             return
         self.prepare(images)
+        self.measure(self.code(x0) for x0 in images())
+
+    @torch.no_grad()
+    def measure(self, codes: Iterable[Tensor]) -> None:
+        """Shift and scale from the codes (B, latent, h, w) of all training images."""
         n, total, squares = 0, 0.0, 0.0
-        for x0 in images():
-            code = self.code(x0).double().transpose(0, 1).flatten(1)
+        for batch in codes:
+            code = batch.double().transpose(0, 1).flatten(1)
             n, total, squares = n + code.shape[1], total + code.sum(1), squares + code.square().sum(1)
         mean = total / n
         std = (squares / n - mean.square()).clamp(min=0).sqrt()
         self.shift.copy_(mean)
-        self.scale.copy_(torch.where(std > 1e-6 * (mean.abs() + 1), std / STD, 1.0))
+        self.scale.copy_(torch.where(std > 1e-6 * (mean.abs() + 1), std, 1.0))
         self.fitted.fill_(True)
 
     def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
@@ -103,3 +126,12 @@ class Codec(nn.Module, ABC):
     def train(self, mode: bool = True) -> "Codec":
         """Always in evaluation mode."""
         return super().train(False)
+
+
+def fingerprint(net: nn.Module, but: Sequence[str] = ()) -> str:
+    """The hash of a network's weights and buffers, without some of them: 12 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, value in sorted((k, v) for k, v in net.state_dict().items() if k not in but):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -1,13 +1,11 @@
 """Frozen: the codec of a trained autoencoder."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from diffusion.denoiser.codecs.base import Codec
+from diffusion.denoiser.codecs.base import Codec, fingerprint
 from diffusion.denoiser.saved import load_weights
 from diffusion.support.runs import find_checkpoint, read_checkpoint
 from diffusion.support.scaling import Scaling
@@ -69,6 +67,10 @@ class Frozen(Codec):
                 f"expected hash {self.hash}, got {now}"
             )
 
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Check the weights, which a configuration that names the network has not brought."""
+        self.check()
+
     def code(self, x0: Tensor) -> Tensor:
         return self.net.encode(x0)
 
@@ -95,12 +97,3 @@ def read_autoencoder(path: str, weights: Literal["ema", "raw"] = "ema") -> tuple
     load_weights(net, state, file, "net.")
     scaling = known.get("scaling")
     return net.eval(), Scaling.of(scaling).plain if scaling else None
-
-
-def fingerprint(net: nn.Module) -> str:
-    """The hash of a network's weights and buffers: 12 hexadecimal digits."""
-    found = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]

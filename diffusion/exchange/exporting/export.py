@@ -89,10 +89,10 @@ def export(
         from diffusion.exchange.exporting.diffusers_folder import write_folder
 
         refuse_folder(to)
-        source = Source.open(run, weights, Choices(**choices, arguments=arguments or {}))
+        source = Source.open(run, weights, Choices(**choices, arguments=arguments or {}), format)
         return Exported([to], format, source, notes=write_folder(source, to))
     check_writable(to)
-    source = Source.open(run, weights, Choices(**choices, arguments=arguments or {}))
+    source = Source.open(run, weights, Choices(**choices, arguments=arguments or {}), format)
     if format == "onnx":
         files, difference = write_onnx(source, to, storage)
         return Exported(files, format, source, difference)

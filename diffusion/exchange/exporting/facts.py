@@ -33,11 +33,14 @@ class Source:
     epoch: int = 0
 
     @classmethod
-    def open(cls, run: str | Path | Pipeline, weights: Literal["ema", "raw"], choices: Choices) -> "Source":
-        """A run's model.
+    def open(
+        cls, run: str | Path | Pipeline, weights: Literal["ema", "raw"], choices: Choices, format: str = "safetensors"
+    ) -> "Source":
+        """A run's model, for a format of `export.FORMATS`.
 
         Raises:
-            ValueError: not a diffusion model's checkpoint, or an ONNX file, which has no weights to export again.
+            ValueError: not a diffusion model's checkpoint, an ONNX file, which has no weights to export again, or a
+                model of latents for a format that has no place for a codec.
         """
         pipeline, step, epoch = run, 0, 0
         if not isinstance(run, Pipeline):
@@ -46,9 +49,10 @@ class Source:
             step, epoch, weights = int(read["global_step"]), int(read["epoch"]), read.get("weights", weights)
         if isinstance(pipeline.denoiser.net, OnnxNet):
             raise ValueError(f"{run}: evaluated by ONNX Runtime, without weights of its own; export the run instead")
-        if pipeline.codec.latent:
+        if pipeline.codec.latent and format != "safetensors":
             raise ValueError(
-                f"{run}: a model of latents, with the codec {pipeline.codec.name}; only its own file has both"
+                f"{run}: a model of latents, and {format} has no place for its codec {pipeline.codec.name}; "
+                "export it as .safetensors"
             )
         return cls(pipeline if choices == Choices() else choices.apply(pipeline), weights, step, epoch)
 
@@ -63,6 +67,8 @@ class Source:
         specs |= {name: spec(getattr(pipeline, name)) for name in PARTS}
         specs |= {"shape": list(pipeline.shape), "class_names": list(pipeline.class_names), "seed": pipeline.seed}
         specs["scaling"] = pipeline.scaling.plain
+        if pipeline.codec.latent:
+            specs["codec"] = spec(pipeline.codec)
         kept = {"weights": self.weights, "global_step": self.step, "epoch": self.epoch, "hyper_parameters": specs}
         return {"format": FORMAT, "version": VERSION, **more, **kept}
 

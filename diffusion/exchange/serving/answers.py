@@ -16,7 +16,8 @@ from diffusion import pictures
 from diffusion.exchange.serving.ask import Ask, Limits, command, number, takes_pictures
 from diffusion.exchange.serving.shelf import Shelf
 from diffusion.generation.counting import Counted, evaluations
-from diffusion.generation.editing.sheet import VERBS, Edit, Sheet, prepare
+from diffusion.generation.editing.rows import Edit
+from diffusion.generation.editing.sheet import VERBS, Sheet, prepare
 from diffusion.generation.film import write
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request

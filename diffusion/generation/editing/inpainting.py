@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.denoiser import AnyLevel, Denoise
-from diffusion.generation.editing.base import batches, steered, still
+from diffusion.generation.cascade import Cascade
+from diffusion.generation.editing.base import batches, check_images, part_of, steered, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level, forward_var
@@ -30,16 +31,24 @@ def inpaint(
 ) -> Tensor:
     """Images (B, C, H, W) whose masked part is regenerated; the rest is preserved exactly.
 
+    A cascade inpaints the reduced images first, where a pixel is unknown if any of its pixels is, and the last stage
+    inpaints the images given the result.
+
     Args:
         mask: bool, True where pixels are regenerated; (H, W), or broadcastable to x0.
         y: labels (B,) or contexts (B, D).
+        sampler, guidance: of a cascade's last stage; the others have their own.
         jumps, length: see `repaint`.
     """
-    hidden = torch.broadcast_to(mask, x0.shape)
-    done = []
+    hidden, image, done = torch.broadcast_to(mask, x0.shape), None, []
+    if isinstance(pipeline, Cascade):
+        check_images(pipeline, x0)
+        small, its = pipeline.reduced(x0), pipeline.reduced_mask(hidden)
+        small = inpaint(pipeline.base, small, its, y, seed, None, None, jumps, length, batch_size)
+        image = pipeline.enlarging(small, seed)
     with still(pipeline):
         for x, label, noise, part in batches(pipeline, x0, y, seed, batch_size):
-            denoise, schedule = steered(pipeline, label, guidance), pipeline.denoiser.schedule
+            denoise, schedule = steered(pipeline, label, guidance, part_of(image, part)), pipeline.denoiser.schedule
             its, f = hidden[part].to(x.device), pipeline.codec.factor
             if coded := pipeline.codec.latent > 0:  # a latent is regenerated if any of its pixels is
                 its = F.max_pool2d(its.any(1, keepdim=True).float(), f).bool().expand_as(x)

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, Prediction, predict
-from diffusion.generation.editing.base import batches, still
+from diffusion.generation.cascade import Cascade
+from diffusion.generation.editing.base import batches, check_images, part_of, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance, Plain
 from diffusion.noise.draws import ImageDraws
 from diffusion.noise.level import Level, broadcast
 from diffusion.samplers import DDIM, Sampler
+
+Noises = Tensor | list[Tensor]  # of a model, or of the stages of a cascade one after the other
 
 
 def to_noise(
@@ -23,26 +26,39 @@ def to_noise(
     guidance: Guidance | None = None,
     iterations: int = 5,
     batch_size: int = 256,
-) -> Tensor:
+) -> Noises:
     """The noise (B, C, H, W), of latents if the model has a codec, from which DDIM generates these images.
+
+    That of a cascade is a list: the noise of the base, from which it generates the reduced images, and of each later
+    stage the noise on its input, that of seed 0, and the noise from which it enlarges the reduced images to the given.
 
     Args:
         y: labels (B,) or contexts (B, D).
-        sampler: DDIM with eta = 0; the model's if it is one, else DDIM with 50 steps.
-        guidance: Plain by default: the farther a scale is from 1, the less accurate the inversion.
+        sampler: DDIM with eta = 0; the model's if it is one, else DDIM with 50 steps. Of a cascade, that of its last
+            stage; the others have their own or DDIM with 50 steps.
+        guidance: Plain by default, in every stage: the farther a scale is from 1, the less accurate the inversion. If
+            it is given, it is that of the last stage and the others have their own.
         iterations: network evaluations to invert a step, see `DDIM.invert`.
     """
-    sampler, done = inverter(pipeline, sampler), []
+    image, before, done = None, [], []
+    if isinstance(pipeline, Cascade):
+        check_images(pipeline, x0)
+        small = pipeline.reduced(x0)
+        its = None if guidance is None else pipeline.base.guidance
+        before = listed(to_noise(pipeline.base, small, y, None, its, iterations, batch_size))
+        before.append(pipeline.hint_noise(small))
+        image = pipeline.enlarging(small, noise=before[-1])
+    sampler = inverter(pipeline, sampler)
     with still(pipeline):
-        for x, label, *_ in batches(pipeline, x0, y, 0, batch_size):
-            denoise = _reversible(pipeline, label, guidance)
+        for x, label, _, part in batches(pipeline, x0, y, 0, batch_size):
+            denoise = _reversible(pipeline, label, guidance, part_of(image, part))
             done.append(sampler.invert(denoise, x, pipeline.denoiser.schedule, iterations).cpu())
-    return torch.cat(done)
+    return [*before, torch.cat(done)] if before else torch.cat(done)
 
 
 def from_noise(
     pipeline: Pipeline,
-    z: Tensor,
+    z: Noises,
     y: Tensor | None = None,
     sampler: DDIM | None = None,
     guidance: Guidance | None = None,
@@ -54,15 +70,36 @@ def from_noise(
     Args:
         towards: a second condition and its weight, (B,) in [0, 1].
     """
-    sampler, done = inverter(pipeline, sampler), []
+    image, (*before, z), done = None, listed(z), []
+    if isinstance(pipeline, Cascade):
+        *first, added = before
+        its = None if guidance is None else pipeline.base.guidance
+        small = from_noise(pipeline.base, first, y, None, its, batch_size, towards)
+        image = pipeline.enlarging(small, noise=added)
+    sampler = inverter(pipeline, sampler)
     with still(pipeline):
         for x, label, _, part in batches(pipeline, z, y, 0, batch_size, latent=True):
-            denoise = _reversible(pipeline, label, guidance)
+            denoise = _reversible(pipeline, label, guidance, part_of(image, part))
             if towards is not None:
-                second = _reversible(pipeline, towards[0][part].to(x.device), guidance)
+                second = _reversible(pipeline, towards[0][part].to(x.device), guidance, part_of(image, part))
                 denoise = between_guesses(denoise, second, towards[1][part])
             done.append(pipeline.pixels.decode(sampler.sample(denoise, x, pipeline.denoiser.schedule)).cpu())
     return torch.cat(done)
+
+
+def fresh_noise(pipeline: Pipeline, z: Noises, seed: int) -> Noises:
+    """The noise of a seed's images, in the form of z."""
+    *before, like = listed(z)
+    made = pipeline.denoiser.schedule.prior_std * ImageDraws(pipeline.stream(seed), range(len(like)))(like)
+    if not isinstance(pipeline, Cascade):
+        return made
+    *first, added = before
+    return [*listed(fresh_noise(pipeline.base, first, seed)), pipeline.hint_noise(added, seed), made]
+
+
+def listed(z: Noises) -> list[Tensor]:
+    """The noise as a list: one tensor, or several of a cascade."""
+    return [z] if isinstance(z, Tensor) else list(z)
 
 
 def reconstruct(
@@ -109,11 +146,10 @@ def vary(
     """
     if not 0 <= amount <= 1 or n < 1:
         raise ValueError(f"vary: amount must lie in [0, 1] and n be at least 1, got {amount} and {n}")
-    z = to_noise(pipeline, x0, y, sampler, guidance, iterations, batch_size)
-    prior_std, made = pipeline.denoiser.schedule.prior_std, []
+    z, made = to_noise(pipeline, x0, y, sampler, guidance, iterations, batch_size), []
     for k in range(n):
-        fresh = prior_std * ImageDraws(seed + k, range(len(z)))(z)
-        made.append(from_noise(pipeline, slerp(z, fresh, amount), y, sampler, guidance, batch_size))
+        between = slerps(z, fresh_noise(pipeline, z, seed + k), amount)
+        made.append(from_noise(pipeline, between, y, sampler, guidance, batch_size))
     return torch.stack(made, 1)
 
 
@@ -146,10 +182,10 @@ def interpolate(
         raise ValueError("interpolate: give a condition for both ends or for none")
     za, zb = (to_noise(pipeline, x, y, sampler, guidance, iterations, batch_size) for x, y in ((a, y_a), (b, y_b)))
     u = torch.linspace(0, 1, n).repeat(len(a))  # (B n,)
-    za, zb = (z.repeat_interleave(n, 0) for z in (za, zb))
+    za, zb = ([v.repeat_interleave(n, 0) for v in listed(z)] for z in (za, zb))
     towards = None if y_b is None or torch.equal(y_a, y_b) else (y_b.repeat_interleave(n, 0), u)
     y = None if y_a is None else y_a.repeat_interleave(n, 0)
-    made = from_noise(pipeline, slerp(za, zb, u), y, sampler, guidance, batch_size, towards)
+    made = from_noise(pipeline, slerps(za, zb, u), y, sampler, guidance, batch_size, towards)
     return made.unflatten(0, (-1, n))
 
 
@@ -168,6 +204,11 @@ def slerp(a: Tensor, b: Tensor, u: float | Tensor) -> Tensor:
     w, u = w.masked_fill(flat, 1.0), torch.as_tensor(u, dtype=w.dtype, device=w.device)
     wa, wb = (broadcast(torch.where(flat, v, (v * w).sin() / w.sin()), a) for v in (1 - u, u))
     return wa * a + wb * b
+
+
+def slerps(a: Noises, b: Noises, u: float | Tensor) -> list[Tensor]:
+    """`slerp` of each noise of a cascade's stages, or of the one of a model."""
+    return [slerp(p, q, u) for p, q in zip(listed(a), listed(b), strict=True)]
 
 
 def between_guesses(a: Denoise, b: Denoise, u: Tensor) -> Denoise:
@@ -194,6 +235,6 @@ def inverter(pipeline: Pipeline, sampler: Sampler | None = None) -> DDIM:
     return sampler
 
 
-def _reversible(pipeline: Pipeline, y: Tensor | None, guidance: Guidance | None) -> Denoise:
+def _reversible(pipeline: Pipeline, y: Tensor | None, guidance: Guidance | None, image: Tensor | None) -> Denoise:
     """A prediction that is a function of (x, t) alone, without a limit or the memory of a walk."""
-    return pipeline.steered(y, guidance=guidance or Plain(), walk=False)
+    return pipeline.last.steered(y, image, guidance or Plain(), walk=False)

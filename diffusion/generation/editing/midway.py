@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from diffusion.generation.editing.base import batches, steered, still
+from diffusion.generation.cascade import Cascade
+from diffusion.generation.editing.base import batches, check_images, part_of, steered, still
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.level import Level
@@ -26,20 +27,27 @@ def img2img(
 
         x_t = alpha_t x_0 + sigma_t z,    t the level of the sampler's grid nearest to strength
 
+    A cascade does the same with the reduced images first, at the same strength, and its last stage is given the result.
     Source: SDEdit, Meng et al. 2022, arXiv:2108.01073, alg. 1 (with the schedule's own alpha).
 
     Args:
         strength: in [0, 1]; 0 is the image itself, 1 starts from pure noise: `Diffusion.sample` with the same seed.
+        sampler, guidance: of a cascade's last stage; the others have their own.
         y: labels (B,) or contexts (B, D); a label other than the image's own changes its content.
     Raises:
         ValueError: strength outside [0, 1].
     """
     sampler, schedule, done = sampler or pipeline.sampler, pipeline.denoiser.schedule, []
-    start = beginning(sampler, schedule, strength)
+    start, image = beginning(sampler, schedule, strength), None
+    if isinstance(pipeline, Cascade):
+        check_images(pipeline, x0)
+        small = img2img(pipeline.base, pipeline.reduced(x0), strength, y, seed, batch_size=batch_size)
+        image = pipeline.enlarging(small, seed)
     with still(pipeline):
-        for x, label, noise, _ in batches(pipeline, x0, y, seed, batch_size):
+        for x, label, noise, part in batches(pipeline, x0, y, seed, batch_size):
             x = noised(x, sampler, schedule, start, noise)
-            for frame in sampler.iterate(steered(pipeline, label, guidance), x, schedule, noise, start):
+            denoise = steered(pipeline, label, guidance, part_of(image, part))
+            for frame in sampler.iterate(denoise, x, schedule, noise, start):
                 x = frame.x
             done.append(pipeline.pixels.decode(x).cpu())
     return torch.cat(done)
@@ -73,7 +81,8 @@ def stop(
     """The states of n images during sampling, at the levels nearest to given times, with their predicted x_0.
 
     The walk ends at the last of them. At t = 0 the prediction is the image. Frames are ordered from noise to clean,
-    each level once. Unlike in `Pipeline.frames`, x0 is the prediction from the x of the same frame.
+    each level once; those of a cascade are of its last stage. Unlike in `Pipeline.frames`, x0 is the prediction from
+    the x of the same frame.
 
     Args:
         at: times in [0, 1]; 1 is noise.

@@ -97,8 +97,12 @@ class Diagnostics(pl.Callback):
                 Probe(*some(split, index), schedule, pl_module.seed, self._spectrum)
                 for split, index in (("train", mine), ("test", theirs))
             )
-            self._pairs = [
-                None if (pair := pl_module.pipeline.pair(data, split, index)) is None else pair.cpu()
+            self._hints = [
+                pipeline.shown(
+                    pipeline.scaling.encode(data.some(split, index)[0].cpu()),
+                    range(len(index)),
+                    pair=None if (pair := pipeline.pair(data, split, index)) is None else pair.cpu(),
+                )
                 for split, index in (("train", mine), ("test", theirs))
             ]
             self._known = len(known)
@@ -190,8 +194,7 @@ class Diagnostics(pl.Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                pair = self._pairs[self._probes.index(probe)]
-                image = pl_module.pipeline.shown(probe.x0, range(len(probe.x0)), pair=pair)
+                image = self._hints[self._probes.index(probe)]
                 y = pl_module.pipeline.condition(y).y
                 return probe.errors(pl_module.denoiser, y, pl_module.device, max(self._batch_size, 32), image)
         finally:

@@ -12,7 +12,7 @@ from diffusion.training.callbacks.pictures import averaged
 
 
 class Reconstructions(pl.Callback):
-    """Draw the first test images, each left of its reconstruction: to samples/*.png and TensorBoard.
+    """Draw test images, evenly spread, each left of its reconstruction: to samples/*.png and TensorBoard.
 
     Args:
         every_n_epochs: epochs between two grids, >= 1; 0 draws at the end only.
@@ -51,7 +51,8 @@ class Reconstructions(pl.Callback):
         if path.exists() and not again:
             return
         store, _ = trainer.datamodule.store("test")
-        x0 = pl_module.scaling.encode(store.take(torch.arange(min(self.n, len(store))))).to(pl_module.device)
+        n = min(self.n, len(store))
+        x0 = pl_module.scaling.encode(store.take(torch.arange(n) * len(store) // n)).to(pl_module.device)
         training = pl_module.training
         pl_module.eval()
         with averaged(trainer, pl_module):

@@ -1,6 +1,7 @@
 """The LightningModule that trains a denoiser."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from diffusion.data.store import Store
 from diffusion.denoiser import Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
-from diffusion.denoiser.hints import Hint, Paired
+from diffusion.denoiser.hints import Hint, Paired, channels
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.generation.conditioning import HINTS
 from diffusion.generation.pipeline import Pipeline
@@ -22,6 +24,7 @@ from diffusion.loss.objective import Objective
 from diffusion.noise import Linear, Schedule
 from diffusion.noise.draws import FixedDraws, StepDraws, seed_of, seed_streams
 from diffusion.samplers import DDIM, Sampler
+from diffusion.support.console import progress
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import build, spec
 from diffusion.training.systems.base import System, scheduled
@@ -92,7 +95,7 @@ class Diffusion(System):
         codec = parts.pop("codec") or Identity()
         if not isinstance(codec, Identity):  # files of models in pixels are as they were before there were codecs
             parts["codec"] = self.codec = codec.requires_grad_(False)
-            refuse(codec, parts["net"], parts["hint"], shape, scaling)
+            refuse(codec, parts["net"], shape, scaling)
         parts["clamp"] = parts["clamp"] or usual(scaling.bounded and isinstance(codec, Identity))
         if scaling != Scaling():  # files of 8-bit data are as they were before there were others
             parts["scaling"] = scaling.plain
@@ -107,10 +110,10 @@ class Diffusion(System):
                 "Diffusion: a learned variance requires both net.learn_variance: true and objective.vlb: 0.001; "
                 f"got {denoiser.learn_variance} and {parts['objective'].vlb}"
             )
-        if parts["hint"] and (channels := parts["hint"].shape(shape)[0]) != denoiser.image_channels:
+        if parts["hint"] and (wanted := hinted(parts["hint"], codec, shape)) != denoiser.image_channels:
             raise ValueError(
-                f"Diffusion: {type(parts['hint']).__name__} adds an input image of {channels} channels; "
-                f"make the network with image_channels {channels}, not {denoiser.image_channels}"
+                f"Diffusion: {type(parts['hint']).__name__} adds an input image of {wanted} channels; "
+                f"make the network with image_channels {wanted}, not {denoiser.image_channels}"
             )
         self.save_hyperparameters({k: spec(v) for k, v in parts.items()})
         self.denoiser.net.to(memory_format=torch.channels_last)  # fastest for convolutions
@@ -120,13 +123,14 @@ class Diffusion(System):
         self.lr, self.betas, self.weight_decay, self.warmup, self.decay = lr, betas, weight_decay, warmup, decay
         self.seed = seed
         self._seen = 0  # validation images of this pass so far
+        self._coded = False  # whether training batches are latents already
 
     # --- training ---------------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict:
         """The loss of a batch and, for the callbacks, the squared error of x_0 (B,) and the level of each image."""
         x0, y, *pair = batch
-        x0, cond = self.pipeline.pixels.encode(x0), self.pipeline.condition(y)
+        cond = self.pipeline.condition(y)
         step = self.trainer.fit_loop.total_batch_idx  # over all epochs; restored on resume
         seed_streams(x0.device, self.seed, step, self.global_rank, 2)  # dropout takes no generator
         draws = StepDraws(self.seed, step, self.global_rank, x0.device)
@@ -135,6 +139,7 @@ class Diffusion(System):
         elif self.pipeline.hint:
             hint = StepDraws(seed_of(self.seed, HINTS), step, self.global_rank, x0.device)
             cond = cond._replace(image=self.pipeline.hint(x0, hint.normal))
+        x0 = x0 if self._coded else self.pipeline.pixels.encode(x0)
         terms = self.objective(self.denoiser, x0, cond, draws.normal, draws.uniform)
         if self.due(batch_idx):
             self.log_loss(terms.loss)
@@ -147,20 +152,52 @@ class Diffusion(System):
         return {"loss": terms.loss, "error": terms.error, "level": terms.t}
 
     def on_fit_start(self) -> None:
-        """Measure the latents of the training images, unless a checkpoint has brought the measures."""
+        """Measure the latents of the training images, unless a checkpoint has brought the measures.
+
+        If the data are to give latents (`ImageData.latents`), they are encoded once, and measured as they are encoded.
+        """
         codec, data = self.pipeline.codec, getattr(self.trainer, "datamodule", None)
-        if isinstance(codec, Identity) or codec.fitted:
+        self._coded = getattr(data, "latents", "fly") == "cache"
+        if isinstance(codec, Identity):
+            if self._coded:
+                raise ValueError("data.latents cache: this model has no codec; give one with --model.codec")
+            return
+        if self._coded and self.pipeline.hint and not isinstance(self.pipeline.hint, Paired):
+            raise ValueError(
+                f"data.latents cache: {type(self.pipeline.hint).__name__} makes hints of the images of each batch; "
+                "use data.latents fly"
+            )
+        if codec.fitted and not self._coded:
             return
         if not hasattr(data, "store"):
             raise ValueError(f"{codec.name}: latents are measured on the images of an `ImageData`; train on one")
-        store, device = data.store("train")[0], codec.shift.device
+        images = partial(passed, data.store("train")[0], self.pipeline.scaling.encode, codec.shift.device)
+        if not self._coded:
+            self.in_first(partial(codec.fit, partial(images, "measuring latents")))
+            return
+        if not codec.fitted:
+            self.in_first(partial(codec.prepare, partial(images, "fitting the codec")))
 
-        def images() -> Iterator[Tensor]:
-            for index in torch.arange(len(store)).split(MEASURED):
-                yield self.pipeline.scaling.encode(store.take(index).to(device))
+        @torch.no_grad()
+        def encode(x0: Tensor) -> Tensor:
+            return torch.cat([codec.code(part.to(codec.shift.device)) for part in x0.split(MEASURED)])
 
+        def measure(codes: Store) -> Scaling:
+            if not codec.fitted:  # in every process, of the same codes
+                codec.measure(passed(codes, lambda code: code, codec.shift.device))
+            return codec.measures
+
+        if not self.trainer.is_global_zero:  # the first process writes the cache's file, if there is to be one
+            self.trainer.strategy.barrier()
+        data.encode_once(encode, codec.code_mark, measure)
         if self.trainer.is_global_zero:
-            codec.fit(images)
+            self.trainer.strategy.barrier()
+
+    def in_first(self, change: Callable[[], None]) -> None:
+        """Change the codec in the first process; the others receive it from there."""
+        codec = self.pipeline.codec
+        if self.trainer.is_global_zero:
+            change()
         if self.trainer.world_size > 1:
             codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
 
@@ -178,13 +215,13 @@ class Diffusion(System):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """val/loss at evenly spread times and noise that is fixed across epochs and runs."""
         x0, y, *pair = batch
-        x0 = self.pipeline.pixels.encode(x0)
         indices = self.global_rank + self.trainer.world_size * (self._seen + torch.arange(len(x0)))
         self._seen += len(x0)
         draws = FixedDraws(self.seed, indices)
         # Nothing is dropped: the loss of the conditional model. `uniform` then draws only times.
         objective = Objective(drop=0.0, self_condition=0.0)
         cond = self.pipeline.condition(y, self.pipeline.shown(x0, indices.tolist(), pair=pair[0] if pair else None))
+        x0 = self.pipeline.pixels.encode(x0)
         loss = objective(self.denoiser, x0, cond, draws.normal, draws.uniform).loss
         # Lightning divides the summed counts by the number of processes in integers; the product keeps this exact.
         count = len(x0) * self.trainer.world_size
@@ -228,21 +265,33 @@ class Diffusion(System):
         return model
 
 
-def refuse(codec: Codec, net: nn.Module, hint: Hint | None, shape: Sequence[int], scaling: Scaling) -> None:
-    """Reject a codec that does not fit the network, the images or the hint.
+def passed(
+    images: Store, read: Callable[[Tensor], Tensor], device: torch.device, what: str = ""
+) -> Iterator[Tensor]:
+    """All images of a store in batches, with a progress bar if it has a name."""
+    with progress(len(images), what=what, unit="img", shown=bool(what)) as bar:
+        for index in torch.arange(len(images)).split(MEASURED):
+            yield read(images.take(index).to(device))
+            bar.update(len(index))
+
+
+def hinted(hint: Hint, codec: Codec, shape: Sequence[int]) -> int:
+    """Channels of the image that the network receives for a hint of images (C, H, W)."""
+    its = hint.shape(shape)
+    return channels(its, codec.latent_shape(shape)) if codec.latent else its[0]
+
+
+def refuse(codec: Codec, net: nn.Module, shape: Sequence[int], scaling: Scaling) -> None:
+    """Reject a codec that does not fit the network or the images.
 
     Raises:
         ValueError: it does not fit; the message says what differs.
     """
     C, h, w = codec.latent_shape(shape)
-    if hint is not None:
-        raise ValueError(
-            f"Diffusion: hints are images and fit no latents; leave out the codec or {type(hint).__name__}"
-        )
-    if (channels := getattr(net, "channels", C)) != C:
+    if (its := getattr(net, "channels", C)) != C:
         raise ValueError(
             f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); "
-            f"make the network with channels {C}, not {channels}"
+            f"make the network with channels {C}, not {its}"
         )
     if (its := getattr(codec, "scaling", None)) is not None and Scaling.of(its) != scaling:
         raise ValueError(f"{codec.name}: trained on images scaled by {Scaling.of(its)}, these are scaled by {scaling}")

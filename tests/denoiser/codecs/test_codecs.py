@@ -58,17 +58,17 @@ def test_linear_codec_has_the_error_of_pca(latent, float64):
     error = (codec.decode(codec.encode(x)) - x).square().sum((1, 2, 3)).mean() / 4  # 4 patches in an image
     # Latents are normalised in float32, hence the tolerance.
     torch.testing.assert_close(error, values[latent:].sum(), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(codec.scale, (2 * values[:latent].sqrt()), rtol=1e-6, atol=0, check_dtype=False)
+    torch.testing.assert_close(codec.scale, values[:latent].sqrt(), rtol=1e-6, atol=0, check_dtype=False)
 
 
 @pytest.mark.parametrize("make", [lambda: PCA(1, 4, 4), toy], ids=["PCA", "Frozen"])
-def test_latents_have_mean_0_and_deviation_half_per_channel(make):
+def test_latents_have_mean_0_and_deviation_1_per_channel(make):
     x, codec = digits(), make()
     codec.fit(passes(x))
     z = torch.cat([codec.encode(part) for part in x.split(77)])
     assert z.shape[1:] == codec.latent_shape(x.shape[1:])
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(codec.latent), rtol=0, atol=1e-5)
-    torch.testing.assert_close(z.std((0, 2, 3), correction=0), torch.full((codec.latent,), 0.5), rtol=1e-4, atol=0)
+    torch.testing.assert_close(z.std((0, 2, 3), correction=0), torch.ones(codec.latent), rtol=1e-4, atol=0)
     torch.testing.assert_close(codec.decode(z), codec.image(codec.code(x)), rtol=1e-4, atol=1e-5)
 
 
