@@ -212,7 +212,8 @@ class Cascade(Pipeline):
         """The walk of the last stage from images of the base."""
         heard = self.denoiser.conditional or (guidance or self.guidance).num_classes
         its = self.enlarging(small, seed, first)
-        yield from super().frames(len(small), y if heard else None, self.stream(seed), sampler, guidance, first, its, same)
+        y, seed = y if heard else None, self.stream(seed)
+        yield from super().frames(len(small), y, seed, sampler, guidance, first, its, same)
 
 
 def parts(pipeline: Pipeline) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
             before = before if isinstance(before, dict) else {}
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
             return [*lines, f"{shown(run)}/config.yaml cannot be read, so it is not compared"]
-        before, now = complete(before), complete(plain(config))  # older runs lack newer arguments, left at their defaults
+        before, now = complete(before), complete(plain(config))  # older runs lack newer arguments
         for each in (before, now):  # linked to seed_everything, so not saved
             ((each.get("data") or {}).get("init_args") or {}).pop("seed", None)
         for k in sorted({*before, *now} - {*PLACES}):
