@@ -57,7 +57,7 @@ class ImageData(pl.LightningDataModule, ABC):
     no_flip_classes: ClassVar[tuple[int, ...]] = ()  # classes that a flip would change
     changed_by: ClassVar[tuple[str, ...]] = ()  # changes of `loss.augment` that may turn an image into another class's
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
-    conditions: ClassVar[str] = "classes"  # what class_names are: classes, targets or words
+    conditions: ClassVar[str] = "classes"  # what class_names are: classes, targets, words; or text
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Read a split: (N,C,H,W) raw images and their (N,) int64 labels or (N,D) float32 context vectors."""
+        """Read a split: raw images (N,C,H,W) and int64 labels (N,), float32 contexts (N,D) or int64 tokens (N,L)."""
 
     def open(self, split: Split) -> tuple[Store, Tensor]:
         """Open a split: a store of its raw images, in memory by default, and their labels or context vectors."""
@@ -131,6 +131,19 @@ class ImageData(pl.LightningDataModule, ABC):
     def context_dim(self) -> int:
         """Width of the context vector for the network; 0 without labels or with class labels."""
         return len(self.class_names) if self.labels and self.context else 0
+
+    @property
+    def tokens(self) -> dict[str, Any] | None:
+        """The vocabulary of captions for the network, `Tokens.plain`; None if y are no tokens of captions."""
+        return None
+
+    def texts(self, split: Split) -> list[str]:
+        """The captions of a split, in the order of its images.
+
+        Raises:
+            ValueError: the data have none.
+        """
+        raise ValueError(f"{type(self).__name__}: the images have no captions")
 
     @property
     def labelled(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from diffusion.data.streamed import Streamed, room_for
 from diffusion.data.words import captions, multi_hot, vocabulary
 from diffusion.support.paths import data_root
 from diffusion.support.scaling import Scaling
+from diffusion.support.tokens import Tokens
 
 NUMBERS = {"train": 0, "test": 1}  # of the splits in split.npy
 CAPTIONS = "captions.jsonl"
@@ -42,7 +44,8 @@ class Prepared(ImageData):
         flip: mirror training images left to right.
         no_flip: names of classes whose images are never mirrored.
         y: what the images are conditioned on: classes, targets (vectors), words (vectors of 0 and 1, one entry per word
-            of the captions' vocabulary, see `data.words`), or auto: the first of these that the folder has.
+            of the captions' vocabulary, see `data.words`), or auto: the first of these that the folder has; or text
+            (tokens of the captions).
         batch_size: images per batch and process, >= 1.
         seed: seed of the order and the flips, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
@@ -73,7 +76,7 @@ class Prepared(ImageData):
         folder: str,
         flip: bool = False,
         no_flip: Sequence[str] = (),
-        y: Literal["auto", "classes", "targets", "words"] = "auto",
+        y: Literal["auto", "classes", "targets", "words", "text"] = "auto",
         batch_size: int = 128,
         seed: int = 0,
         root: str | None = None,
@@ -96,6 +99,8 @@ class Prepared(ImageData):
         has["targets"] = tuple(self.facts["targets"]) if (self.path / "targets.npy").is_file() else ()
         if y == "words" or y == "auto" and labels and not any(has.values()):
             has["words"] = self._vocabulary()
+        if y == "text":
+            has["text"] = self.vocabulary.words if self.facts.get("captions") else ()
         if y not in ("auto", *has) or y != "auto" and not has[y]:
             there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
             few = f" and captions with fewer than {FEWEST} usable words" if self.facts.get("captions") else ""
@@ -103,12 +108,12 @@ class Prepared(ImageData):
         self.flip, self.no_flip, self.y = flip, tuple(no_flip), y
         self.channels = self.facts["shape"][0]
         self.conditions = next((kind for kind, names in has.items() if names), "classes") if y == "auto" else y
-        self.context = self.conditions != "classes"
-        self.class_names = has[self.conditions]
+        self.context = self.conditions in ("targets", "words")
+        self.class_names = () if y == "text" else has[self.conditions]
         if unknown := [name for name in self.no_flip if self.context or name not in self.class_names]:
             there = "the images have none" if self.context else f"there are: {', '.join(self.class_names)}"
             raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; {there}")
-        if balance and self.context:
+        if balance and self.conditions != "classes":
             raise ValueError(
                 f"Prepared: balance is between classes, and the images have {self.conditions}; leave it out"
             )
@@ -128,7 +133,7 @@ class Prepared(ImageData):
         return self.facts["name"]
 
     def open(self, split: Split) -> tuple[Store, Tensor]:
-        mine = np.flatnonzero(self._read("split.npy") == NUMBERS[split])
+        mine = self._of(split)
         if len(mine) != self.facts["images"][split]:
             raise ValueError(
                 f"{self.path}: split.npy has {len(mine):,} images in {split!r} and dataset.json "
@@ -150,8 +155,7 @@ class Prepared(ImageData):
             return Streamed(self.address, self.path, rows, min(self.window, IN_ORDER), self._room)
         store = Streamed(self.address, self.path, rows, self.window, self._room)
         if self._aside:
-            test = np.flatnonzero(self._read("split.npy") == NUMBERS["test"])
-            store.aside = Aside(self._read("rows.npy")[test], store.first)
+            store.aside = Aside(self._read("rows.npy")[self._of("test")], store.first)
         return store
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -159,7 +163,9 @@ class Prepared(ImageData):
         return everything(images), y
 
     def _targets(self, mine: np.ndarray) -> Tensor:
-        """Labels (N,) int64, or targets or words (N, D) float32, of images; zeros without any."""
+        """Labels (N,) int64, targets or words (N, D) float32, or tokens (N, L) int64, of images; zeros without any."""
+        if self.conditions == "text":
+            return self.vocabulary.encode(self._captions(mine))
         if self.conditions == "words":
             return multi_hot(self._captions(mine), self.class_names, len(mine))
         if self.context:
@@ -168,11 +174,31 @@ class Prepared(ImageData):
             return torch.zeros(len(mine), dtype=torch.int64)
         return torch.from_numpy(self._read("labels.npy")[mine].astype(np.int64))
 
+    @cached_property
+    def vocabulary(self) -> Tokens:
+        """The words of the training split's captions as tokens, whatever its `limit`."""
+        return Tokens.learned(self._captions(self._of("train")))
+
+    @property
+    def tokens(self) -> dict[str, Any] | None:
+        return self.vocabulary.plain if self.conditions == "text" and self.labels else None
+
+    def texts(self, split: Split) -> list[str]:
+        if not self.facts.get("captions"):
+            return super().texts(split)
+        mine = self._of(split)
+        found = self._captions(mine[: self.limit or None] if split == "train" else mine)
+        return [text or "" for text in found]
+
+    def _of(self, split: Split) -> np.ndarray:
+        """The numbers of a split's images in the folder."""
+        return np.flatnonzero(self._read("split.npy") == NUMBERS[split])
+
     def _vocabulary(self) -> tuple[str, ...]:
         """The words of the training split's captions, whatever its `limit`; () if they are fewer than two."""
         if not self.facts.get("captions"):
             return ()
-        words = vocabulary(self._captions(np.flatnonzero(self._read("split.npy") == NUMBERS["train"])))
+        words = vocabulary(self._captions(self._of("train")))
         return words if len(words) >= FEWEST else ()
 
     def _captions(self, mine: np.ndarray) -> Iterator[str | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,17 @@ from torch import Tensor
 from diffusion.data.augment import Augmentation
 from diffusion.data.base import ImageData, Latents, Split
 from diffusion.data.files import not_found
+from diffusion.data.scenes import attributes, draw_scenes, held_out
+from diffusion.data.sentences import captions as sentences
 from diffusion.data.sprite_art import draw_sprites
+from diffusion.support.tokens import Tokens
 
 PAIRS = (  # in the root or in its folder `sprites`; the second pair is named as in the short course
     ("sprites_16x16.npy", "sprite_labels_16x16.npy"),
     ("sprites_1788_16x16.npy", "sprite_labels_nc_1788_16x16.npy"),
 )
 TEST = 0.05
+CAPTIONED = {"train": range(24_000), "test": range(24_000, 25_200)}  # numbers of the drawn pictures with captions
 
 
 class Sprites(ImageData):
@@ -28,6 +34,9 @@ class Sprites(ImageData):
     Read from a pair of files, images uint8 (N,16,16,3) and labels one-hot (N,5); without one under the root, 7,500 are
     drawn by `draw_sprites`. Copies of one picture all fall in the same split, so the test part is never trained on.
     Flips are on, except for the class side-facing.
+
+    With captions, y are tokens of a sentence for each picture, which is drawn (`data.scenes`). Training leaves out the
+    held-out combinations (about 17 %); the test split has all in their proportions. Nothing is flipped.
 
     Args:
         batch_size: images per batch and process, >= 1.
@@ -38,6 +47,7 @@ class Sprites(ImageData):
         images: file of the images; requires `labels_file`.
         labels_file: file of the labels.
         drawn: draw the sprites even if there are files under the root.
+        captions: draw sprites with a sentence for each; no files are read.
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
@@ -70,20 +80,51 @@ class Sprites(ImageData):
         balance: float = 0.0,
         latents: Latents = "fly",
         reduce: int = 1,
+        captions: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
+        if captions and (images is not None or balance):
+            raise ValueError("Sprites: captions are of drawn sprites, without classes; leave images and balance out")
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:
             raise ValueError("Sprites: drawn and images exclude each other; leave one out")
         self.images, self.labels_file, self.drawn = images, labels_file, drawn
+        self.captions = captions
+        if captions:
+            self.class_names, self.context, self.flip, self.conditions = (), False, False, "text"
+            self.no_flip_classes = ()
         self._read: tuple[np.ndarray, np.ndarray] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
         self._read = None  # both splits have been copied
 
+    @cached_property
+    def vocabulary(self) -> Tokens | None:
+        """The words of the training captions, whatever the `limit`; None without captions."""
+        return Tokens.learned(self.texts("train")) if self.captions else None
+
+    @property
+    def tokens(self) -> dict[str, Any] | None:
+        return self.vocabulary.plain if self.captions and self.labels else None
+
+    def texts(self, split: Split) -> list[str]:
+        return sentences(self.attributes(split), self._numbers(split)) if self.captions else super().texts(split)
+
+    def attributes(self, split: Split) -> np.ndarray:
+        """The attributes (N, 7) int64 of the captioned pictures of a split, see `scenes.ATTRIBUTES`."""
+        return attributes(self._numbers(split))
+
+    def _numbers(self, split: Split) -> np.ndarray:
+        """The numbers of the captioned pictures of a split."""
+        index = np.array(CAPTIONED[split])
+        return index if split == "test" else index[~held_out(attributes(index))]
+
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        if self.captions:
+            images = draw_scenes(self.attributes(split), self._numbers(split))
+            return torch.from_numpy(images.transpose(0, 3, 1, 2)), self.vocabulary.encode(self.texts(split))
         if self._read is None:
             self._read = self._open()
         images, labels = self._read

@@ -12,6 +12,7 @@ from diffusion.denoiser.prediction import Condition, Prediction
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import NO_SIGNAL, Schedule
+from diffusion.support.tokens import Tokens
 
 
 class Denoiser(nn.Module):
@@ -26,6 +27,7 @@ class Denoiser(nn.Module):
     Attributes:
         num_classes, context_dim, image_channels, self_condition, learn_variance, second_clock: copied from the network
             at construction; see `nets.base.Net`. Missing ones are 0 or False; image_channels is without `told`.
+        tokens: the vocabulary of a network that is conditioned on text; None of others.
         conditional: whether the network receives the condition's y.
         precision: autocast dtype of the network; None leaves it to the caller.
     Raises:
@@ -49,7 +51,8 @@ class Denoiser(nn.Module):
         self.self_condition = bool(getattr(net, "self_condition", False))
         self.learn_variance = bool(getattr(net, "learn_variance", False))
         self.second_clock = bool(getattr(net, "second_clock", False))
-        self.conditional = bool(self.num_classes or self.context_dim)
+        self.tokens = Tokens.of(getattr(net, "tokens", None))
+        self.conditional = bool(self.num_classes or self.context_dim or self.tokens)
         self.precision: torch.dtype | None = None
         self._scales_input = type(target).c_in is not Target.c_in  # skip multiplying by 1
 
@@ -116,6 +119,10 @@ class Denoiser(nn.Module):
                 f"expected a condition image ({len(x)}, {self.image_channels}, H, W), got {tuple(image.shape)}"
             )
         return F.interpolate(image.to(x), x.shape[-2:]) if image.shape[-2:] != x.shape[-2:] else image.to(x)
+
+    def encoded(self, y: Tensor | None) -> Tensor | None:
+        """A condition's y, with tokens replaced by what the network makes of them, so that it does so only once."""
+        return y if self.tokens is None or y is None or y.is_floating_point() else self.net.text.encode(y)
 
     def walk(self) -> "Denoiser | SelfConditioned":
         """The denoiser for one sampling walk, which remembers the previous x_0 if the network is self-conditioned."""

@@ -13,6 +13,7 @@ from diffusion.denoiser.prediction import Condition, Denoise, Prediction, predic
 from diffusion.denoiser.targets import Target
 from diffusion.noise.level import Level, broadcast
 from diffusion.noise.schedule import Schedule
+from diffusion.support.tokens import Tokens
 
 
 class Conditional(Protocol):
@@ -21,8 +22,11 @@ class Conditional(Protocol):
     schedule: Schedule
     target: Target
     conditional: bool
+    tokens: Tokens | None
 
     def __call__(self, x: Tensor, t: Level, cond: Condition = Condition()) -> Prediction: ...
+
+    def encoded(self, y: Tensor | None) -> Tensor | None: ...
 
     def describe(self) -> str: ...
 
@@ -58,6 +62,15 @@ class SelfConditioned:
         pred = self.denoiser(x, t, cond._replace(previous=x0))
         self.previous = pred.x0.detach().to(x.dtype)
         return pred
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The vocabulary of a network that reads text."""
+        return self.denoiser.tokens
+
+    def encoded(self, y: Tensor | None) -> Tensor | None:
+        """See `Denoiser.encoded`."""
+        return self.denoiser.encoded(y)
 
     def bind(self, cond: Condition) -> Conditioned:
         """This denoiser with the condition fixed."""

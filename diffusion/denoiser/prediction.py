@@ -12,7 +12,8 @@ class Condition(NamedTuple):
     """What the image should show.
 
     Attributes:
-        y: class labels (B,) int64, or context vectors (B, D) float.
+        y: class labels (B,) int64, context vectors (B, D) float, tokens (B, L) int64, or texts that the network has
+            encoded, (B, 1 + L, W) float.
         keep: (B,) bool; False replaces y by the network's learned null embedding. None keeps all.
         previous: (B, C, H, W), the previous prediction of x_0, for a self-conditioned network. None stands for zeros.
         image: (B, K, h, w), for a network with `image_channels` K: a smaller, masked or other image that it is

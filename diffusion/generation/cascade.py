@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion.denoiser.hints import LowResolution
-from diffusion.generation.pipeline import HINTS, Pipeline
+from diffusion.generation.conditioning import HINTS
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Guidance
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.samplers import Frame, Sampler
 from diffusion.support.specs import spec
+from diffusion.support.tokens import Tokens
 
 STAGE = 4  # key of the random streams of later stages
 
@@ -114,6 +116,13 @@ class Cascade(Pipeline):
         return self.base.context_dim
 
     @property
+    def tokens(self) -> Tokens | None:
+        return self.base.tokens
+
+    def prompts(self, texts: str | Sequence[str], between: int = 0) -> Tensor:
+        return self.base.prompts(texts, between)
+
+    @property
     def setting(self) -> dict[str, Any]:
         """The noise and the sampling of the stages after the base, in plain types."""
         mine = {name: spec(getattr(self, name)) for name in ("sampler", "guidance")} | {"augment": self.augment}
@@ -160,6 +169,7 @@ class Cascade(Pipeline):
         guidance: Guidance | None = None,
         first: int = 0,
         image: Tensor | None = None,
+        same: bool = False,
     ) -> Iterator[Frame]:
         """The walk of the last stage, after complete walks of the others; see `Pipeline.frames`.
 
@@ -168,8 +178,8 @@ class Cascade(Pipeline):
             image: the input of the base, if it has a hint.
         """
         y = self.in_turn(n) if y is None and image is None else y
-        small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image)
-        return self._enlarged(small, y, seed, sampler, guidance, first)
+        small = self.base.sample(n, y, seed, batch_size=n, first=first, image=image, same=same)
+        return self._enlarged(small, y, seed, sampler, guidance, first, same)
 
     def walks(
         self,
@@ -180,12 +190,13 @@ class Cascade(Pipeline):
         guidance: Guidance | None = None,
         first: int = 0,
         image: Tensor | None = None,
+        same: bool = False,
     ) -> Iterator[Frame]:
         y = self.in_turn(n) if y is None and image is None else y
-        for frame in self.base.walks(n, y, seed, first=first, image=image):
+        for frame in self.base.walks(n, y, seed, first=first, image=image, same=same):
             small = frame  # of latents: only the last one is decoded
             yield frame
-        yield from self._enlarged(small.x.cpu(), y, seed, sampler, guidance, first)
+        yield from self._enlarged(small.x.cpu(), y, seed, sampler, guidance, first, same)
 
     @torch.no_grad()
     def _enlarged(
@@ -196,11 +207,13 @@ class Cascade(Pipeline):
         sampler: Sampler | None,
         guidance: Guidance | None,
         first: int,
+        same: bool,
     ) -> Iterator[Frame]:
         """The walk of the last stage from images of the base."""
         heard = self.denoiser.conditional or (guidance or self.guidance).num_classes
         its = self.enlarging(small, seed, first)
-        yield from super().frames(len(small), y if heard else None, self.stream(seed), sampler, guidance, first, its)
+        y, seed = y if heard else None, self.stream(seed)
+        yield from super().frames(len(small), y, seed, sampler, guidance, first, its, same)
 
 
 def parts(pipeline: Pipeline) -> dict[str, Any]:
@@ -210,6 +223,8 @@ def parts(pipeline: Pipeline) -> dict[str, Any]:
 
 def facts(pipeline: Pipeline) -> str:
     """The conditions of a model in words."""
+    if pipeline.tokens:
+        return f"text of {pipeline.tokens.length} tokens, {pipeline.tokens.size} different ones"
     width = f"contexts of {pipeline.context_dim}" if pipeline.context_dim else f"{pipeline.num_classes or 'no'} classes"
     names = ", ".join(pipeline.class_names)
     return f"{width} ({names[:60]}{'...' if len(names) > 60 else ''})" if names else width

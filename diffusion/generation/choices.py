@@ -41,6 +41,7 @@ class Choices:
         scale: of the guidance; 1 is off, 0 ignores the label.
         w: the same in the convention of many papers, scale = 1 + w.
         rescale: fraction, in [0, 1], of the added contrast that is removed.
+        negative: what pictures should not show, for classifier-free guidance of a model of text.
         interval: apply guidance only where low < sigma / alpha <= high; numbers or "low,high".
         guide: run or checkpoint of a worse model, for autoguidance.
         classifier: run or checkpoint of a classifier of noisy images, for classifier guidance.
@@ -55,6 +56,7 @@ class Choices:
     scale: float | None = None
     w: float | None = None
     rescale: float | None = None
+    negative: str | None = None
     interval: str | tuple[float, float] | None = None
     guide: str | None = None
     classifier: str | None = None
@@ -106,7 +108,7 @@ class Choices:
         """The run's guidance or another one, with updated arguments; and the arguments that it does not take."""
         if isinstance(self.guidance, Guidance):
             return self.guidance, self.arguments
-        names = ("scale", "w", "rescale", "guide", "classifier")
+        names = ("scale", "w", "rescale", "negative", "guide", "classifier")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         limits = ends(self.interval) if self.interval else {}
         run, within = spec(pipeline.guidance), {}

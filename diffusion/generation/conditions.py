@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.denoiser.hints import Paired
+from diffusion.generation.conditioning import repeated
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import Given, columns_of, examples
 from diffusion.support.scaling import WORDS, Scaling, channels_first
@@ -37,13 +38,17 @@ class Asked:
         label: class of all pictures, by number or name.
         labels: several classes, cycled through; "0,1,2" or a sequence.
         context: several mixes, cycled through: "hero=1,food=0.6", a mapping, a vector, or a .npy file of vectors.
-        each: n pictures for each class, label or mix.
+        prompt: one text or several, cycled through, for a model that was trained with captions.
+        between: pictures from each prompt to the next, all from the same noise; 0 for the prompts alone.
+        each: n pictures for each class, label, mix or prompt.
         image: the model's input image: a .png, .npy or .npz file, or "test" for test images.
     """
 
     label: int | str | None = None
     labels: str | Sequence[int | str] | None = None
     context: Mix | Sequence[Mix] = ()
+    prompt: str | Sequence[str] = ()
+    between: int = 0
     each: bool = False
     image: str | None = None
 
@@ -62,7 +67,13 @@ class Asked:
         if self.each and self.label is not None:
             raise ValueError("each makes one row per label; give several as labels, or omit label")
         rows = self.rows(pipeline)
+        if self.between:
+            if self.each or self.image or pipeline.hint or n not in (None, len(rows)):
+                raise ValueError(f"between: makes {len(rows)} pictures; leave out n, each and image")
+            return Wanted(len(rows), Given(rows, same=True), self.between)
         if self.each:
+            if rows is None and pipeline.tokens:
+                raise ValueError("each: give prompts, e.g. prompt='a red cat'")
             if rows is None:
                 rows = pipeline.in_turn(pipeline.num_classes or pipeline.context_dim or 1)
             if rows is None:
@@ -89,23 +100,24 @@ class Asked:
         """
         mixes = [self.context] if isinstance(self.context, (str, Mapping)) else list(self.context)
         given = {"label": self.label is not None, "labels": self.labels is not None, "context": len(mixes) > 0}
+        given["prompt"] = len(self.prompt) > 0 or self.prompt == ""
         names = [name for name, there in given.items() if there]
         if len(names) > 1:
             raise ValueError(f"{names[0]} and {names[1]} contradict each other; give one of them")
+        if self.between and not given["prompt"]:
+            raise ValueError("between: is between prompts; give two or more")
+        if given["prompt"]:
+            return pipeline.prompts(self.prompt, self.between)
         if mixes:
             if not pipeline.context_dim:
                 takes = "takes labels, not mixes; use label" if pipeline.num_classes else "was trained without labels"
+                takes = "takes text, not mixes; use prompt" if pipeline.tokens else takes
                 raise ValueError(f"context: this model {takes}")
             return torch.cat([contexts(pipeline, mix) for mix in mixes])
         labels = self.labels.split(",") if isinstance(self.labels, str) else self.labels or ()
         labels = [self.label] if self.label is not None else labels
         labels = [label.strip() if isinstance(label, str) else label for label in labels]
         return torch.cat([pipeline.in_turn(1, label) for label in labels]) if labels else None
-
-
-def repeated(rows: Tensor, n: int) -> Tensor:
-    """The first n of rows (R, ...), repeated cyclically if there are fewer."""
-    return rows[torch.arange(n) % len(rows)]
 
 
 def contexts(pipeline: Pipeline, mix: Mix) -> Tensor:

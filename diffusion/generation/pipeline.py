@@ -14,26 +14,25 @@ from diffusion.denoiser import Condition, Denoise, Denoiser, load_denoiser
 from diffusion.denoiser.codecs.base import Codec
 from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
-from diffusion.denoiser.hints import Hint, Paired
+from diffusion.denoiser.hints import Hint
+from diffusion.generation.conditioning import Conditioning, repeated
 from diffusion.generation.engine import in_onnx
-from diffusion.generation.kinds import Kinds
 from diffusion.generation.latents import Pixels
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
 from diffusion.nets.onnx_net import OnnxNet
 from diffusion.nets.speed import compiled
-from diffusion.noise.draws import ImageDraws, seed_of
+from diffusion.noise.draws import ImageDraws
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support import console
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import part
 
-HINTS = 3  # key of the random stream that hints are drawn from
 PARTS = {"sampler": Sampler, "guidance": Guidance, "clamp": Bound, "hint": Hint | None}  # beside the denoiser
 
 
 @dataclass(eq=False, repr=False)
-class Pipeline(Kinds):
+class Pipeline(Conditioning):
     """A denoiser with its sampling configuration and image format; `dataclasses.replace` gives a modified copy.
 
     Args:
@@ -151,45 +150,6 @@ class Pipeline(Kinds):
         """Images x0 as Python callers receive them: of 8-bit data in [-1, 1], of others raw, in the data's units."""
         return x0 if self.scaling.dtype == "uint8" else self.scaling.decode(x0)
 
-    # --- conditions -------------------------------------------------------------------------------------
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes that the network, or else the guidance, is conditioned on; 0 for none."""
-        return self.denoiser.num_classes or (0 if self.denoiser.context_dim else self.guidance.num_classes)
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the context vectors that the network is conditioned on; 0 for none."""
-        return self.denoiser.context_dim
-
-    def condition(self, y: Tensor | None, image: Tensor | None = None) -> Condition:
-        """The condition of a batch; labels are dropped for an unconditional model."""
-        return Condition(y if self.num_classes or self.context_dim else None, image=image)
-
-    def shown(
-        self, x0: Tensor, numbers: Sequence[int], seed: int | None = None, pair: Tensor | None = None
-    ) -> Tensor | None:
-        """The hints of images x0 (B, C, H, W), drawn by (seed, image number); None without hints.
-
-        Args:
-            pair: the scaled paired images of x0, see `pair`.
-        Raises:
-            ValueError: the model takes paired images, and there are none.
-        """
-        if self.hint is None:
-            return None
-        if isinstance(self.hint, Paired):
-            if pair is None:
-                raise ValueError("Paired: the data have no paired images; give them with --data.condition FILE")
-            return self.hint.fit(pair, self.shape)
-        return self.hint(x0, ImageDraws(seed_of(self.seed if seed is None else seed, HINTS), numbers))
-
-    def pair(self, data: Any, split: str, index: Tensor) -> Tensor | None:
-        """The scaled paired images of some images of a data set; None if the model or the data have none."""
-        store = data.pairs(split) if isinstance(self.hint, Paired) and hasattr(data, "pairs") else None
-        return None if store is None else self.hint.encode(store.take(index))
-
     # --- sampling ---------------------------------------------------------------------------------------
 
     def start(self, n: int, seed: int = 0) -> Tensor:
@@ -228,19 +188,22 @@ class Pipeline(Kinds):
         guidance: Guidance | None = None,
         first: int = 0,
         image: Tensor | None = None,
+        same: bool = False,
     ) -> Iterator[Frame]:
         """Walk n images from noise to clean, yielding a frame after each step.
 
         Args:
-            y: labels (n,) or contexts (n, D). By default all classes in turn; none if an image is given.
+            y: labels (n,), contexts (n, D), or text: tokens (n, L), or what `prompts` returns. By default all classes
+                in turn; none if an image is given.
             seed: image k is a function of (seed, k) and its condition alone.
             sampler, guidance: the pipeline's by default.
             first: the number k of the first image.
+            same: every image has the noise of image 0.
             image: (n, K, h, w), the additional input of a network with image_channels; see `hint.read`, `shown`.
         """
         y = self.in_turn(n) if y is None and image is None else y
         denoise = self.clamp(self.steered(y, image, guidance))
-        noise = ImageDraws(seed, range(first, first + n))
+        noise = ImageDraws(seed, [0] * n if same else range(first, first + n))
         x = self.denoiser.schedule.prior_std * noise(torch.empty(n, *self.latent_shape, device=self.device))
         training = [module for module in self.denoiser.modules() if module.training]
         if training:
@@ -255,8 +218,16 @@ class Pipeline(Kinds):
         """The frames of the walks of all stages, those of the last stage last; the arguments are those of `frames`."""
         return self.frames(*given, **options)
 
-    def sample(self, n: int = 16, y: Tensor | None = None, seed: int = 0, **options) -> Tensor:
-        """n images x_0 (n, C, H, W) on the CPU, in [-1, 1] for 8-bit data; the options are those of `batches`."""
+    def sample(
+        self, n: int = 16, y: Tensor | None = None, seed: int = 0, prompt: str | Sequence[str] = (), **options: Any
+    ) -> Tensor:
+        """n images x_0 (n, C, H, W) on the CPU, in [-1, 1] for 8-bit data; the options are those of `batches`.
+
+        Args:
+            prompt: one text or several, in turn, instead of y.
+        """
+        if len(prompt):
+            y = repeated(self.prompts(prompt), n)
         return torch.cat(list(self.batches(n, y, seed, **options)))
 
     def batches(
@@ -270,6 +241,7 @@ class Pipeline(Kinds):
         progress: bool = False,
         first: int = 0,
         image: Tensor | None = None,
+        same: bool = False,
     ) -> Iterator[Tensor]:
         """n images x_0 on the CPU, in batches (B, C, H, W); see `frames` for the arguments.
 
@@ -288,7 +260,7 @@ class Pipeline(Kinds):
             for at in range(0, n, batch_size):
                 part = slice(at, min(at + batch_size, n))
                 mine, its = (v if v is None else v[part] for v in (y, image))
-                for frame in self.walks(part.stop - at, mine, seed, sampler, guidance, first + at, its):
+                for frame in self.walks(part.stop - at, mine, seed, sampler, guidance, first + at, its, same):
                     last = frame  # of latents: only this one is decoded
                     bar.update()
                 yield last.x.cpu()

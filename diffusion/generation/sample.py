@@ -33,6 +33,8 @@ def sample(
     label: int | str | None = None,
     labels: Any = None,
     context: Any = (),
+    prompt: str | Sequence[str] = (),
+    between: int = 0,
     each: bool = False,
     image: str | None = None,
     sampler: str | Sampler | None = None,
@@ -41,6 +43,7 @@ def sample(
     scale: float | None = None,
     w: float | None = None,
     rescale: float | None = None,
+    negative: str | None = None,
     interval: str | tuple[float, float] | None = None,
     guide: str | None = None,
     classifier: str | None = None,
@@ -63,9 +66,9 @@ def sample(
 
     Args:
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
-        n: pictures, 64 by default; the number of labels or mixes if several are given.
-        label, labels, context, each, image: the conditions, see `conditions.Asked`.
-        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: how they are sampled, see
+        n: pictures, 64 by default; the number of labels, mixes or prompts if several are given.
+        label, labels, context, prompt, between, each, image: the conditions, see `conditions.Asked`.
+        sampler, steps, guidance, scale, w, rescale, negative, interval, guide, classifier: how they are sampled, see
             `choices.Choices`; the run's own by default.
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
@@ -81,14 +84,17 @@ def sample(
         ValueError: choices and conditions that contradict each other, or that the model does not support.
     """
     request = Request.of(
-        run, arguments, n=n, label=label, labels=labels, context=context, each=each, image=image, sampler=sampler,
-        steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale, interval=interval, guide=guide,
+        run, arguments, n=n, label=label, labels=labels, context=context, prompt=prompt, between=between,
+        each=each, image=image, sampler=sampler, steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale,
+        negative=negative, interval=interval, guide=guide,
         classifier=classifier, seed=seed, weights=weights, batch_size=batch_size, device=device, precision=precision,
         compile=compile, engine=engine, data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path, Pipeline)) else tuple(then),
     )  # fmt: skip
     pipeline, n, given, _ = request.open(PICTURES)
-    made = pipeline.sample(n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image)
+    made = pipeline.sample(
+        n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image, same=given.same
+    )
     return pipeline.in_units(made)
 
 
@@ -127,7 +133,7 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: the folder is not empty; give a new one")
     opened = request.open(PICTURES)
-    pipeline, n, (y, image, truth), _ = opened
+    pipeline, n, (y, image, truth, same), _ = opened
     check_writable(out if out.suffix else out / "x")
     with together() as processes:
         started = time.perf_counter()
@@ -135,7 +141,7 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
         mine, its = (v if v is None else v[part] for v in (y, image))
         batches = pipeline.batches(
             part.stop - part.start, mine, request.seed, batch_size=request.batch_size, progress=processes.first,
-            first=part.start, image=its,
+            first=part.start, image=its, same=same,
         )  # fmt: skip
         grid, scaling = out.suffix == ".png", pipeline.scaling
         if out.suffix:

@@ -16,14 +16,16 @@ class Given(NamedTuple):
     """The conditions of n pictures.
 
     Attributes:
-        y: labels (n,) or contexts (n, D).
+        y: labels (n,), contexts (n, D), tokens (n, L) or encoded texts (n, 1 + L, W).
         image: hints (n, K, h, w).
         truth: the images (n, C, H, W) that the hints were derived from.
+        same: all pictures have the same noise.
     """
 
     y: Tensor | None = None
     image: Tensor | None = None
     truth: Tensor | None = None
+    same: bool = False
 
 
 class Opened(NamedTuple):
@@ -36,7 +38,7 @@ class Opened(NamedTuple):
 
 
 def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
-    """All classes in turn; for hints and vectors that are no classes, the conditions of the first n test images.
+    """All classes in turn; for hints, text and vectors that are no classes, those of the first n test images.
 
     Args:
         data: an `ImageData`, or None.
@@ -44,6 +46,7 @@ def examples(pipeline: Pipeline, data: Any, n: int, seed: int = 0) -> Given:
         ValueError: the model needs a hint, and the data have no `some`.
     """
     named = not pipeline.context_dim or pipeline.class_names and getattr(data, "labelled", True)
+    named = named and not pipeline.tokens
     if pipeline.hint is None and (named or not hasattr(data, "some")):
         return Given(pipeline.in_turn(n))
     if not hasattr(data, "some"):
@@ -100,7 +103,7 @@ def denoising(
     """
     given = given or Given(y)
     states = [pipeline.picture(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
-    for frame in pipeline.frames(n, given.y, seed, image=given.image, **options):
+    for frame in pipeline.frames(n, given.y, seed, image=given.image, same=given.same, **options):
         # Scaled to unit variance: otherwise states of a VE process would saturate.
         states.append(pipeline.picture(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
     chosen = [beside(pipeline, states[k], given) for k in pictures.spread(len(states), frames)]
@@ -125,6 +128,9 @@ def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> N
     elif out.suffix == ".npz":
         labels = np.full(n, -1) if given.y is None else given.y.numpy()  # -1: none; contexts are vectors
         kept = {"labels": labels, "class_names": np.array(pipeline.class_names)}
+        tokens = pipeline.first.tokens
+        if tokens and given.y is not None and not given.y.is_floating_point():
+            kept["prompts"] = np.array(tokens.decode(given.y))
         if given.image is not None:
             hint = pipeline.hint
             kept["condition"] = (hint.decode(given.image) if isinstance(hint, Paired) else given.image).numpy()

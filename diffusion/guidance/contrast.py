@@ -90,7 +90,8 @@ class ClassifierFree(Contrast):
 
         x0 = lerp(x0_uncond, x0_cond, scale)
 
-    One network call on a batch of 2B. In the paper's convention, (1 + w) cond - w uncond, scale is 1 + w.
+    One network call on a batch of 2B. In the paper's convention, (1 + w) cond - w uncond, scale is 1 + w. With a
+    negative prompt, x0_uncond is the prediction for that text, from which the pictures are pushed away.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6.
 
     Args:
@@ -98,7 +99,14 @@ class ClassifierFree(Contrast):
             condition; 2 by default.
         w: the paper's convention, scale = 1 + w; give either.
         rescale: in [0, 1], how far the contrast is restored to that of the conditional prediction.
+        negative: what the pictures should not show, for a model of text; "" is the model without a condition.
     """
+
+    def __init__(
+        self, scale: float | None = None, w: float | None = None, rescale: float = 0.0, negative: str = ""
+    ) -> None:
+        super().__init__(scale, w, rescale)
+        self.negative = negative
 
     def pair(self, denoiser: Denoiser, cond: Condition) -> "WithAndWithout | None":
         if cond.y is None:
@@ -106,7 +114,13 @@ class ClassifierFree(Contrast):
         on = cond.keep if cond.keep is not None else torch.ones(len(cond.y), dtype=torch.bool, device=cond.y.device)
         both = Condition(*(None if v is None else torch.cat([v, v]) for v in cond))
         both = both._replace(keep=torch.cat([torch.zeros_like(on), on]))
-
+        if self.negative:
+            if denoiser.tokens is None:
+                raise ValueError("negative: this model was trained without captions; leave the negative prompt out")
+            worse = denoiser.tokens.encode([self.negative]).to(cond.y.device)
+            worse = denoiser.encoded(worse) if cond.y.is_floating_point() else worse
+            y = torch.cat([worse.expand_as(cond.y).to(cond.y.dtype), cond.y])
+            both = both._replace(y=y, keep=torch.cat([on, on]))
         return WithAndWithout(denoiser, both)
 
 
@@ -146,6 +160,7 @@ class APG(ClassifierFree):
         scale: as in ClassifierFree.
         w: the paper's convention, scale = 1 + w; give either.
         rescale: as in ClassifierFree.
+        negative: as in ClassifierFree.
         parallel: the paper's eta, fraction of the parallel component that is kept; 0 is none, 1 all.
         threshold: largest norm |d| per image, which grows with the number of pixels; 0 is no limit.
         momentum: the paper's beta, in (-1, 1); negative values emphasise what is new in each step.
@@ -158,11 +173,12 @@ class APG(ClassifierFree):
         scale: float | None = None,
         w: float | None = None,
         rescale: float = 0.0,
+        negative: str = "",
         parallel: float = 0.0,
         threshold: float = 0.0,
         momentum: float = -0.5,
     ) -> None:
-        super().__init__(scale, w, rescale)
+        super().__init__(scale, w, rescale, negative)
         if threshold < 0 or not -1 < momentum < 1:
             raise ValueError(f"APG: expected threshold >= 0 and momentum in (-1, 1), got {threshold} and {momentum}")
         self.parallel, self.threshold, self.momentum = float(parallel), float(threshold), float(momentum)

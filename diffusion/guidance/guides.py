@@ -70,6 +70,9 @@ class AutoGuidance(Contrast):
 
     def pair(self, denoiser: Denoiser, cond: Condition) -> "OwnAndWorse":
         known = cond if self._guide.conditional else cond._replace(y=None, keep=None)
+        if self._guide.tokens is not None and known.y is not None:
+            if known.y.is_floating_point() or self._guide.tokens != denoiser.tokens:
+                raise ValueError("guide: it reads text in its own way; use a run on the same captions, without between")
         return OwnAndWorse(denoiser.bind(cond), self._guide.walk().bind(known), self._guide)
 
 

@@ -104,7 +104,7 @@ def called(data: ImageData) -> str:
     elif isinstance(data, Arrays):
         files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
     else:
-        return name
+        return f"{name}-text" if data.conditions == "text" else name
     return f"{name}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 

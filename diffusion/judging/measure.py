@@ -205,7 +205,7 @@ def file_name(setting: dict) -> str:
 
 def labels_of(job: Job, n: int) -> Tensor | None:
     """The labels or contexts of n samples, in the proportions of the training set; None if the model takes none."""
-    return job.run.evaluator.labels(n) if job.pipeline.num_classes or job.pipeline.context_dim else None
+    return job.run.evaluator.labels(n) if job.pipeline.conditional else None
 
 
 def samples(
@@ -219,7 +219,7 @@ def samples(
     pipeline, n = job.pipeline, request.n
     y, image = labels_of(job, n), None
     if pipeline.hint and not isinstance(pipeline, Cascade):
-        y, image, _ = examples(pipeline, job.run.data, n, request.seed)
+        y, image, *_ = examples(pipeline, job.run.data, n, request.seed)
     if processes.agreed(file.is_file() and not request.again):
         with np.load(file) as kept:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2), y, *map(float, kept["cost"])

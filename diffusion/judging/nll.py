@@ -183,7 +183,7 @@ def answer(request: Request) -> Report:
     index = torch.arange(len(data.store(request.split)[0]))[: request.n]
     (images, y), pair = data.some(request.split, index), pipeline.pair(data, request.split, index)
     request = with_variance(request, pipeline)
-    conditional = bool(pipeline.num_classes or pipeline.context_dim) and not request.unconditional
+    conditional = pipeline.conditional and not request.unconditional
     return Report(request, path, conditional, pipeline.device, measure(request, pipeline, images, y, pair))
 
 

@@ -1,5 +1,7 @@
 """The interface of networks."""
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
 
@@ -17,14 +19,21 @@ class Net(nn.Module):
         learn_variance: output 2C channels, the second C for the variance of the reverse step (see Objective.vlb).
         self_condition: receive 2C channels, the second C the previous prediction of x_0 (see Objective.self_condition).
         num_classes: classes of the labels y (B,); 0 for none.
-        context_dim: width D of context vectors y (B, D); 0 for none. At most one of the two is positive.
+        context_dim: width D of context vectors y (B, D); 0 for none.
         image_channels: channels K of a conditioning image, concatenated to x (see Condition.image); 0 for none.
         second_clock: receive the clock of a second noise level, which the step from x ends at (see
             `loss.flow_map`); initially without effect.
+        tokens: vocabulary of texts y (B, L), `Tokens.plain`; None for none. A network is conditioned on at most one of
+            classes, contexts and text.
     Attributes:
         in_channels: C, or 2C with self_condition, plus K.
         out_channels: C, or 2C with learn_variance.
+        reads_text: whether networks of this class can be conditioned on text.
+    Raises:
+        ValueError: tokens for a class that reads no text, or beside classes or contexts.
     """
+
+    reads_text: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -35,8 +44,15 @@ class Net(nn.Module):
         context_dim: int = 0,
         image_channels: int = 0,
         second_clock: bool = False,
+        tokens: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        if tokens and not self.reads_text:
+            raise ValueError(f"{name}: reads no text; use UNet or DiT, or leave the captions out (data.labels: false)")
+        if tokens and (num_classes or context_dim):
+            raise ValueError(f"{name}: wanted text, labels or contexts, got several; set num_classes, context_dim to 0")
+        self.tokens = tokens
         self.channels, self.learn_variance, self.self_condition = channels, learn_variance, self_condition
         self.num_classes, self.context_dim, self.image_channels = num_classes, context_dim, image_channels
         self.second_clock = second_clock
@@ -55,7 +71,8 @@ class Net(nn.Module):
 
         Args:
             clock: (B,), the schedule's encoding of the noise level; see `Schedule.clock`.
-            y: labels (B,) or context vectors (B, D); None is "no condition" for the whole batch.
+            y: labels (B,), context vectors (B, D), or tokens (B, L) or what `TextEncoder` made of them; None is "no
+                condition" for the whole batch.
             keep: (B,) bool; False replaces y by the learned null embedding.
             to: (B,), the second clock; by default the first. Networks without `second_clock` do not use it.
         """

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from diffusion.support.tokens import Tokens
+
 
 class Part(NamedTuple):
     """A part of a network: name, class, number of parameters, FLOPs per image."""
@@ -96,7 +98,8 @@ def describe(net: nn.Module, shape: Sequence[int], hint: str = "", batch_size: i
     """
     flops, activations = work(net, shape)
     classes, context = (getattr(net, name, 0) for name in ("num_classes", "context_dim"))
-    takes = (f"{classes} classes" if classes else "", f"{context} context features" if context else "", hint)
+    text = "text" if getattr(net, "tokens", None) else ""
+    takes = (f"{classes} classes" if classes else "", f"{context} context features" if context else "", text, hint)
     title = ", ".join([f"{type(net).__name__} on {'x'.join(map(str, shape))}", *filter(None, takes)])
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
     total = sum(p.numel() for p in net.parameters())
@@ -167,6 +170,8 @@ def example(net: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tenso
         y = torch.zeros(1, width, device=device)
     elif getattr(net, "num_classes", 0):
         y = torch.zeros(1, dtype=torch.long, device=device)
+    elif tokens := getattr(net, "tokens", None):
+        y = torch.ones(1, Tokens.of(tokens).length, dtype=torch.long, device=device)
     return torch.zeros(1, channels, H, W, device=device), torch.zeros(1, device=device), y
 
 

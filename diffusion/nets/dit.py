@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
 from diffusion.nets.layers import MultiHead, check, modulate, zero
+from diffusion.nets.text import TextAttention, TextEncoder, Whole
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
@@ -82,13 +83,16 @@ class Block(nn.Module):
 
         (a1, b1, g1, a2, b2, g2) = Linear(silu(c)),    initially 0
         x <- x + g1 attention(norm(x) (1 + a1) + b1)
+        x <- x + attention of norm(x) to the text,      initially 0, if there is one
         x <- x + g2 mlp(norm(x) (1 + a2) + b2)
 
     Without modulation (a, b, g) = (0, 0, 1), and the output layers of both branches are initially 0.
     Source: Peebles and Xie 2023, arXiv:2212.09748, sec. 3.2 and fig. 3.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float, modern: bool = False, modulated: bool = True) -> None:
+    def __init__(
+        self, width: int, heads: int, ratio: float, modern: bool = False, modulated: bool = True, text_width: int = 0
+    ) -> None:
         super().__init__()
         self.norm = normed(width, modern)
         self.attend = (RotaryHeads if modern else MultiHead)(width, heads)
@@ -96,6 +100,7 @@ class Block(nn.Module):
         plain = not modern and nn.Sequential(nn.Linear(width, inner), nn.GELU("tanh"), nn.Linear(inner, width))
         self.mlp = plain or SwiGLU(width, max(1, 2 * inner // 3))
         self.tell = nn.Linear(width, 6 * width) if modulated else None
+        self.read = TextAttention(width, text_width, heads) if text_width else None
 
     def last(self) -> list[nn.Module]:
         """The layers that are 0 in a block that is the identity."""
@@ -103,12 +108,16 @@ class Block(nn.Module):
             return [self.tell]
         return [self.attend.proj, self.mlp.outc if isinstance(self.mlp, SwiGLU) else self.mlp[-1]]
 
-    def forward(self, x: Tensor, features: Tensor | None, *by: Tensor) -> Tensor:
+    def forward(self, x: Tensor, features: Tensor | None, text: Tensor | None, *by: Tensor) -> Tensor:
         if self.tell is None:
             x = x + self.attend(self.norm(x), *by)
+            if self.read is not None:
+                x = x + self.read(self.norm(x), text)
             return x + self.mlp(self.norm(x))
         a1, b1, g1, a2, b2, g2 = self.tell(features).chunk(6, dim=1)
         x = x + g1[:, None] * self.attend(modulate(self.norm(x), a1, b1), *by)
+        if self.read is not None:
+            x = x + self.read(self.norm(x), text)
         return x + g2[:, None] * self.mlp(modulate(self.norm(x), a2, b2))
 
 
@@ -140,11 +149,15 @@ class DiT(Net):
         context: tokens of the clock, and as many of the condition if there is one; 0 for none.
         since: the block, from 0, that these tokens enter at; in [0, depth).
         modulated: adaLN; False leaves the clock and the condition to the tokens, and needs context > 0 and since 0.
-        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
+        text_width: features of the text encoder, with tokens; every block attends to them.
+        text_depth: its layers.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels, second_clock, tokens, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, image sides are not divisible by patch, or there are neither
             tokens nor adaLN.
     """
+
+    reads_text = True
 
     def __init__(
         self,
@@ -159,6 +172,8 @@ class DiT(Net):
         context: int = 0,
         since: int = 0,
         modulated: bool = True,
+        text_width: int = 128,
+        text_depth: int = 2,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
@@ -175,15 +190,19 @@ class DiT(Net):
         self.patch, self.width, self.depth, self.heads, self.ratio = patch, width, depth, heads, ratio
         self.bottleneck, self.modern = bottleneck, modern
         self.context, self.since, self.modulated = context, since, modulated
+        self.text_width, self.text_depth = text_width, text_depth
         self.clock = ClockEmbedding(256, width)
         self.second = SecondClock.of(self, 256, width)
         self.condition = ConditionEmbedding.of(self, width)
+        self.text = TextEncoder(self.tokens, text_width, text_depth) if self.tokens else None
+        self.whole = Whole(text_width, width) if self.tokens else None
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
         self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
-        tokens = context * (1 if self.condition is None else 2)
+        tokens = context * (1 if self.condition is None and not self.tokens else 2)
         self.places = nn.Parameter(torch.empty(tokens, width)) if tokens else None
-        self.blocks = nn.ModuleList(Block(width, heads, ratio, modern, modulated) for _ in range(depth))
+        reads = text_width if self.tokens else 0
+        self.blocks = nn.ModuleList(Block(width, heads, ratio, modern, modulated, reads) for _ in range(depth))
         self.norm = normed(width, modern)
         self.tell = nn.Linear(width, 2 * width) if modulated else None
         self.outc = nn.Linear(width, self.out_channels * patch**2)
@@ -202,7 +221,8 @@ class DiT(Net):
             nn.init.normal_(p, std=0.02)
         if self.places is not None:
             nn.init.normal_(self.places, std=0.02)
-        for module in (*(m for block in self.blocks for m in block.last()), self.tell, self.outc):
+        reads = [block.read.proj for block in self.blocks if block.read is not None]
+        for module in (*reads, *(m for block in self.blocks for m in block.last()), self.tell, self.outc):
             if module is not None:
                 zero(module)
         if self.second is not None:
@@ -222,6 +242,9 @@ class DiT(Net):
         heard = [told(self.clock, self.second, clock, to)]
         if self.condition is not None:
             heard.append(self.condition(y, keep, x.shape[0]))
+        text = None if self.text is None else self.text(y, keep, x.shape[0])
+        if self.whole is not None:
+            heard.append(self.whole(text))
         features = F.silu(sum(heard)) if self.modulated else None
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)
@@ -231,7 +254,7 @@ class DiT(Net):
                 tokens = torch.stack(heard, 1).repeat_interleave(self.context, 1) + self.places
                 x = torch.cat([tokens.to(x.dtype), x], dim=1)
                 by = tuple(F.pad(angle, (0, 0, tokens.shape[1], 0)) for angle in by)  # not rotated
-            x = block(x, features, *by)
+            x = block(x, features, text, *by)
         x = self.norm(x[:, -rows * columns :])
         x = self.outc(x if self.tell is None else modulate(x, *self.tell(features).chunk(2, dim=1)))
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (rows, columns)), self.patch)

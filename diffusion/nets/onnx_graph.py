@@ -95,6 +95,8 @@ def graph_of(net: nn.Module, shape: Sequence[int], resizable: bool = True):
     if getattr(net, "second_clock", False):
         raise ValueError(f"{type(net).__name__}: a graph has no input for its second clock; export to .safetensors")
     extra("onnx", "export"), extra("onnxscript", "export")
+    if getattr(net, "tokens", None):
+        raise ValueError(f"{type(net).__name__}: it reads text, which has no ONNX form yet; export to .safetensors")
     if sum(p.numel() for p in net.parameters()) * 4 > LIMIT:
         raise ValueError(f"{type(net).__name__}: its weights exceed 2 GiB in float32, the limit of an ONNX file")
     net = deepcopy(net).eval().to("cpu", torch.float32).to(memory_format=torch.contiguous_format)

@@ -10,17 +10,19 @@ from torch.nn import functional as F
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
 from diffusion.nets.layers import Down, Norm, PixelAttention, ResBlock, Up, check, group_norm, zero
+from diffusion.nets.text import TextEncoder, Whole, image_attention
 
 
 class Stage(nn.Module):
-    """A residual block, followed by attention if the level has it."""
+    """A residual block, followed by attention if the level has it: among pixels, then to the text if there is one."""
 
-    def __init__(self, block: ResBlock, attention: nn.Module) -> None:
+    def __init__(self, block: ResBlock, attention: nn.Module, read: nn.Module | None = None) -> None:
         super().__init__()
-        self.block, self.attention = block, attention
+        self.block, self.attention, self.read = block, attention, read
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        return self.attention(self.block(x, features))
+    def forward(self, x: Tensor, features: Tensor, text: Tensor | None = None) -> Tensor:
+        x = self.attention(self.block(x, features))
+        return x if self.read is None else self.read(x, text)
 
 
 class UNet(Net):
@@ -35,7 +37,9 @@ class UNet(Net):
     million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
     Source: Ho et al. 2020, arXiv:2006.11239, app. B; Nichol and Dhariwal 2021, arXiv:2102.09672; Dhariwal and Nichol
     2021, arXiv:2105.05233, sec. 3. By default the clock's features are ours (`embed.features`), in the same number.
-    The arguments from heads on give the details in which published checkpoints differ (docs/import.md).
+    The arguments from heads to pad_end give the details in which published checkpoints differ (docs/import.md).
+    A text's tokens are attended to where pixels attend to each other, and the text as a whole is added to the clock's
+    features.
 
     Args:
         channels: channels C of the images.
@@ -54,11 +58,15 @@ class UNet(Net):
         sinusoids: features of the clock: "any" for any schedule, "ddpm" and "adm" the published ones of an index.
         clock_scale: factor of the clock; 1000 / T where a network was trained with an index scaled to 1000.
         pad_end: downsampling convolutions pad right and bottom only.
-        facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
+        text_width: features of the text encoder, with tokens.
+        text_depth: its layers.
+        facts: learn_variance, self_condition, num_classes, context_dim, image_channels, second_clock, tokens, see Net.
     Raises:
         ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
             sides are not divisible by 2^(levels - 1); groups do not divide a level's channels.
     """
+
+    reads_text = True
 
     def __init__(
         self,
@@ -77,6 +85,8 @@ class UNet(Net):
         sinusoids: Sinusoids = "any",
         clock_scale: float = 1.0,
         pad_end: bool = False,
+        text_width: int = 128,
+        text_depth: int = 2,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
@@ -93,18 +103,23 @@ class UNet(Net):
         self.resample_in_blocks, self.dropout = resample_in_blocks, dropout
         self.heads, self.groups, self.eps = heads, groups, eps
         self.sinusoids, self.clock_scale, self.pad_end = sinusoids, clock_scale, pad_end
+        self.text_width, self.text_depth = text_width, text_depth
         norm = Norm(groups, eps)
 
         def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
             return ResBlock(c_in, c_out, 4 * width, dropout, scale_shift, resample, norm)
 
         def stage(c_in: int, c_out: int, attends: bool) -> Stage:
-            attention = PixelAttention(c_out, head_width, heads=heads, norm=norm) if attends else nn.Identity()
-            return Stage(block(c_in, c_out), attention)
+            if not attends:
+                return Stage(block(c_in, c_out), nn.Identity())
+            read = image_attention(c_out, text_width, head_width, heads, norm) if self.tokens else None
+            return Stage(block(c_in, c_out), PixelAttention(c_out, head_width, heads=heads, norm=norm), read)
 
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
         self.second = SecondClock.of(self, width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
+        self.text = TextEncoder(self.tokens, text_width, text_depth) if self.tokens else None
+        self.whole = Whole(text_width, 4 * width) if self.tokens else None
         self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
@@ -140,10 +155,13 @@ class UNet(Net):
         features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
-        features = F.silu(features)
+        text = None if self.text is None else self.text(y, keep, x.shape[0])
+        features = F.silu(features if self.whole is None else features + self.whole(text))
 
         def run(part: nn.Module, x: Tensor) -> Tensor:
-            return part(x) if isinstance(part, (Down, Up)) else part(x, features)
+            if isinstance(part, (Down, Up)):
+                return part(x)
+            return part(x, features, text) if isinstance(part, Stage) else part(x, features)
 
         x = self.inc(x)
         skips = [x]

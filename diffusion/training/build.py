@@ -57,6 +57,7 @@ LINKS = {  # properties of the data passed to the model, where the network has s
     "channels": "model.net.init_args.channels",
     "num_classes": "model.net.init_args.num_classes",
     "context_dim": "model.net.init_args.context_dim",
+    "tokens": "model.net.init_args.tokens",
 }
 
 
@@ -117,6 +118,8 @@ class DiffusionCLI(LightningCLI):
                 parser.link_arguments("data.channels", target, compute_fn=self.coded, apply_on="instantiate")
                 continue
             if self.system in BLIND and fact in ("class_names", "num_classes"):
+                continue
+            if self.system != "Diffusion" and fact == "tokens":
                 continue
             if self.system != "Diffusion" and target.endswith("num_classes"):  # of contexts, too
                 parser.link_arguments("data.class_names", target, compute_fn=len, apply_on="instantiate")

@@ -41,6 +41,8 @@ def conditions(model: pl.LightningModule, data: pl.LightningDataModule) -> str:
     """What a diffusion model is conditioned on, in words that follow the name of the data; "" for other models."""
     if not isinstance(model, Diffusion):
         return ""
+    if tokens := model.pipeline.tokens:
+        return f", conditioned on text ({len(tokens.words):,} words, {tokens.length} tokens)"
     kinds = model.pipeline.num_classes or model.pipeline.context_dim
     if not kinds:
         return ", unconditional"

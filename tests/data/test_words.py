@@ -86,6 +86,26 @@ def test_prepared_is_conditioned_on_the_words_of_captions(tmp_path, images, said
     assert off.context_dim == off.num_classes == 0 and len(off.store("train")[1]) == 30
 
 
+def test_prepared_is_conditioned_on_captions_as_text(tmp_path, images, said):
+    split = prepared.write(tmp_path / "x", images, captions=said)
+    data = Prepared(str(tmp_path / "x"), y="text", batch_size=8)
+    assert (data.num_classes, data.context_dim, data.class_names, data.conditions) == (0, 0, (), "text")
+    for name, number in (("train", 0), ("test", 1)):
+        mine = [caption or "" for caption, its in zip(said, split, strict=True) if its == number]
+        y = data.store(name)[1]
+        assert data.texts(name) == mine and torch.equal(y, data.vocabulary.encode(mine))
+        assert y.any(1).tolist() == [bool(caption) for caption in mine]
+    assert set(data.tokens["words"]) == {"a", "red", "blue", "disc", "bar"}
+    few = Prepared(str(tmp_path / "x"), y="text", limit=3)
+    assert few.tokens == data.tokens and len(few.texts("train")) == len(few.store("train")[1]) == 3
+    assert Prepared(str(tmp_path / "x"), y="text", labels=False).tokens is None
+    with pytest.raises(ValueError, match="balance is between classes, and the images have text"):
+        Prepared(str(tmp_path / "x"), y="text", balance=1.0)
+    prepared.write(tmp_path / "none", images)
+    with pytest.raises(ValueError, match="y 'text', but"):
+        Prepared(str(tmp_path / "none"), y="text")
+
+
 def test_vocabulary_is_that_of_the_training_split(tmp_path, images, said):
     split = prepared.write(tmp_path / "x", images, captions=said)
     changed = ["secret words" if its else caption for caption, its in zip(said, split, strict=True)]

@@ -1,5 +1,7 @@
 """The parser of every command except `fit`, and the options that several commands share."""
 
+import sys
+import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffusion.generation.choices import UnknownArgument
+from diffusion.generation.conditioning import PromptWarning
 from diffusion.nets.speed import MODES
 from diffusion.support.specs import suggest
 
@@ -78,10 +81,27 @@ class Parser(ArgumentParser):
     def explaining(self) -> Iterator[None]:
         """Report an argument that neither sampler nor guidance takes as an unknown option of this command."""
         try:
-            yield
+            with in_one_line(self.prog):
+                yield
         except UnknownArgument as error:
             option, known = f"--{error.name}", [*self.known, *(f"--{name}" for name in error.known)]
             self.error(f"unknown option {option!r} ({error.kinds}){suggest(option, known)}")
+
+
+@contextmanager
+def in_one_line(program: str) -> Iterator[None]:
+    """Print hints about prompts as lines of the program."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, PromptWarning):
+                print(f"{program}: {message}", file=sys.stderr)
+            else:
+                before(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def add_run(parser: Parser, weights: bool = True) -> None:
@@ -112,6 +132,7 @@ def add_sampling(parser: Parser, usual: str = "the run's") -> None:
     add("--w", type=float, help="guidance in the convention scale = 1 + w; 0 is off")
     add("--interval", metavar="LOW,HIGH", help="apply guidance only where LOW < sigma / alpha <= HIGH, e.g. 0.2,5")
     add("--rescale", type=float, help="fraction of the added contrast that is removed, 0 .. 1, e.g. 0.7")
+    add("--negative", metavar="TEXT", help="what the pictures should not show, for a model trained with captions")
     add("--guide", metavar="RUN", help="autoguidance by a worse model: run directory or checkpoint")
     add("--classifier", metavar="RUN", help="classifier guidance: a NoisyClassifier's run directory or checkpoint")
 
@@ -130,7 +151,7 @@ def add_cascade(parser: Parser) -> None:
 
 
 def add_conditions(parser: Parser, usual: str = "all classes in turn") -> None:
-    """Add the conditions: label, labels and context of `generation.conditions.Asked`.
+    """Add the conditions: label, labels, context and prompt of `generation.conditions.Asked`.
 
     Args:
         usual: a description of the default condition.
@@ -142,13 +163,18 @@ def add_conditions(parser: Parser, usual: str = "all classes in turn") -> None:
         "--context", action="append", default=[], metavar="MIX",
         help="hero=1,food=0.6: a mix of classes; or a .npy file of vectors (N, D). Can be given repeatedly",
     )  # fmt: skip
+    add(
+        "--prompt", action="append", default=[], metavar="TEXT",
+        help="what the pictures show, for a model trained with captions. Can be given repeatedly",
+    )  # fmt: skip
 
 
 def add_asked(parser: Parser) -> None:
     """Add all fields of `generation.conditions.Asked`."""
     add_conditions(parser)
     add = parser.add_argument
-    add("--each", action="store_true", help="one row of --n pictures (default 8) for each class, label or mix")
+    add("--each", action="store_true", help="one row of --n pictures (default 8) for each class, label, mix or prompt")
+    add("--between", type=int, default=0, metavar="K", help="K pictures from each prompt to the next, from one noise")
     add(
         "--image",
         help="the model's input image: a .png, a .npy or .npz of the data's type (N, H, W, C), or 'test' for "

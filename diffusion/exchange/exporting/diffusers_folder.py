@@ -40,6 +40,8 @@ def write_folder(source: Source, to: Path) -> tuple[str, ...]:
     diffusers = extra("diffusers", "diffusers", "--format diffusers")
     if pipeline.denoiser.second_clock:
         raise ValueError("DDIMPipeline does not tell a network the level of a step's end; export to .safetensors")
+    if pipeline.denoiser.tokens is not None:
+        raise ValueError("DDPMPipeline and DDIMPipeline give a network no text; export to .safetensors")
     if source.pipeline.denoiser.self_condition or pipeline.denoiser.image_channels:
         raise ValueError("DDPMPipeline and DDIMPipeline give a network neither images nor previous predictions")
     kind, arguments = scheduler_of(pipeline)

@@ -73,6 +73,8 @@ def refusal(pipeline: Pipeline) -> str:
     denoiser, guidance, sampler = pipeline.denoiser, pipeline.guidance, pipeline.sampler
     if denoiser.image_channels or pipeline.hint is not None:
         return "its network is conditioned on an image, and the page has no place to give one; export to .onnx"
+    if denoiser.tokens is not None:
+        return "its network is conditioned on text, and the page reads none; use diffusion serve"
     if denoiser.context_dim > FEATURES:
         return f"the page has a slider per feature, for at most {FEATURES}; its context has {denoiser.context_dim}"
     if reason := alone(guidance):

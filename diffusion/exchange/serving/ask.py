@@ -16,6 +16,7 @@ from diffusion.samplers import Sampler
 SEEDS = 2**32 - 1
 SCALES = 20.0  # largest guidance scale
 AMOUNTS = 4.0  # largest amount of a class in a mix
+LETTERS = 500  # of a prompt
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Ask:
         scale: of the guidance; None is the run's.
         seed: picture k is a function of (seed, k) and its condition.
         image: file of the input image, for a model that takes one.
+        prompt, negative: what pictures show and do not show, for a model that reads text; "" is none.
     """
 
     model: str
@@ -130,6 +132,8 @@ class Ask:
     scale: float | None = None
     seed: int = 0
     image: Path | None = None
+    prompt: str = ""
+    negative: str = ""
 
     def words(self, pipeline: Pipeline, limits: Limits, most: int) -> dict[str, Any]:
         """The keywords of `generation.sample`, only those that differ from the run's own, and always n and seed.
@@ -149,6 +153,9 @@ class Ask:
             found["labels"] = ",".join(called(pipeline, k) for k in known)
         if self.mix:
             found["context"] = [self.mixed(pipeline)]
+        for name, text in (("prompt", self.prompt), ("negative", self.negative)):
+            if text:
+                found[name] = prompted(pipeline, name, text)
         if self.sampler:
             if self.sampler not in samplers():
                 raise ValueError(f"sampler: there is no {brief(self.sampler)}; choose one of the list")
@@ -177,6 +184,19 @@ class Ask:
         }
         kept = {name: amount for name, amount in parts.items() if amount} or {next(iter(parts)): 0.0}
         return ",".join(f"{name}={amount:.12g}" for name, amount in kept.items())
+
+
+def prompted(pipeline: Pipeline, name: str, text: Any) -> str:
+    """A prompt on one line.
+
+    Raises:
+        ValueError: it is no text or too long, or the model reads none.
+    """
+    if pipeline.tokens is None:
+        raise ValueError(f"{name}: this model was trained without captions; choose classes instead")
+    if not isinstance(text, str) or len(text) > LETTERS:
+        raise ValueError(f"{name}: wanted a text of at most {LETTERS} characters, got {brief(text)}")
+    return " ".join(text.encode(errors="replace").decode().split())
 
 
 def called(pipeline: Pipeline, k: int) -> str:

@@ -82,7 +82,7 @@ class Handlers:
         conditions = [TURN, *([CHOSEN] if kinds else [])]
         conditions += [MIX] if model.context_dim else []
         C, H, W = model.shape
-        trained = f"{kinds} classes" if kinds else "no classes"
+        trained = f"{kinds} classes" if kinds else "captions" if model.tokens else "no classes"
         parameters = sum(p.numel() for p in model.denoiser.parameters())
         words = f"{W}×{H} pixels, {C} channel{'s' * (C > 1)}, {trained}, {parameters / 1e6:.2g} million parameters"
         return {
@@ -93,6 +93,7 @@ class Handlers:
             "scale": scale_of(model),
             "words": f"{words}, trained with {type(model.denoiser.schedule).__name__} noise.",
             "hint": model.hint is not None,
+            "text": model.tokens is not None,
             "editing": takes_pictures(model),
             "width": W,
         }
@@ -119,7 +120,8 @@ class Handlers:
             C, H, W = model.shape
             pictures.save_png(fitted(given["image"], C, H, W), image)
         scale = given["scale"] if scale_of(model) is not None else None
-        return Ask(given["model"], n, labels, mix, sampler or OWN, steps, scale, given["seed"], image)
+        texts = [(given.get(name) or "").strip() if model.tokens else "" for name in ("prompt", "negative")]
+        return Ask(given["model"], n, labels, mix, sampler or OWN, steps, scale, given["seed"], image, *texts)
 
     @contextmanager
     def working(self, request: gr.Request | None) -> Iterator[tuple[Path, threading.Event]]:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from diffusion.exchange.serving.answers import Desk
-from diffusion.exchange.serving.ask import SCALES, SEEDS, samplers
+from diffusion.exchange.serving.ask import LETTERS, SCALES, SEEDS, samplers
 from diffusion.exchange.serving.handlers import CHOSEN, MIX, MIXES, OWN, TURN, Handlers
 
 CSS = """
@@ -48,6 +48,8 @@ class Page:
         facts = self.first
         self.add("model", gr.Dropdown(self.names, value=self.start, label="Model", filterable=True))
         self.words = gr.Markdown(facts["words"], elem_classes="quiet")
+        for name, label in (("prompt", "Prompt"), ("negative", "Not in the pictures")):
+            self.add(name, gr.Textbox(label=label, max_length=LETTERS, visible=facts["text"]))
         self.add("condition", gr.Radio([TURN, CHOSEN, MIX], value=TURN, label="Condition"))
         self.add(
             "labels",
@@ -213,6 +215,7 @@ class Page:
                 gr.update(value=1.0 if scale is None else scale, visible=scale is not None),
                 gr.update(choices=own),
                 gr.update(choices=own),
+                *(gr.update(value="", visible=facts["text"]) for _ in ("prompt", "negative")),
                 gr.update(value=facts["editing"], visible=bool(facts["editing"])),
                 *(gr.update(value=0, **self.mix(facts, k)) for k in range(MIXES)),
             ]
@@ -225,6 +228,7 @@ class Page:
         """What depends on the model and on the kind of condition."""
         control = self.controls
         names = ("condition", "labels", "mixes", "image", "sampler", "steps", "scale", "sampler_a", "sampler_b")
+        names += ("prompt", "negative")
         outputs = [self.words, *(self.mixes if name == "mixes" else control[name] for name in names), self.refused]
         outputs += [control[f"mix{k}"] for k in range(MIXES)]
         self.outputs, self.quiet = outputs, {"api_visibility": "private", "show_progress": "hidden"}

@@ -57,11 +57,12 @@ def from_tests(pipeline: Pipeline, data: "ImageData", numbers: Sequence[int] | N
         images, y = data.store("test")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or give your own pictures with --input FILE.png") from error
-    numbers = list(numbers) if numbers else first_of_each(y, most)
+    firsts = range(min(len(y), most)) if pipeline.tokens else first_of_each(y, most)
+    numbers = list(numbers or firsts)
     words = ",".join(map(str, numbers))
     if not all(0 <= k < len(images) for k in numbers):
         raise ValueError(f"numbers {words}: the test set has the numbers 0 .. {len(images) - 1}")
-    known = y[numbers] if pipeline.num_classes or pipeline.context_dim else None
+    known = y[numbers] if pipeline.conditional else None
     images = pipeline.scaling.encode(images.take(torch.tensor(numbers)))
     return Inputs(images, known, f"numbers {words} of the test set")
 

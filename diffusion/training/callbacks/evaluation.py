@@ -99,13 +99,13 @@ class Evaluation(pl.Callback):
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure] | None:
         """The figures on the first process, None on the others; each process draws its share of the samples."""
         train = trainer.datamodule.store("train")[1]
-        conditional = pl_module.pipeline.num_classes or pl_module.pipeline.context_dim
+        conditional = pl_module.pipeline.conditional
         y = repeated(train[mixed(to_labels(train))], self.n) if conditional else None
         share = -(-self.n // trainer.world_size)
         first = trainer.global_rank * share
         image = None
         if pl_module.pipeline.hint:
-            y, image, _ = examples(pl_module.pipeline, trainer.datamodule, self.n, pl_module.seed + 1)
+            y, image, *_ = examples(pl_module.pipeline, trainer.datamodule, self.n, pl_module.seed + 1)
         mine, hints = (v if v is None else repeated(v, first + share)[first:] for v in (y, image))
         frame = None
         with averaged(trainer, pl_module), torch.random.fork_rng(devices=[]):

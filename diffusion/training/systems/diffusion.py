@@ -15,7 +15,8 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.denoiser.targets import Eps, Target
-from diffusion.generation.pipeline import HINTS, Pipeline
+from diffusion.generation.conditioning import HINTS
+from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Bound, Guidance, Plain
 from diffusion.guidance.bounds import usual
 from diffusion.loss.augment import NonLeaking
