@@ -370,4 +370,4 @@ def test_blocks_without_modulation_are_initially_the_identity(name):
     net = make(name)
     x = torch.randn(2, 5, 16)
     by = (torch.zeros(5, 4),) if net.modern else ()
-    assert net.tell is None and all(torch.equal(block(x, None, *by), x) for block in net.blocks)
+    assert net.tell is None and all(torch.equal(block(x, None, None, *by), x) for block in net.blocks)
