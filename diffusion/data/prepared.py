@@ -21,6 +21,7 @@ from diffusion.data.store import Shards, Store, everything
 from diffusion.data.streamed import Streamed, room_for
 from diffusion.data.words import captions, multi_hot, vocabulary
 from diffusion.support.paths import data_root
+from diffusion.support.pretrained import vocabulary_of
 from diffusion.support.scaling import Scaling
 from diffusion.support.tokens import Tokens
 
@@ -61,6 +62,8 @@ class Prepared(ImageData):
             order, so a run is resumed with the same.
         disk: of a folder behind an address: GiB of shards and test images that are kept on disk, at least two windows;
             0 for two windows of shards, and test images up to as much again.
+        text_encoder: with y text: folder of a pretrained CLIP or T5 as transformers saves it, which stays frozen; by
+            default the network learns its own.
 
     Raises:
         DataNotFound: there is no complete prepared folder at the path or address.
@@ -88,6 +91,7 @@ class Prepared(ImageData):
         disk: float = 0.0,
         latents: Latents = "fly",
         reduce: int = 1,
+        text_encoder: str = "",
     ) -> None:
         super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         self.folder, self.window, self.disk = folder, window, disk
@@ -99,8 +103,12 @@ class Prepared(ImageData):
         has["targets"] = tuple(self.facts["targets"]) if (self.path / "targets.npy").is_file() else ()
         if y == "words" or y == "auto" and labels and not any(has.values()):
             has["words"] = self._vocabulary()
+        self.text_encoder = text_encoder
+        if text_encoder and y != "text":
+            raise ValueError("Prepared: a text_encoder reads captions; give y: text as well")
         if y == "text":
-            has["text"] = self.vocabulary.words if self.facts.get("captions") else ()
+            told = bool(self.facts.get("captions"))
+            has["text"] = told and ((text_encoder,) if text_encoder else self.vocabulary.words)
         if y not in ("auto", *has) or y != "auto" and not has[y]:
             there = " and ".join(name for name, it in has.items() if it) or "neither classes nor targets"
             few = f" and captions with fewer than {FEWEST} usable words" if self.facts.get("captions") else ""
@@ -176,8 +184,8 @@ class Prepared(ImageData):
 
     @cached_property
     def vocabulary(self) -> Tokens:
-        """The words of the training split's captions as tokens, whatever its `limit`."""
-        return Tokens.learned(self._captions(self._of("train")))
+        """The tokens of the training split's captions, whatever its `limit`."""
+        return vocabulary_of(self._captions(self._of("train")), self.text_encoder)
 
     @property
     def tokens(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from diffusion.data.files import not_found
 from diffusion.data.scenes import attributes, draw_scenes, held_out
 from diffusion.data.sentences import captions as sentences
 from diffusion.data.sprite_art import draw_sprites
+from diffusion.support.pretrained import vocabulary_of
 from diffusion.support.tokens import Tokens
 
 PAIRS = (  # in the root or in its folder `sprites`; the second pair is named as in the short course
@@ -48,6 +49,8 @@ class Sprites(ImageData):
         labels_file: file of the labels.
         drawn: draw the sprites even if there are files under the root.
         captions: draw sprites with a sentence for each; no files are read.
+        text_encoder: of captions: folder of a pretrained CLIP or T5 as transformers saves it, which stays frozen;
+            by default the network learns its own.
         augment: further random changes of the training images, see `data.augment`.
         balance: 0 draws every training image once per epoch; 1 draws every class equally often; between, and above,
             a class of frequency f is drawn in proportion to f^(1 - balance).
@@ -81,16 +84,19 @@ class Sprites(ImageData):
         latents: Latents = "fly",
         reduce: int = 1,
         captions: bool = False,
+        text_encoder: str = "",
     ) -> None:
         super().__init__(batch_size, seed, root, labels, limit, augment, balance, latents, reduce)
         if captions and (images is not None or balance):
             raise ValueError("Sprites: captions are of drawn sprites, without classes; leave images and balance out")
+        if text_encoder and not captions:
+            raise ValueError("Sprites: a text_encoder reads captions; give captions: true as well")
         if (images is None) != (labels_file is None):
             raise ValueError(f"Sprites: give both images and labels_file or neither, got {images!r}, {labels_file!r}")
         if drawn and images is not None:
             raise ValueError("Sprites: drawn and images exclude each other; leave one out")
         self.images, self.labels_file, self.drawn = images, labels_file, drawn
-        self.captions = captions
+        self.captions, self.text_encoder = captions, text_encoder
         if captions:
             self.class_names, self.context, self.flip, self.conditions = (), False, False, "text"
             self.no_flip_classes = ()
@@ -102,8 +108,8 @@ class Sprites(ImageData):
 
     @cached_property
     def vocabulary(self) -> Tokens | None:
-        """The words of the training captions, whatever the `limit`; None without captions."""
-        return Tokens.learned(self.texts("train")) if self.captions else None
+        """The tokens of the training captions, whatever the `limit`; None without captions."""
+        return vocabulary_of(self.texts("train"), self.text_encoder) if self.captions else None
 
     @property
     def tokens(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from diffusion.denoiser.prediction import Condition, Prediction
 from diffusion.denoiser.targets import Eps, Target
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import NO_SIGNAL, Schedule
-from diffusion.support.tokens import Tokens
+from diffusion.support.pretrained import tokens_of
 
 
 class Denoiser(nn.Module):
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         self.self_condition = bool(getattr(net, "self_condition", False))
         self.learn_variance = bool(getattr(net, "learn_variance", False))
         self.second_clock = bool(getattr(net, "second_clock", False))
-        self.tokens = Tokens.of(getattr(net, "tokens", None))
+        self.tokens = tokens_of(getattr(net, "tokens", None))
         self.conditional = bool(self.num_classes or self.context_dim or self.tokens)
         self.precision: torch.dtype | None = None
         self._scales_input = type(target).c_in is not Target.c_in  # skip multiplying by 1

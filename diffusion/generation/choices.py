@@ -9,7 +9,17 @@ from typing import Any, Literal, get_args, get_origin
 
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.pipeline import Pipeline
-from diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance, Interval, Plain, Steer
+from diffusion.guidance import (
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    ClipPrompt,
+    Guidance,
+    Interval,
+    Plain,
+    Steer,
+)
+from diffusion.guidance.clip import CROPS
 from diffusion.samplers import Sampler
 from diffusion.support.specs import build, named, spec, suggest
 
@@ -45,6 +55,9 @@ class Choices:
         interval: apply guidance only where low < sigma / alpha <= high; numbers or "low,high".
         guide: run or checkpoint of a worse model, for autoguidance.
         classifier: run or checkpoint of a classifier of noisy images, for classifier guidance.
+        clip_prompt: what pictures show, by CLIP guidance of the predicted images, on top of the guidance.
+        clip: folder of the CLIP model for it.
+        clip_scale: of the CLIP guidance; 0 is off, 1 (default) is CLIP's own probability.
         augment: noise on the input of a cascade's later stages, one strength or one per stage; None is the cascade's.
             All other choices are of its base.
         arguments: further arguments of the sampler and the guidance by name; text is converted to their types.
@@ -60,6 +73,9 @@ class Choices:
     interval: str | tuple[float, float] | None = None
     guide: str | None = None
     classifier: str | None = None
+    clip_prompt: str | None = None
+    clip: str | None = None
+    clip_scale: float | None = None
     augment: float | str | Sequence[float] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,7 +97,22 @@ class Choices:
             ValueError: choices that contradict each other, or that the model or the guidance does not support.
         """
         guidance, rest = self._guidance(pipeline)
+        guidance, rest = self._clip(pipeline, guidance, rest)
         return self._sampler(pipeline, rest), guidance
+
+    def _clip(self, pipeline: Pipeline, guidance: Guidance, rest: Mapping[str, Any]) -> tuple[Guidance, dict]:
+        """The guidance, steered by CLIP if so chosen; and the arguments that this does not take."""
+        if self.clip_prompt is None:
+            if self.clip is not None or self.clip_scale is not None:
+                raise ValueError("clip: say what the pictures show, with clip_prompt (--clip-prompt TEXT)")
+            return guidance, dict(rest)
+        if self.clip is None:
+            raise ValueError("clip_prompt: give the folder of a CLIP model with clip (--clip FOLDER)")
+        if not pipeline.scaling.bounded or pipeline.shape[0] not in (1, 3):
+            raise ValueError("clip_prompt: CLIP sees grey or RGB images of 8 or 16 bits, and this model makes others")
+        own, rest = taken(rest, {"crops": int, "through": annotations(Steer)["through"], "std": float})
+        fn = ClipPrompt(self.clip_prompt, self.clip, own.pop("crops", CROPS))
+        return Steer(fn, 1.0 if self.clip_scale is None else self.clip_scale, guidance=guidance, **own), rest
 
     # --- sampler ----------------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ def sample(
     interval: str | tuple[float, float] | None = None,
     guide: str | None = None,
     classifier: str | None = None,
+    clip_prompt: str | None = None,
+    clip: str | None = None,
+    clip_scale: float | None = None,
     seed: int = 0,
     weights: Literal["ema", "raw"] = "ema",
     batch_size: int = 256,
@@ -68,8 +71,8 @@ def sample(
         run: run directory, experiment folder (its newest run), checkpoint file, or an open pipeline.
         n: pictures, 64 by default; the number of labels, mixes or prompts if several are given.
         label, labels, context, prompt, between, each, image: the conditions, see `conditions.Asked`.
-        sampler, steps, guidance, scale, w, rescale, negative, interval, guide, classifier: how they are sampled, see
-            `choices.Choices`; the run's own by default.
+        sampler, steps, guidance, scale, w, rescale, negative, interval, guide, classifier, clip_prompt, clip,
+            clip_scale: how they are sampled, see `choices.Choices`; the run's own by default.
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         batch_size: pictures per batch; it does not change them.
@@ -86,9 +89,10 @@ def sample(
     request = Request.of(
         run, arguments, n=n, label=label, labels=labels, context=context, prompt=prompt, between=between,
         each=each, image=image, sampler=sampler, steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale,
-        negative=negative, interval=interval, guide=guide,
-        classifier=classifier, seed=seed, weights=weights, batch_size=batch_size, device=device, precision=precision,
-        compile=compile, engine=engine, data=data or {}, augment=augment,
+        negative=negative, interval=interval, guide=guide, classifier=classifier,
+        clip_prompt=clip_prompt, clip=clip, clip_scale=clip_scale, seed=seed, weights=weights,
+        batch_size=batch_size, device=device, precision=precision, compile=compile, engine=engine,
+        data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path, Pipeline)) else tuple(then),
     )  # fmt: skip
     pipeline, n, given, _ = request.open(PICTURES)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from diffusion.support.tokens import Tokens
+from diffusion.support.pretrained import tokens_of
 
 
 class Part(NamedTuple):
@@ -171,7 +171,7 @@ def example(net: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tenso
     elif getattr(net, "num_classes", 0):
         y = torch.zeros(1, dtype=torch.long, device=device)
     elif tokens := getattr(net, "tokens", None):
-        y = torch.ones(1, Tokens.of(tokens).length, dtype=torch.long, device=device)
+        y = torch.ones(1, tokens_of(tokens).length, dtype=torch.long, device=device)
     return torch.zeros(1, channels, H, W, device=device), torch.zeros(1, device=device), y
 
 

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
+from diffusion.nets.frozen_text import reader
 from diffusion.nets.layers import MultiHead, check, modulate, zero
-from diffusion.nets.text import TextAttention, TextEncoder, Whole
+from diffusion.nets.text import TextAttention, Whole
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
@@ -150,7 +151,7 @@ class DiT(Net):
         since: the block, from 0, that these tokens enter at; in [0, depth).
         modulated: adaLN; False leaves the clock and the condition to the tokens, and needs context > 0 and since 0.
         text_width: features of the text encoder, with tokens; every block attends to them.
-        text_depth: its layers.
+        text_depth: its layers; a pretrained one has its own.
         facts: learn_variance, self_condition, num_classes, context_dim, image_channels, second_clock, tokens, see Net.
     Raises:
         ValueError: width is not divisible by 4 and heads, image sides are not divisible by patch, or there are neither
@@ -194,7 +195,7 @@ class DiT(Net):
         self.clock = ClockEmbedding(256, width)
         self.second = SecondClock.of(self, 256, width)
         self.condition = ConditionEmbedding.of(self, width)
-        self.text = TextEncoder(self.tokens, text_width, text_depth) if self.tokens else None
+        self.text = reader(self.tokens, text_width, text_depth)
         self.whole = Whole(text_width, width) if self.tokens else None
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()

@@ -29,13 +29,61 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class TextEncoder(nn.Module):
-    """Outputs for a text's tokens, and one for the whole text.
-
-        h = transformer(embedding of tokens + positions),    (whole, tokens) = (mean of h, norm(h))
+class Reading(nn.Module):
+    """The interface of text encoders: outputs for a text's tokens, and one for the whole text.
 
     Padding is replaced by a learned output, so that a text is the same in a batch with any others, and what attends
     needs no mask. A dropped text, and one without tokens, is this output alone: the null condition.
+
+    Attributes:
+        length: tokens L of a text.
+        null: (2, W), the learned output of a whole text and of a token.
+    """
+
+    length: int
+    null: nn.Parameter
+
+    def forward(self, y: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
+        """(B, 1 + L, W): the output for the whole text, then those of its tokens.
+
+        Args:
+            y: tokens (B, L) int64; or outputs (B, 1 + L, W) of `encode`, which are used as they are; None is "no
+                condition" for the whole batch.
+            keep: (B,) bool; False replaces y by the null condition.
+        """
+        null = torch.cat([self.null[:1], self.null[1:].expand(self.length, -1)])
+        if y is None:
+            return null.expand(batch, -1, -1)
+        out = y.to(null.dtype) if y.is_floating_point() else self.encode(y)
+        return out if keep is None else torch.where(keep[:, None, None], out, null.to(out.dtype))
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """The outputs (B, 1 + L, W) of tokens (B, L) int64.
+
+        Raises:
+            ValueError: another length, or numbers that are no tokens.
+        """
+        raise NotImplementedError
+
+    def check(self, ids: Tensor) -> None:
+        """Refuse what are no tokens (B, L)."""
+        if ids.ndim != 2 or ids.shape[1] != self.length or ids.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__}: expected tokens (B, {self.length}), got {ids.dtype} {tuple(ids.shape)}"
+            )
+
+    def nulled(self, out: Tensor, some: Tensor, there: Tensor) -> Tensor:
+        """Outputs (B, 1 + L, W) with those of padding replaced: some (B, 1), there (B, L) bool."""
+        null = self.null.to(out.dtype)
+        whole = torch.where(some, out[:, 0], null[0])
+        each = torch.where(there[:, :, None], out[:, 1:], null[1])
+        return torch.cat([whole[:, None], each], dim=1)
+
+
+class TextEncoder(Reading):
+    """Outputs for a text's tokens, and one for the whole text.
+
+        h = transformer(embedding of tokens + positions),    (whole, tokens) = (mean of h, norm(h))
 
     Args:
         tokens: the vocabulary, plain.
@@ -60,28 +108,8 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.null = nn.Parameter(torch.randn(2, width))  # of a whole text, of a token
 
-    def forward(self, y: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
-        """(B, 1 + L, W): the output for the whole text, then those of its tokens.
-
-        Args:
-            y: tokens (B, L) int64; or outputs (B, 1 + L, W) of `encode`, which are used as they are; None is "no
-                condition" for the whole batch.
-            keep: (B,) bool; False replaces y by the null condition.
-        """
-        null = torch.cat([self.null[:1], self.null[1:].expand(self.length, -1)])
-        if y is None:
-            return null.expand(batch, -1, -1)
-        out = y.to(null.dtype) if y.is_floating_point() else self.encode(y)
-        return out if keep is None else torch.where(keep[:, None, None], out, null.to(out.dtype))
-
     def encode(self, ids: Tensor) -> Tensor:
-        """The outputs (B, 1 + L, W) of tokens (B, L) int64.
-
-        Raises:
-            ValueError: another length, or numbers that are no tokens.
-        """
-        if ids.ndim != 2 or ids.shape[1] != self.length or ids.is_floating_point():
-            raise ValueError(f"TextEncoder: expected tokens (B, {self.length}), got {ids.dtype} {tuple(ids.shape)}")
+        self.check(ids)
         there = ids != PAD
         some = there.any(1, keepdim=True)
         mask = (there | ~some)[:, None, None]  # an empty text attends to itself, and is not used
@@ -90,9 +118,7 @@ class TextEncoder(nn.Module):
             x = layer(x, mask)
         x = self.norm(x)
         share = there.to(x.dtype) / there.sum(1, keepdim=True).clamp(min=1)
-        whole = torch.where(some, (share[:, :, None] * x).sum(1), self.null[0].to(x.dtype))
-        each = torch.where(there[:, :, None], x, self.null[1].to(x.dtype))
-        return torch.cat([whole[:, None], each], dim=1)
+        return self.nulled(torch.cat([(share[:, :, None] * x).sum(1, keepdim=True), x], dim=1), some, there)
 
 
 class TextAttention(nn.Module):

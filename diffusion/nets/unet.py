@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
+from diffusion.nets.frozen_text import reader
 from diffusion.nets.layers import Down, Norm, PixelAttention, ResBlock, Up, check, group_norm, zero
-from diffusion.nets.text import TextEncoder, Whole, image_attention
+from diffusion.nets.text import Whole, image_attention
 
 
 class Stage(nn.Module):
@@ -59,7 +60,7 @@ class UNet(Net):
         clock_scale: factor of the clock; 1000 / T where a network was trained with an index scaled to 1000.
         pad_end: downsampling convolutions pad right and bottom only.
         text_width: features of the text encoder, with tokens.
-        text_depth: its layers.
+        text_depth: its layers; a pretrained one has its own.
         facts: learn_variance, self_condition, num_classes, context_dim, image_channels, second_clock, tokens, see Net.
     Raises:
         ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
@@ -118,7 +119,7 @@ class UNet(Net):
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
         self.second = SecondClock.of(self, width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
-        self.text = TextEncoder(self.tokens, text_width, text_depth) if self.tokens else None
+        self.text = reader(self.tokens, text_width, text_depth)
         self.whole = Whole(text_width, 4 * width) if self.tokens else None
         self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
         self.downs = nn.ModuleList()

@@ -88,6 +88,11 @@ class Tokens:
         """The number of different tokens, the padding included."""
         return 1 + BYTES + len(self.words)
 
+    @property
+    def described(self) -> str:
+        """The vocabulary in a few words."""
+        return f"{len(self.words):,} words, {self.length} tokens"
+
     @cached_property
     def _place(self) -> dict[str, int]:
         return {word: 1 + BYTES + k for k, word in enumerate(self.words)}
@@ -116,22 +121,31 @@ class Tokens:
 
     def hint(self, text: str) -> str:
         """What of a prompt is not read as it stands, in one line; "" if all of it is."""
-        words, shown = pieces(text), f"prompt {text[:40]!r}{'...' if len(text) > 40 else ''}"
+        words = pieces(text)
         if not words:
-            return f"{shown}: no words, so the pictures are of anything (the model without a condition)"
+            return self.nothing(text)
         parts = []
         if unknown := list(dict.fromkeys(word for word in words if word not in self._place)):
             near = [get_close_matches(word, self.words, n=1) for word in unknown[:3]]
             names = ", ".join(
-                f"{word!r}{f' (like {match[0]!r}?)' if match else ''}"
+                f"{word[:20]!r}{'...' if len(word) > 20 else ''}{f' (like {match[0]!r}?)' if match else ''}"
                 for word, match in zip(unknown, near, strict=False)
             )
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             some = ", ".join([word for word in self.words if len(word) > 2][:12])
             parts.append(f"not among the words of training: {names}{more}; frequent ones are {some}")
-        if (n := len(self._ids(words))) > self.length:
-            parts.append(f"{n} tokens, of which the first {self.length} are read; say it in fewer words")
-        return f"{shown}: {'; '.join(parts)}" if parts else ""
+        parts += self.cut(len(self._ids(words)))
+        return f"{shortened(text)}: {'; '.join(parts)}" if parts else ""
+
+    def nothing(self, text: str) -> str:
+        """The hint of a text without words."""
+        return f"{shortened(text)}: no words, so the pictures are of anything (the model without a condition)"
+
+    def cut(self, n: int) -> list[str]:
+        """The hint of a text of n tokens, if that is more than are read."""
+        if n <= self.length:
+            return []
+        return [f"{n} tokens, of which the first {self.length} are read; say it in fewer words"]
 
     def decode(self, ids: Tensor) -> list[str]:
         """The texts of tokens (N, L), in lower case, with a blank between words and signs."""
@@ -152,3 +166,8 @@ class Tokens:
 def pieces(text: str) -> list[str]:
     """The words and signs of a text, in order: lower case, NFC."""
     return PIECE.findall(unicodedata.normalize("NFC", text.lower()))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a prompt, for a hint."""
+    return f"prompt {text[:40]!r}{'...' if len(text) > 40 else ''}"

@@ -27,9 +27,13 @@ def evaluate(
     scale: float | None = None,
     w: float | None = None,
     rescale: float | None = None,
+    negative: str | None = None,
     interval: str | tuple[float, float] | None = None,
     guide: str | None = None,
     classifier: str | None = None,
+    clip_prompt: str | None = None,
+    clip: str | None = None,
+    clip_scale: float | None = None,
     seed: int = 1,
     weights: Literal["ema", "raw"] = "ema",
     features: str = "auto",
@@ -56,8 +60,8 @@ def evaluate(
         metrics: names, "frechet,kid" or a sequence; by default all but nll, swd and spectrum, in a sweep frechet and
             consistency; of data without classes all but nll, is and consistency, in a sweep frechet and swd.
         sweep: settings to compare, "sampler=DDIM,UniPC steps=5,10; sampler=DDPM", or a sequence of mappings.
-        sampler, steps, guidance, scale, w, rescale, interval, guide, classifier: sampling options, see
-            `generation.choices.Choices`; the run's own by default.
+        sampler, steps, guidance, scale, w, rescale, negative, interval, guide, classifier, clip_prompt, clip,
+            clip_scale: sampling options, see `generation.choices.Choices`; the run's own by default.
         seed: sample k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         features: "auto" (the data set's own extractor), a run or checkpoint of one, or "Inception:FILE".
@@ -75,9 +79,10 @@ def evaluate(
     """
     request = Request.of(
         runs, arguments, n=n, metrics=metrics, sweep=sweep, sampler=sampler, steps=steps, guidance=guidance,
-        scale=scale, w=w, rescale=rescale, interval=interval, guide=guide, classifier=classifier, seed=seed,
-        weights=weights, features=features, keep=keep, again=again, batch_size=batch_size, device=device,
-        precision=precision, compile=compile, engine=engine, data=data or {}, augment=augment,
+        scale=scale, w=w, rescale=rescale, negative=negative, interval=interval, guide=guide, classifier=classifier,
+        clip_prompt=clip_prompt, clip=clip, clip_scale=clip_scale, seed=seed, weights=weights, features=features,
+        keep=keep, again=again, batch_size=batch_size, device=device, precision=precision, compile=compile,
+        engine=engine, data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path)) else tuple(then),
     )  # fmt: skip
     with together() as processes:

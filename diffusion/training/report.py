@@ -42,7 +42,7 @@ def conditions(model: pl.LightningModule, data: pl.LightningDataModule) -> str:
     if not isinstance(model, Diffusion):
         return ""
     if tokens := model.pipeline.tokens:
-        return f", conditioned on text ({len(tokens.words):,} words, {tokens.length} tokens)"
+        return f", conditioned on text ({tokens.described})"
     kinds = model.pipeline.num_classes or model.pipeline.context_dim
     if not kinds:
         return ", unconditional"

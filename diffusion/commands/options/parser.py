@@ -135,6 +135,9 @@ def add_sampling(parser: Parser, usual: str = "the run's") -> None:
     add("--negative", metavar="TEXT", help="what the pictures should not show, for a model trained with captions")
     add("--guide", metavar="RUN", help="autoguidance by a worse model: run directory or checkpoint")
     add("--classifier", metavar="RUN", help="classifier guidance: a NoisyClassifier's run directory or checkpoint")
+    add("--clip-prompt", "--clip_prompt", metavar="TEXT", help="CLIP guidance: what the pictures show; needs --clip")
+    add("--clip", metavar="FOLDER", help="a CLIP model's folder, as transformers saves it, for --clip-prompt")
+    add("--clip-scale", "--clip_scale", type=float, help="of the CLIP guidance; 0 is off (default 1)")
 
 
 def add_cascade(parser: Parser) -> None:
