@@ -1,6 +1,7 @@
 """Sampling choices by name and value: the run's sampler and guidance, modified or replaced."""
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -8,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from diffusion.generation.cascade import Cascade
+from diffusion.generation.conditioning import PromptWarning
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import (
     AutoGuidance,
@@ -112,6 +114,8 @@ class Choices:
             raise ValueError("clip_prompt: CLIP sees grey or RGB images of 8 or 16 bits, and this model makes others")
         own, rest = taken(rest, {"crops": int, "through": annotations(Steer)["through"], "std": float})
         fn = ClipPrompt(self.clip_prompt, self.clip, own.pop("crops", CROPS))
+        if fn.hint:
+            warnings.warn(f"clip_{fn.hint}", PromptWarning, stacklevel=2)
         return Steer(fn, 1.0 if self.clip_scale is None else self.clip_scale, guidance=guidance, **own), rest
 
     # --- sampler ----------------------------------------------------------------------------------------

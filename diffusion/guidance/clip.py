@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from diffusion.guidance.guides import settle
 from diffusion.guidance.steer import Likelihood
 from diffusion.noise.level import Level
-from diffusion.support.pretrained import folder_of, hash_of, load, tokenizer_of
+from diffusion.support.pretrained import Pretrained, folder_of, hash_of, limit, load, tokenizer_of
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's own images
 CROPS = 4
@@ -54,11 +54,16 @@ class ClipPrompt(Likelihood):
 
     def _text(self) -> Tensor:
         """The unit vector (1, P) of the prompt, whose tokens beyond CLIP's limit are left out."""
-        most = self._clip.config.text_config.max_position_embeddings
-        given = tokenizer_of(self.clip)([self.prompt], truncation=True, max_length=most, return_tensors="pt")
+        tokenizer, most = tokenizer_of(self.clip), limit(self.clip)
+        given = tokenizer([self.prompt], truncation=True, max_length=most, return_tensors="pt")
         with torch.no_grad():
             features = self._clip.text_model(given["input_ids"], attention_mask=given["attention_mask"]).pooler_output
             return F.normalize(self._clip.text_projection(features), dim=-1)
+
+    @property
+    def hint(self) -> str:
+        """What of the prompt CLIP does not read as it stands, in one line; "" if it reads all."""
+        return Pretrained((), limit(self.clip), self.clip).hint(self.prompt)
 
     def log_p(self, x0: Tensor, t: Level) -> Tensor:
         if x0.shape[1] not in (1, 3):
