@@ -128,12 +128,13 @@ class Tokens:
         if unknown := list(dict.fromkeys(word for word in words if word not in self._place)):
             near = [get_close_matches(word, self.words, n=1) for word in unknown[:3]]
             names = ", ".join(
-                f"{word[:20]!r}{'...' if len(word) > 20 else ''}{f' (like {match[0]!r}?)' if match else ''}"
+                f"{word[:20]!r}{'...' if len(word) > 20 else ''}{f' (like {match[0][:20]!r}?)' if match else ''}"
                 for word, match in zip(unknown, near, strict=False)
             )
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-            some = ", ".join([word for word in self.words if len(word) > 2][:12])
-            parts.append(f"not among the words of training: {names}{more}; frequent ones are {some}")
+            some = ", ".join([word for word in self.words if 2 < len(word) <= 20][:12])
+            usual = f"; frequent ones are {some}" if some else ""
+            parts.append(f"not among the words of training: {names}{more}{usual}")
         parts += self.cut(len(self._ids(words)))
         return f"{shortened(text)}: {'; '.join(parts)}" if parts else ""
 

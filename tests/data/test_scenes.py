@@ -7,7 +7,6 @@ import torch
 from diffusion.data import Sprites
 from diffusion.data.scenes import ATTRIBUTES, KIND, VALUES, attributes, draw_scenes, held_out, uniform
 from diffusion.data.sentences import captions, named, sentence
-from diffusion.support.tokens import Tokens
 
 COLUMN = {name: k for k, name in enumerate(ATTRIBUTES)}
 
@@ -111,40 +110,5 @@ def test_captions_are_of_drawn_sprites_only(tmp_path):
     assert Sprites(captions=True, labels=False).tokens is None
     with pytest.raises(ValueError, match="no captions"):
         Sprites(drawn=True).texts("train")
-
-
-def test_tokens_of_known_words_and_of_everything_else():
-    tokens = Tokens.learned(["a red cat", "a red dog", "the cat, red", None])
-    assert tokens.words == ("red", "a", "cat") and tokens.length == 8  # "the" and "," are spelled
-    ids = tokens.encode(["A RED cat", "", None, "\u043a\u043e\u0442"])
-    assert ids[0, :4].tolist() == [258, 257, 259, 0] and not ids[1:3].any()
-    assert ids[3, :8].tolist() == [33, *(1 + b for b in "\u043a\u043e\u0442".encode()), 0]
-    assert tokens.decode(ids) == ["a red cat", "", "", "\u043a\u043e\u0442"]
-    assert Tokens.of(tokens.plain) == tokens and Tokens.of(None) is None
-
-
-@pytest.mark.parametrize(
-    "prompt, hint",
-    [
-        ("a red cat", ""),
-        ("", "no words"),
-        ("  \n", "no words"),
-        ("a red car", "'car' (like 'cat'?)"),
-        ("\u8d64\u3044\u732b", "not among the words"),
-        ("red " * 99, "99 tokens, of which the first 14"),
-    ],
-)
-def test_prompts_that_are_not_read_as_they_stand_have_a_hint_of_one_line(prompt, hint):
-    tokens = Tokens(("red", "a", "cat"), 14)
-    found = tokens.read([prompt])
-    assert found.ids.shape == (1, 14) and hint in tokens.hint(prompt)
-    assert bool(found.hints) == bool(hint) and "\n" not in "".join(found.hints)
-
-
-def test_tokens_refuse_what_is_no_text_and_no_vocabulary():
-    with pytest.raises(ValueError, match="wanted a text"):
-        Tokens().read([3])
-    with pytest.raises(ValueError, match="different words"):
-        Tokens(("a", "a"))
-    with pytest.raises(ValueError, match="tokens: "):
-        Tokens.of({"word": 1})
+    with pytest.raises(ValueError, match="a text_encoder reads captions; give captions: true"):
+        Sprites(text_encoder=str(tmp_path))

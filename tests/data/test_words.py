@@ -106,6 +106,19 @@ def test_prepared_is_conditioned_on_captions_as_text(tmp_path, images, said):
         Prepared(str(tmp_path / "none"), y="text")
 
 
+def test_prepared_captions_are_read_by_a_pretrained_text_encoder(tmp_path, images, said):
+    pretrained = pytest.importorskip("tests.pretrained")
+    folder = pretrained.t5(tmp_path / "t5")
+    prepared.write(tmp_path / "x", images, captions=said)
+    data = Prepared(str(tmp_path / "x"), y="text", text_encoder=folder)
+    mine = data.texts("train")
+    y = data.store("train")[1]
+    assert data.tokens.keys() == {"folder", "hash", "length"} and y.shape == (len(mine), data.tokens["length"])
+    assert y.any(1).tolist() == [bool(caption) for caption in mine]
+    with pytest.raises(ValueError, match="a text_encoder reads captions; give y: text"):
+        Prepared(str(tmp_path / "x"), text_encoder=folder)
+
+
 def test_vocabulary_is_that_of_the_training_split(tmp_path, images, said):
     split = prepared.write(tmp_path / "x", images, captions=said)
     changed = ["secret words" if its else caption for caption, its in zip(said, split, strict=True)]

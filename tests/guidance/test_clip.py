@@ -85,7 +85,7 @@ def test_crops_lie_in_the_image_are_the_same_in_every_step_and_count_as_much_as_
     assert all(torch.equal(a, b) for a, b in zip(views, ClipPrompt("a dog", folder, crops=6).views(x0), strict=True))
     each = torch.stack([fn.cosines(fn.seen(view)) for view in views])
     torch.testing.assert_close(fn.log_p(x0, None), fn._clip.logit_scale.exp() * each.mean(0), rtol=1e-4, atol=1e-4)
-    assert all(view.shape[2] == view.shape[3] <= 9 for view in fn.views(torch.zeros(1, 3, 30, 9)))
+    assert all(view.shape[2] == view.shape[3] <= 9 for view in fn.views(torch.zeros(1, 3, 30, 9))[1:])
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def test_choices_that_do_not_fit_are_refused_in_one_line(pipeline, folder, tmp_p
         Choices(clip_prompt="a", clip=str(tmp_path / "none")).apply(pipeline)
     with pytest.raises(UnknownArgument, match="crops"):
         Choices(arguments={"crops": "1"}).apply(pipeline)
-    pipeline.scaling = Scaling.of({"dtype": "float32", "shift": [0.0], "scale": [1.0]})
+    pipeline.scaling = Scaling.of({"dtype": "float32", "shift": [0.0], "scale": [1.0], "bounded": False})
     with pytest.raises(ValueError, match="grey or RGB images of 8 or 16 bits"):
         Choices(clip_prompt="a", clip=folder).apply(pipeline)
 
