@@ -175,9 +175,7 @@ class ImageData(pl.LightningDataModule, ABC):
         images, y = self.store(split)
         return images.take(index), y[index]
 
-    def encode_once(
-        self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]
-    ) -> None:
+    def encode_once(self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]) -> None:
         """Encode all training images, so that training batches have latents; images that are mirrored, both ways.
 
         Args:

@@ -70,9 +70,7 @@ class Walks(Objective):
         return self.terms(denoiser, batch, pred, (square + 1e-12).sqrt(), hidden)
 
     @torch.no_grad()
-    def walked(
-        self, denoiser: Denoiser, x0: Tensor, cond: Condition, noise: Callable[[Tensor], Tensor]
-    ) -> Noised:
+    def walked(self, denoiser: Denoiser, x0: Tensor, cond: Condition, noise: Callable[[Tensor], Tensor]) -> Noised:
         """All states of the walks before their ends, which take the place of x_0; (B K, C, H, W), state by state."""
         settle(self._teacher, x0)
         schedule, start = denoiser.schedule, denoiser.schedule.prior_std * noise(x0)
