@@ -164,7 +164,7 @@ def test_run_tuned_from_a_run_samples_without_its_teacher_and_refuses_another(tm
     """The recipe's commands on a small network; the teacher's hash is kept, and only training needs the teacher."""
     fit(tmp_path)
     base = tmp_path / "digits" / "version_0"
-    walks = ["-c", "configs/digits_walks.yaml", "--init", str(base), "--model.objective.teacher", str(base)]
+    walks = ["-c", "configs/digits_walks.yaml", "--init", str(base)]
     fit(tmp_path, *walks, "--data.batch_size", "2")
     run = tmp_path / "digits_walks" / "version_0"
     kept = Pipeline.load(run).sample(3, seed=1)
