@@ -197,6 +197,12 @@ class ImageData(pl.LightningDataModule, ABC):
             mirrored = encoded(images, lambda raw: encode(scaling.encode(raw).flip(-1)), f"{mark} mirrored")
             self._latents["mirrored"] = mirrored
 
+    def encoded_once(self, index: Tensor) -> Tensor | None:
+        """The latents (B,c,h,w) of training images that `encode_once` has encoded; None if it was not called."""
+        if not self._latents:
+            return None
+        return self._latents["scaling"].encode(self._latents["images"].take(index))
+
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that a stage needs, once."""
         if stage in (None, "fit"):
