@@ -17,6 +17,7 @@ NARROW = {  # a fraction of the width, for speed; tests/commands/test_describe.p
     "latent64": ["--model.net.width", "96", "--model.net.depth", "2"],
     "autoencoder64": ["--model.net.width", "16"],
 }
+LAYERED = {"digits_walks": ["-c", "configs/digits.yaml", "-c", "configs/digits_walks.yaml", "--init", "zoo:digits"]}
 
 
 def test_all_configurations_are_found():
@@ -40,5 +41,5 @@ def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch
     if path.stem != "default":
         assert len(path.read_text().splitlines()) <= 20
     options = ["--out", str(tmp_path), "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
-    options += NARROW.get(path.stem, [])
+    options += NARROW.get(path.stem, []) + LAYERED.get(path.stem, [])
     assert main(["fit", "-c", str(path), *options, "--data.batch_size", "2"]) == 0

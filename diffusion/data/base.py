@@ -175,9 +175,7 @@ class ImageData(pl.LightningDataModule, ABC):
         images, y = self.store(split)
         return images.take(index), y[index]
 
-    def encode_once(
-        self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]
-    ) -> None:
+    def encode_once(self, encode: Callable[[Tensor], Tensor], mark: str, measure: Callable[[Store], Scaling]) -> None:
         """Encode all training images, so that training batches have latents; images that are mirrored, both ways.
 
         Args:
@@ -198,6 +196,12 @@ class ImageData(pl.LightningDataModule, ABC):
         if self.flip:
             mirrored = encoded(images, lambda raw: encode(scaling.encode(raw).flip(-1)), f"{mark} mirrored")
             self._latents["mirrored"] = mirrored
+
+    def encoded_once(self, index: Tensor) -> Tensor | None:
+        """The latents (B,c,h,w) of training images that `encode_once` has encoded; None if it was not called."""
+        if not self._latents:
+            return None
+        return self._latents["scaling"].encode(self._latents["images"].take(index))
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that a stage needs, once."""

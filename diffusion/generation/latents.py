@@ -12,6 +12,8 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.noise.level import Level
 from diffusion.samplers import Frame
 
+AT_ONCE = 256  # images that pass a codec together, which bounds its memory
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -30,14 +32,16 @@ class Pixels:
         """The latents of images, on the device of the codec; with `Identity` the images themselves."""
         if isinstance(self.codec, Identity):
             return x0
-        return self.codec.encode(x0.to(next(self.codec.buffers()).device))
+        device = next(self.codec.buffers()).device
+        return torch.cat([self.codec.encode(part.to(device)) for part in x0.split(AT_ONCE)])
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The images of latents, on the device of the codec; with `Identity` the latents themselves."""
         if isinstance(self.codec, Identity):
             return z
-        x0 = self.codec.decode(z.to(next(self.codec.buffers()).device))
+        device = next(self.codec.buffers()).device
+        x0 = torch.cat([self.codec.decode(part.to(device)) for part in z.split(AT_ONCE)])
         return x0.clamp(-1, 1) if self.bounded else x0
 
     def state(self, x: Tensor, t: Level) -> Tensor:

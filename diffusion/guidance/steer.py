@@ -148,7 +148,7 @@ class SteeredByNetwork:
 class Decoded:
     """A CondFn of images as one of latents z: the gradient with respect to decode(z), through the decoder.
 
-        g(z) = (d decode(z) / dz)^T fn(decode(z), t)
+    g(z) = (d decode(z) / dz)^T fn(decode(z), t)
     """
 
     fn: CondFn

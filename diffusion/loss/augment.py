@@ -154,9 +154,7 @@ class NonLeaking:
             ValueError: a change that alters classes, or colours of images without a range or without three channels.
         """
         if wrong := [change for change in self.changes if change in changed_by]:
-            raise ValueError(
-                f"NonLeaking: {', '.join(wrong)} would change the classes of {name}; leave it out"
-            )
+            raise ValueError(f"NonLeaking: {', '.join(wrong)} would change the classes of {name}; leave it out")
         if any(change in COLOUR for change in self.changes) and not bounded:
             raise ValueError(f"NonLeaking: colours are for images of a limited range, {name} has none; leave them out")
         if "saturation" in self.changes and channels != 3:

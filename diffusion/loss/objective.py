@@ -162,9 +162,7 @@ class Objective:
                 cond = cond._replace(previous=denoiser(x, t, cond).x0)
         return Noised(x, x0, eps, t, level, cond)
 
-    def predicted(
-        self, denoiser: Denoiser, batch: Noised, to: Level | None = None
-    ) -> tuple[Prediction, Tensor | None]:
+    def predicted(self, denoiser: Denoiser, batch: Noised, to: Level | None = None) -> tuple[Prediction, Tensor | None]:
         """The prediction that is trained, and the hidden features that `dispersive` spreads."""
         if self.dispersive is None:
             return denoiser(batch.x, batch.t, batch.cond, to), None

@@ -51,19 +51,19 @@ class FromTeacher(Path):
     Source: Song et al. 2023, arXiv:2303.01469, alg. 2; Salimans & Ho 2022, arXiv:2202.00512, alg. 2.
 
     Args:
-        teacher: run directory or checkpoint of a denoiser with the same schedule. A Denoiser works too, but cannot be
-            saved.
+        teacher: run directory or checkpoint of a denoiser with the same schedule; by default the run of `fit --init`.
+            A Denoiser works too, but cannot be saved.
         both: whether it makes the second leg, too.
         weights: which weights of the teacher.
         hash: of the teacher's file, filled in automatically; a different file is then rejected.
     Raises:
         FileNotFoundError: no checkpoint at this path.
-        ValueError: the file is not a diffusion model, or has changed.
+        ValueError: no teacher, or its file is not a diffusion model, or has changed.
     """
 
     def __init__(
         self,
-        teacher: str | Denoiser,
+        teacher: str | Denoiser = "",
         both: bool = False,
         weights: Literal["ema", "raw"] = "ema",
         hash: str = "",
@@ -72,8 +72,7 @@ class FromTeacher(Path):
         if isinstance(teacher, Denoiser):
             self._teacher = teacher  # self.teacher stays unset, see AutoGuidance
             return
-        self.teacher, self.hash = str(teacher), same(teacher, hash)
-        self._teacher = load_denoiser(teacher, weights).denoiser.requires_grad_(False)
+        self.teacher, self.hash, self._teacher = taught(teacher, weights, hash)
 
     def first(self, live: Denoiser, batch: Noised, s: Level) -> tuple[Tensor, Tensor]:
         settle(self._teacher, batch.x)
@@ -81,6 +80,15 @@ class FromTeacher(Path):
 
     def second(self, live: Denoiser) -> Any:
         return self._teacher if self.both else live
+
+
+def taught(teacher: str, weights: Literal["ema", "raw"], hash: str) -> tuple[str, str, Denoiser]:
+    """A teacher's path, the hash of its file, and its denoiser, which is not trained; see `FromTeacher`."""
+    if not teacher:
+        raise ValueError(
+            "teacher: wanted a run directory or a checkpoint, got none; fit --init RUN makes RUN the teacher"
+        )
+    return str(teacher), same(teacher, hash), load_denoiser(teacher, weights).denoiser.requires_grad_(False)
 
 
 def known(denoiser: Denoiser, cond: Condition) -> Condition:

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Condition, Denoiser, load_denoiser
+from diffusion.denoiser import Condition, Denoiser
 from diffusion.guidance import Guidance, Plain
-from diffusion.guidance.guides import same, settle
+from diffusion.guidance.guides import settle
 from diffusion.loss.objective import Noised, Objective, Terms, uniform
-from diffusion.loss.paths import known
+from diffusion.loss.paths import known, taught
 from diffusion.noise.level import Level
 from diffusion.samplers import DDIM, Sampler
 
@@ -27,20 +27,20 @@ class Walks(Objective):
     Source: Hu et al. 2025, arXiv:2509.24526 (consistency mid-training), sec. 3, with the Euclidean norm.
 
     Args:
-        teacher: run directory or checkpoint of a denoiser with the same schedule. A Denoiser works too, but cannot be
-            saved.
+        teacher: run directory or checkpoint of a denoiser with the same schedule; by default the run of `fit --init`.
+            A Denoiser works too, but cannot be saved.
         sampler: the teacher's walk; K is its number of steps.
         guidance: the teacher's; the trained network needs none.
         weights: which weights of the teacher.
         hash: of the teacher's file, filled in automatically; a different file is then rejected.
     Raises:
         FileNotFoundError: no checkpoint at this path.
-        ValueError: the file is not a diffusion model, or has changed.
+        ValueError: no teacher, or its file is not a diffusion model, or has changed.
     """
 
     def __init__(
         self,
-        teacher: str | Denoiser,
+        teacher: str | Denoiser = "",
         sampler: Sampler = DDIM(12),
         guidance: Guidance = Plain(),
         weights: Literal["ema", "raw"] = "ema",
@@ -51,8 +51,7 @@ class Walks(Objective):
         if isinstance(teacher, Denoiser):
             self._teacher = teacher  # self.teacher stays unset, see AutoGuidance
             return
-        self.teacher, self.hash = str(teacher), same(teacher, hash)
-        self._teacher = load_denoiser(teacher, weights).denoiser.requires_grad_(False)
+        self.teacher, self.hash, self._teacher = taught(teacher, weights, hash)
 
     def __call__(
         self,
@@ -70,9 +69,7 @@ class Walks(Objective):
         return self.terms(denoiser, batch, pred, (square + 1e-12).sqrt(), hidden)
 
     @torch.no_grad()
-    def walked(
-        self, denoiser: Denoiser, x0: Tensor, cond: Condition, noise: Callable[[Tensor], Tensor]
-    ) -> Noised:
+    def walked(self, denoiser: Denoiser, x0: Tensor, cond: Condition, noise: Callable[[Tensor], Tensor]) -> Noised:
         """All states of the walks before their ends, which take the place of x_0; (B K, C, H, W), state by state."""
         settle(self._teacher, x0)
         schedule, start = denoiser.schedule, denoiser.schedule.prior_std * noise(x0)

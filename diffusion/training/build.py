@@ -23,7 +23,7 @@ from diffusion.support.files import atomic
 from diffusion.support.paths import REPO
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import PACKAGES, build, gather, suggest, today
-from diffusion.training import launch
+from diffusion.training import initial, launch
 from diffusion.training.callbacks import (
     EMA,
     Checkpoint,
@@ -182,6 +182,7 @@ class DiffusionCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         with explained(parser, SYSTEMS[self.system][0]):
             super().parse_arguments(parser, args)
+        initial.taught(self.config)
 
     @cached_property
     def config_init(self) -> Namespace:

@@ -48,6 +48,7 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
         config: the new configuration, a jsonargparse namespace or None.
     Raises:
         OtherModel: the model itself differs.
+        ValueError: a file that the training depends on was replaced.
     """
     old, hparams = (complete({"optimizer": USUAL} | v) for v in (resume.checkpoint["hyper_parameters"], hparams))
     names = sorted({*old, *hparams}, key=lambda k: (k not in MODEL, k))
@@ -68,6 +69,12 @@ def differences(resume: Resume, hparams: dict, run: Path, config: Any) -> list[s
             f"{remedy}, or start a new run without --resume",
             changed,
         )
+    for k, pair in changed.items():
+        for name, file in replaced(f"model.{k}", *pair):
+            raise ValueError(
+                f"{name}: {file} is not the file that {shown(resume.path)} was trained with; restore it, or start a "
+                "new run without --resume"
+            )
     lines = []
     for k, pair in changed.items():
         note = "; no effect, the restored optimizer keeps its own" if k in KEPT else ""
@@ -95,6 +102,18 @@ def compared(name: str, old: Any, new: Any) -> list[str]:
         names = [(k, f"{name}.{k}".replace(".init_args", "")) for k in sorted({*old, *new}) if k != "class_path"]
         return [line for k, label in names for line in compared(label, old.get(k), new.get(k))]
     return [] if old == new or list_of(old) == list_of(new) else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def replaced(name: str, old: Any, new: Any) -> list[tuple[str, str]]:
+    """The files of two plain values, with the option that names each, whose contents differ under one path."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return []
+    found = [item for k in old for item in replaced(f"{name}.{k}".replace(".init_args", ""), old[k], new.get(k))]
+    if old.get("hash") and new.get("hash") and old["hash"] != new["hash"]:
+        for k, path in old.items():
+            if k != "hash" and isinstance(path, str) and path == new.get(k) and Path(path).exists():
+                found.append((f"{name}.{k}", path))
+    return found
 
 
 def list_of(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from diffusion.nets.embed import ConditionEmbedding
@@ -192,3 +193,11 @@ def scaled(model: nn.Module, scales: str) -> list[tuple[float, list[nn.Parameter
         seen |= {id(p) for p in own}
         found.append((factor, own))
     return found
+
+
+def taught(config: Namespace) -> None:
+    """Let the teacher of an objective or its path that has no name be the run of `--init`."""
+    objective = config.get("model.objective")
+    for part in (objective, objective and objective.get("init_args.path")):
+        if part and part.get("init_args.teacher") == "":
+            part.init_args.teacher = config.get("init") or ""

@@ -74,10 +74,21 @@ def assemble(argv: list[str], listener: Listener | None = None, started: float |
     """
     started = time.perf_counter() if started is None else started
     cli = DiffusionCLI(suited(argv), open_judge)
-    config, diffusion = cli.config, cli.system == "Diffusion"
+    config = cli.config
     root = run_root(config.out) if config.out or cli.system not in EXTRACTORS else cache_root() / "features"
     experiment = root / (config.experiment or config.data.class_path.rpartition(".")[2].lower())
     start = launch.looked(partial(place, experiment, config.resume, launch.first()))
+    try:
+        return built(cli, start, experiment, listener, started)
+    except BaseException:
+        if start.lock:
+            start.lock.release()
+        raise
+
+
+def built(cli: DiffusionCLI, start: Start, experiment: Path, listener: Listener | None, started: float) -> Run:
+    """The parts of a run that starts in a known place; see `assemble`."""
+    config, diffusion = cli.config, cli.system == "Diffusion"
     if diffusion and start.resume:
         cli.keep_codec(start.resume.checkpoint["hyper_parameters"].get("codec"))
     if config.budget:

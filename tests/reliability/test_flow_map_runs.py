@@ -1,4 +1,6 @@
-"""A killed and resumed run of a flow map, whose gap follows the progress of training, is the uninterrupted one."""
+"""A killed and resumed run of a flow map, or of walks of a teacher, is the uninterrupted one, to the bit."""
+
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -7,12 +9,14 @@ import torch
 from diffusion import Diffusion
 from diffusion.data import Digits
 from diffusion.denoiser.targets import V
+from diffusion.guidance import ClassifierFree
 from diffusion.loss.flow_map import FlowMap
 from diffusion.loss.intervals import ECT, Anywhere, Even
+from diffusion.loss.walks import Walks
 from diffusion.loss.weights import Unit
 from diffusion.nets import UNet
 from diffusion.noise import Cosine, Stratified
-from diffusion.samplers import Consistency
+from diffusion.samplers import DDIM, Consistency
 from diffusion.training.callbacks import EMA, Checkpoint, DurableIO
 
 STEPS = 12
@@ -31,7 +35,8 @@ class Seen(ECT):
 def fit(folder, objective, until=None, path=None):
     """Train for STEPS steps; `until` kills the run after a step."""
     torch.manual_seed(0)
-    net = UNet(1, 8, (1, 2), 1, head_width=8, num_classes=10, dropout=0.2, second_clock=objective.end.second_clock)
+    clock = isinstance(objective, FlowMap) and objective.end.second_clock
+    net = UNet(1, 8, (1, 2), 1, head_width=8, num_classes=10, dropout=0.2, second_clock=clock)
     model = Diffusion(net, Cosine(), V(), objective, Consistency(2), lr=1e-3, shape=(1, 8, 8), decay="cosine")
 
     class Kill(pl.Callback):
@@ -51,13 +56,23 @@ def fit(folder, objective, until=None, path=None):
     assert trainer.global_step == STEPS
 
 
+def walks(folder):
+    """Walks of a teacher of two steps of training."""
+    fit(folder / "teacher", FlowMap(Stratified(), weight=Unit()), until=2)
+    return Walks(
+        str(folder / "teacher" / "x" / "version_0" / "checkpoints" / "last.ckpt"), DDIM(3), ClassifierFree(1.5)
+    )
+
+
 @pytest.mark.parametrize("objective", [
-    lambda: FlowMap(Stratified(), gap=Seen(2.0, 4), weight=Unit()),
-    lambda: FlowMap(Stratified(), Anywhere(), Even(4, 32), weight=Unit()),
-], ids=["ect", "mean flow"])  # fmt: skip
+    lambda folder: FlowMap(Stratified(), gap=Seen(2.0, 4), weight=Unit()),
+    lambda folder: FlowMap(Stratified(), Anywhere(), Even(4, 32), weight=Unit()),
+    walks,
+], ids=["ect", "mean flow", "walks"])  # fmt: skip
 def test_killed_and_resumed_flow_map_is_the_uninterrupted_run_to_the_bit(objective, tmp_path):
     """Killed within the first, second and third of its stages; weights, averages and optimizer are equal."""
     Seen.seen = []
+    objective = partial(objective, tmp_path)
     fit(tmp_path / "whole", objective())
     folder = tmp_path / "x" / "version_0" / "checkpoints"
     if Seen.seen:

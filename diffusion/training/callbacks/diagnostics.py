@@ -77,6 +77,8 @@ class Diagnostics(pl.Callback):
         schedule, pipeline = pl_module.denoiser.schedule, pl_module.pipeline
 
         def some(split: str, index: Tensor) -> tuple[Tensor, Tensor]:
+            if split == "train" and (z := data.encoded_once(index)) is not None:
+                return z, data.store(split)[1][index].cpu()
             x, y = data.some(split, index)
             return pipeline.pixels.encode(pipeline.scaling.encode(x.cpu())).cpu(), y.cpu()
 

@@ -26,9 +26,7 @@ class System(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Reject data that are to give latents; a system with a codec overrides this."""
         if getattr(getattr(self.trainer, "datamodule", None), "latents", "fly") == "cache":
-            raise ValueError(
-                f"data.latents cache: {type(self).__name__} is trained on images; leave data.latents out"
-            )
+            raise ValueError(f"data.latents cache: {type(self).__name__} is trained on images; leave data.latents out")
 
     def due(self, batch: int) -> bool:
         """Whether this training step is logged; an epoch's first batch always is, for the progress bar.

@@ -37,8 +37,7 @@ def refuse(codec: Codec, net: nn.Module, shape: Sequence[int], scaling: Scaling)
     C, h, w = codec.latent_shape(shape)
     if (its := getattr(net, "channels", C)) != C:
         raise ValueError(
-            f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); "
-            f"make the network with channels {C}, not {its}"
+            f"{codec.name}: its latents have {C} channels ({C}x{h}x{w}); make the network with channels {C}, not {its}"
         )
     if (its := getattr(codec, "scaling", None)) is not None and Scaling.of(its) != scaling:
         raise ValueError(f"{codec.name}: trained on images scaled by {Scaling.of(its)}, these are scaled by {scaling}")
@@ -115,9 +114,7 @@ def in_first(model: Diffusion, change: Callable[[], None]) -> None:
         codec.load_state_dict(trainer.strategy.broadcast(codec.state_dict()))
 
 
-def passed(
-    images: Store, read: Callable[[Tensor], Tensor], device: torch.device, what: str = ""
-) -> Iterator[Tensor]:
+def passed(images: Store, read: Callable[[Tensor], Tensor], device: torch.device, what: str = "") -> Iterator[Tensor]:
     """All images of a store in batches, with a progress bar if it has a name."""
     with progress(len(images), what=what, unit="img", shown=bool(what)) as bar:
         for index in torch.arange(len(images)).split(MEASURED):

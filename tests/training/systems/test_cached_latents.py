@@ -10,6 +10,7 @@ from diffusion.data import latents as cache
 from diffusion.data.augment import PadCrop
 from diffusion.data.store import InMemory, Shards
 from diffusion.denoiser.codecs import PCA, Frozen
+from diffusion.generation.latents import Pixels
 from diffusion.nets import AttentionUNet
 from diffusion.nets.autoencoder import ConvAutoencoder
 from diffusion.noise import Cosine
@@ -94,6 +95,29 @@ def test_mirrored_latents_are_those_of_mirrored_images():
     (z, _), = data.train_dataloader()  # fmt: skip
     torch.testing.assert_close(z, codec.encode(x0))
     assert not torch.allclose(codec.encode(x0.flip(-1)), codec.encode(x0).flip(-1), atol=0.1)
+
+
+def test_latents_of_training_images_are_those_that_were_encoded():
+    data, codec = Digits(limit=48), conv()
+    assert data.encoded_once(torch.arange(3)) is None
+    images = data.arrays("train")[0] / 127.5 - 1
+    codec.fit(lambda: iter([images]))
+    data.encode_once(codec.code, codec.code_mark, lambda codes: codec.measures)
+    index = torch.tensor([40, 3, 7])
+    torch.testing.assert_close(data.encoded_once(index), codec.encode(images[index]))
+
+
+def test_images_pass_a_codec_in_parts(monkeypatch):
+    """The memory of an encoder does not grow with the number of images; nor does that of a decoder."""
+    codec, seen = conv(), []
+    codec.fit(lambda: iter([torch.randn(40, 1, 8, 8)]))
+    for name in ("code", "image"):
+        real = getattr(codec, name)
+        monkeypatch.setattr(codec, name, lambda x, real=real: seen.append(len(x)) or real(x))
+    pixels, x0 = Pixels(codec), torch.rand(600, 1, 8, 8)
+    z = pixels.encode(x0)
+    assert seen == [256, 256, 88] and len(pixels.decode(z)) == 600 and seen[3:] == [256, 256, 88]
+    torch.testing.assert_close(z, codec.encode(x0).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_run_with_cached_latents_resumes_to_the_bit(tmp_path):
