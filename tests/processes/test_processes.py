@@ -23,7 +23,7 @@ from tests.processes import work
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
-LIMIT = 100  # seconds after which a group of processes counts as hung
+LIMIT = 600  # seconds after which a group of processes counts as hung
 
 
 def run(size, function, folder, *args, codes=None, environment=None):
@@ -240,7 +240,9 @@ def test_a_signal_to_the_launcher_stops_all(launcher, options, code, tmp_path):
     argv = [sys.executable, *launcher, "diffusion", *TINY, "--trainer.max_epochs", "1000", "--out", str(tmp_path)]
     argv += options
     with open(tmp_path / "said.txt", "w") as out:
-        process = subprocess.Popen(argv, cwd=REPO, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        limit = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(LIMIT)}  # until torchrun kills its processes; 30 by default
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | limit
+        process = subprocess.Popen(argv, cwd=REPO, stdout=out, stderr=out, env=environment)
     try:
         folder = tmp_path / "digits" / "version_0" / "checkpoints"
         for _ in range(LIMIT * 10):
