@@ -11,14 +11,14 @@ from diffusion.bench.analytic import CLEAN, Analytic, Gaussian, Map, Mixture
 from diffusion.denoiser import Condition, Prediction, predict
 from diffusion.denoiser.targets import X0
 from diffusion.loss.flow_map import FlowMap, second_leg
-from diffusion.loss.intervals import End, Even, Whole, levels
+from diffusion.loss.intervals import Whole, levels
 from diffusion.loss.objective import Objective
 from diffusion.loss.paths import FromData, Path
 from diffusion.loss.weights import Unit
 from diffusion.noise.draws import StepDraws
 from diffusion.noise.level import Level
 from diffusion.noise.schedule import Schedule
-from diffusion.noise.times import Uniform
+from diffusion.noise.times import Times, Uniform
 from diffusion.samplers import DDIM
 
 STD = 0.5  # of the data of chains
@@ -60,8 +60,10 @@ class Oracle:
         return Map(self.data)(x, t.until(to)) if to is not None and self.exact else Map(self.data)(x, t)
 
 
-class At(Uniform):
-    """One time for all images."""
+class At:
+    """One time for all images; like `To` and `Between` no subclass, so that nobody finds it as a choice."""
+
+    correction = Times.correction
 
     def __init__(self, t: float) -> None:
         self.t = t
@@ -70,7 +72,7 @@ class At(Uniform):
         return torch.full_like(u, self.t)
 
 
-class To(End):
+class To:
     """One end for all images."""
 
     second_clock = True
@@ -82,7 +84,7 @@ class To(End):
         return torch.full_like(t, self.r)
 
 
-class Between(Even):
+class Between:
     """One level s for all images."""
 
     def __init__(self, s: float) -> None:
@@ -140,7 +142,7 @@ def chain(schedule: Schedule, n: int, path: Path = FromData()) -> float:
             (goal * x).sum() / x.square().sum()
         )
     top = schedule.level(torch.ones((), dtype=torch.float64))
-    return live.gains[round(1.0, 9)] * float((top.alpha**2 * STD**2 + top.sigma**2).sqrt()) / STD
+    return live.gains[1.0] * float((top.alpha**2 * STD**2 + top.sigma**2).sqrt()) / STD
 
 
 def cosines(schedule: Schedule, n: int) -> float:
