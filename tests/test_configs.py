@@ -11,6 +11,7 @@ CONFIGS = sorted(Path("configs").glob("*.yaml")) or sorted((Path(__file__).paren
 
 NARROW = {  # a fraction of the width, for speed; tests/commands/test_describe.py has the full network of cifar10.yaml
     "cifar10": ["--model.net.width", "32", "--model.net.head_width", "64"],
+    "cifar10_best": ["--model.net.width", "32", "--model.net.head_width", "64"],
     "unet64": ["--model.net.width", "24", "--model.net.head_width", "24"],
     "superres64": ["--model.net.width", "24", "--model.net.head_width", "24"],
     "jit64": ["--model.net.width", "96", "--model.net.depth", "2"],

@@ -21,7 +21,7 @@ GROUPS = {
     "nets": 2, "denoiser": 2,
     "pictures": 3, "likelihood": 3,
     "guidance": 4, "samplers": 4,
-    "loss": 5, "metrics": 5, "bench": 5, "data": 5,
+    "loss": 5, "metrics": 5, "bench": 6, "data": 5,
     "generation": 6, "preparing": 6,
     "judging": 7,
     "training": 8,

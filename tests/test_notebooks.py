@@ -51,7 +51,7 @@ def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
     place = next(k for k, c in enumerate(book.cells) if "parameters" in c.metadata.get("tags", []))
     book.cells.insert(place + 1, nbformat.v4.new_code_cell('preset = "smoke"'))
     where = {"metadata": {"path": str(ROOT / "notebooks")}}
-    NotebookClient(book, timeout=300, kernel_name="python3", resources=where).execute()
+    NotebookClient(book, timeout=3000, kernel_name="python3", resources=where).execute()
     shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert sum("image/png" in o["data"] or "image/gif" in o["data"] for o in shown) >= 3
     for name in FILES.get(path.stem, []):
@@ -82,7 +82,7 @@ def test_interrupted_training_resumes(tmp_path, monkeypatch):
     cells = [c.source for c in read(ROOT / "notebooks" / "entry.ipynb").cells if c.cell_type == "code"]
     cells.insert(1, 'preset, epochs = "smoke", 60')
     training = next(k for k, cell in enumerate(cells) if "notebook.train(" in cell)
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"), startup_timeout=120)
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"), startup_timeout=600)
     run = tmp_path / "digits_smoke" / "version_0"
 
     def execute(code):
@@ -92,12 +92,12 @@ def test_interrupted_training_resumes(tmp_path, monkeypatch):
             content = message["content"]
             said.append(content.get("text", "") if message["msg_type"] == "stream" else "")
 
-        reply = client.execute_interactive(code, output_hook=hook, timeout=200)["content"]
+        reply = client.execute_interactive(code, output_hook=hook, timeout=1200)["content"]
         assert reply["status"] == "ok", "\n".join(reply["traceback"])
         return "".join(said)
 
     def interrupt():
-        for _ in range(2000):
+        for _ in range(12000):
             if list(run.glob("checkpoints/step*.ckpt")):
                 return manager.interrupt_kernel()
             time.sleep(0.05)

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from diffusion.bench import flow_maps
 from diffusion.bench.samplers import Result, check_sampler, settings
 from diffusion.bench.schedules import Facts, check_schedule
-from diffusion.bench.tables import document, every_row, schedule_table, section
+from diffusion.bench.tables import document, every_row, map_table, schedule_table, section
 from diffusion.noise.schedule import Schedule
 from diffusion.samplers.base import Sampler
 from diffusion.support.files import atomic
@@ -28,23 +29,27 @@ class Report:
 
     Attributes:
         facts: of every schedule.
+        maps: of flow maps on every schedule without a problem.
         results: of every sampler in every setting, on every schedule without a problem.
         seconds: duration of the measurement.
     """
 
     facts: tuple[Facts, ...]
+    maps: tuple[flow_maps.Facts, ...]
     results: tuple[Result, ...]
     seconds: float
 
     @property
-    def failures(self) -> list[Facts | Result]:
+    def failures(self) -> list[Facts | flow_maps.Facts | Result]:
         """The rows with a problem."""
-        return [row for row in (*self.facts, *self.results) if row.problem]
+        return [row for row in (*self.facts, *self.maps, *self.results) if row.problem]
 
     def __str__(self) -> str:
         bad = len(self.failures)
         verdict = f"{bad} FAIL" if bad else "all as they should be"
-        lines = [section("Schedules", schedule_table(self.facts)), section("Samplers", every_row(self.results))]
+        parts = {"Schedules": schedule_table(self.facts), "Samplers": every_row(self.results)}
+        parts["Flow maps"] = map_table(self.maps)
+        lines = [section(title, text) for title, text in parts.items()]
         if any(fact.problem for fact in self.facts):
             lines.append("samplers are not walked on a schedule that fails")
         return "\n".join([*lines, f"{len(self.facts)} schedules, {len(self.results)} walks: {verdict}"])
@@ -56,7 +61,7 @@ class Report:
         machine = f"{os.cpu_count()} CPU cores, Python {platform.python_version().rpartition('.')[0]}"
         machine += f", torch {'.'.join(torch.__version__.split('.')[:2])}, {self.seconds:.0f} s"
         with atomic(file) as temporary:
-            temporary.write_text(document(list(self.facts), list(self.results), command, machine))
+            temporary.write_text(document(self.facts, self.maps, self.results, command, machine))
 
 
 def check(
@@ -78,8 +83,8 @@ def check(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # schedules with remaining signal warn; the tables show the figure
         schedules = [kind() for kind in kinds]
-    facts, results = measure(samplers, schedules)
-    return Report(tuple(facts), tuple(results), time.perf_counter() - started)
+    facts, maps, results = (tuple(rows) for rows in measure(samplers, schedules))
+    return Report(facts, maps, results, time.perf_counter() - started)
 
 
 def classes(names: str | type | Sequence[str | type] | None, base: type, package: str) -> list[type]:
@@ -110,8 +115,10 @@ def required_arguments(kind: type) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind not in various]
 
 
-def measure(samplers: list[type[Sampler]], schedules: list[Schedule]) -> tuple[list[Facts], list[Result]]:
-    """The facts of all schedules, and the results of all samplers with their settings on those without a problem.
+def measure(
+    samplers: list[type[Sampler]], schedules: list[Schedule]
+) -> tuple[list[Facts], list[flow_maps.Facts], list[Result]]:
+    """The facts of all schedules, and on sound ones those of flow maps and the results of all samplers and settings.
 
     torch's global random state is seeded, for classes that draw their own noise (a fault that their row reports), and
     restored.
@@ -122,4 +129,5 @@ def measure(samplers: list[type[Sampler]], schedules: list[Schedule]) -> tuple[l
         sound = [schedule for schedule, fact in zip(schedules, facts, strict=True) if not fact.problem]
         todo = [(kind, options, s) for kind in samplers for options in settings(kind) for s in sound]
         every = 0.2 if sys.stderr.isatty() else 15  # seconds between two updates
-        return facts, [check_sampler(*one) for one in tqdm(todo, desc="walks", unit="walk", mininterval=every)]
+        maps = [flow_maps.check_flow_maps(schedule) for schedule in sound]
+        return facts, maps, [check_sampler(*one) for one in tqdm(todo, desc="walks", unit="walk", mininterval=every)]

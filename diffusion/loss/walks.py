@@ -18,7 +18,7 @@ from diffusion.samplers import DDIM, Sampler
 class Walks(Objective):
     """The distance of the predicted x_0 from where a teacher's walk ends, at every state of the walk.
 
-        L = E |x_0_hat(x_k, t_k) - x_K|,    x_0 = prior_std z, x_1, .., x_K a walk of the teacher, x_K clean
+        L = E |x_0_hat(x_k, t_k) - e|,    x_1 = prior_std z, x_2, .., x_K, e a walk of the teacher with K steps, e clean
 
     A batch of B images starts B walks from noise, with the labels of the images, and trains on all their B K states.
     The targets do not move, unlike those of `FlowMap`, so training is short and steady; what it learns is the

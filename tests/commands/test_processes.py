@@ -27,7 +27,7 @@ def torchrun(*words, size=2):
     """The output of a command under torchrun. Without "--", torchrun takes our --n for one of its own options."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size)]
     done = subprocess.run(
-        [*command, "-m", "--", "diffusion", *map(str, words)], capture_output=True, text=True, timeout=240,
+        [*command, "-m", "--", "diffusion", *map(str, words)], capture_output=True, text=True, timeout=1200,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

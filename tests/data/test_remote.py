@@ -16,7 +16,7 @@ from diffusion.data.augment import PadCrop
 from diffusion.data.order import ARRANGED, seeded
 from diffusion.data.streamed import HEADER, Streamed
 from tests import prepared
-from tests.served import served
+from tests.served import every, served
 
 N, SHAPE, BLOCK = 240, (1, 8, 8), 10  # shards of 10 rows, of which every image is in use
 BYTES = BLOCK * 64 + HEADER  # of a shard
@@ -170,8 +170,9 @@ def test_validation_reads_shard_by_shard(folder, server, cache):
         most = max(most, on_disk(cache))
     assert seen == np.flatnonzero(np.load(folder / "split.npy") == 1).tolist()
     of = list(dict.fromkeys(i // BLOCK for i in seen))
-    assert sorted(server.shards()[: len(of)]) == of and most <= 6 * BYTES
-    assert all(abs(place - of.index(shard)) < 8 for place, shard in enumerate(server.shards()[: len(of)]))
+    asked = list(dict.fromkeys(server.shards()))  # in the order of their first requests
+    assert sorted(asked) == of and len(server.shards()) <= len(of) + 3  # and of the next pass the first window
+    assert all(abs(place - of.index(shard)) < 8 for place, shard in enumerate(asked)) and most <= 6 * BYTES
 
 
 def test_validation_within_an_epoch_leaves_its_order_alone(folder, server, cache):
@@ -201,17 +202,17 @@ def test_copies_and_forks_read_by_themselves(folder, server):
     store.follow(torch.arange(180), lambda: torch.arange(180))
     child = os.fork()
     if not child:
-        signal.alarm(100)
+        signal.alarm(600)
         os._exit(0 if torch.equal(store.take(index), wanted) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert torch.equal(store.take(index), wanted)
 
 
 def test_a_server_that_fails_every_third_request_is_tried_again(folder, server):
-    server.break_off = lambda number: number % 3 == 0
+    server.break_off = every(3)
     (loader,) = loaders(server.url, 1)
     seen = [i for batch in loader for i in together([batch])]
-    assert seen == closed_form(folder, 5, 0, 3)[: len(seen)] and len(seen) == 176
+    assert seen == closed_form(folder, 5, 0, 3)[: len(seen)] and len(seen) == 176 and server.broken > 5
 
 
 def test_an_altered_shard_is_fetched_twice_and_refused(folder, server, cache):
@@ -242,7 +243,7 @@ def test_missing_files_and_addresses_are_refused(folder, server, tmp_path, monke
     (folder / "shards" / "000002.npy").unlink()
     with pytest.raises(DataNotFound, match="000002.npy: no such file; .* copy the whole prepared folder"):
         list(next(loaders(server.url, 1)))
-    server.break_off = lambda number: True
+    server.break_off = lambda number, path: True
     with pytest.raises(ConnectionError, match="dataset.json: cannot be fetched .* tries: 3.*; check the address"):
         Prepared(server.url)
     with pytest.raises(ConnectionError, match="Protocol not known: nothing"):

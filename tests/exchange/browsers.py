@@ -35,7 +35,7 @@ class Opened:
             driver.script.add_console_message_handler(lambda entry: self.messages.append(entry.text))
             driver.script.add_javascript_error_handler(lambda entry: self.messages.append(entry.text))
 
-    def wait(self, what, seconds=300):
+    def wait(self, what, seconds=600):
         """What a function returns once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -78,7 +78,7 @@ class Opened:
             files = [f for f in self.downloads.iterdir() if f.suffix == suffix and f.stat().st_size]
             return files and not list(self.downloads.glob("*.part")) and not list(self.downloads.glob("*.crdownload"))
 
-        self.wait(found, 60)
+        self.wait(found)
         (file,) = self.downloads.glob(f"*{suffix}")
         content = file.read_bytes()
         file.unlink()
@@ -111,7 +111,7 @@ def opened(kind, page, folder, width=1200, height=900):
     make = chromium if kind == "chromium" else firefox
     driver = make(webdriver, *programs, downloads, (width, height))
     try:
-        driver.set_page_load_timeout(300)
+        driver.set_page_load_timeout(600)
         found = Opened(kind, driver, downloads)
         driver.get(Path(page).resolve().as_uri())
         yield found

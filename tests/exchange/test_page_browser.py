@@ -157,4 +157,4 @@ def test_the_notices_are_shown(pages, browser, tmp_path):
         page.until("idle")
         page.driver.find_element("css selector", "summary").click()
         page.click("notices-button")
-        assert page.wait(lambda: "protobuf" in page.text("notices-text"), 20)
+        assert page.wait(lambda: "protobuf" in page.text("notices-text"))

@@ -33,7 +33,7 @@ def node(script, given=None, names=("random.js", "sampler.js", "pictures.js", "g
     """The value that a script passes to `write`, after the page's programs; it finds `given` as plain types."""
     text = as_json(given).replace("NaN", "null")
     source = program(*names) + READ + WRITE + script
-    done = subprocess.run([NODE, "-e", source], input=text, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([NODE, "-e", source], input=text, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

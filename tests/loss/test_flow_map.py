@@ -9,20 +9,20 @@ from torch import nn
 
 from diffusion import noise
 from diffusion.bench.analytic import CLEAN, Gaussian, Map, Mixture
+from diffusion.bench.flow_maps import STD, At, Between, Oracle, To, chain, corners, goals
 from diffusion.denoiser import Condition, Denoiser
-from diffusion.denoiser.targets import X0, V
+from diffusion.denoiser.targets import V
 from diffusion.loss.flow_map import FlowMap, second_leg
 from diffusion.loss.intervals import ECT, Anywhere, Clean, Even, Halfway, Strides, Whole, levels
 from diffusion.loss.objective import Noised, Objective
 from diffusion.loss.paths import FromData, FromSelf, FromTeacher
 from diffusion.loss.weights import Unit, Weight
 from diffusion.nets import UNet
-from diffusion.noise import Cosine, Flow, Karras, LogNormal, Stratified, Uniform
+from diffusion.noise import Cosine, Flow, Karras, LogNormal, Stratified
 from diffusion.noise.draws import StepDraws
 from diffusion.samplers import DDIM, Consistency
 from diffusion.support.specs import build, concrete, spec
 
-STD = 0.5
 DATA = Gaussian(0.3, STD)
 
 
@@ -36,59 +36,6 @@ def schedules():
 
 
 all_schedules = pytest.mark.parametrize("schedule", schedules(), ids=lambda s: type(s).__name__)
-
-
-class Oracle:
-    """The exact flow map with the attributes of a denoiser that an objective reads."""
-
-    second_clock, self_condition, conditional, target = True, False, False, X0()
-
-    def __init__(self, data, schedule, exact=True):
-        self.data, self.schedule, self.exact = data, schedule, exact
-
-    def __call__(self, x, t, cond=Condition(), to=None):
-        self.calls = getattr(self, "calls", 0) + 1
-        return Map(self.data)(x, t.until(to) if to is not None and self.exact else t)
-
-
-class At(Uniform):
-    """One time for all images."""
-
-    def __init__(self, t):
-        self.t = t
-
-    def __call__(self, u, schedule):
-        return torch.full_like(u, self.t)
-
-
-class To(Strides):
-    """One end for all images."""
-
-    def __init__(self, r):
-        self.r = r
-
-    def __call__(self, t, uniform):
-        return torch.full_like(t, self.r)
-
-
-class Between(Even):
-    """One level s for all images."""
-
-    def __init__(self, s):
-        self.s = s
-
-    def __call__(self, t, r, schedule, progress):
-        return torch.full_like(t.t, self.s)
-
-
-def corners(std=STD, mean=0.0):
-    """Four images of one pixel, and their noise, with the exact means and second moments of N(mean, std^2) and N(0, 1).
-
-    Expectations of quadratic forms over them are exact.
-    """
-    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    x0, eps = signs.T.reshape(2, 4, 1, 1, 1)
-    return mean + std * x0, eps
 
 
 # --- the oracle ---------------------------------------------------------------------------------------------
@@ -188,13 +135,6 @@ def flow_map(t, s, r, path=FromData(), **options):
     return FlowMap(At(t), To(r), Between(s), path, **options)
 
 
-def goals(objective, denoiser, x0, eps, r):
-    """The targets of a batch, and x_t."""
-    batch = objective.noised(denoiser, x0, Condition(), lambda x: eps, StepDraws(0, 0, 0).uniform)
-    s = levels(objective.gap(batch.level, batch.level, denoiser.schedule, 0.0), denoiser.schedule)
-    return objective.goal(denoiser, batch, s, levels(torch.full_like(s.t, r), denoiser.schedule)), batch.x
-
-
 def test_self_and_teacher_paths_of_the_oracle_return_the_oracle():
     """Two exact legs are one: the flow map is a fixed point of shortcuts, consistency and progressive distillation."""
     oracle = Oracle(DATA, Cosine())
@@ -218,19 +158,6 @@ class Both(FromTeacher):
 # --- the bias of a chain ------------------------------------------------------------------------------------
 
 
-class Gains(Oracle):
-    """A linear network with one number per level: x_0_hat = gain(t) x, exact data at t = 0."""
-
-    def __init__(self, schedule):
-        super().__init__(DATA, schedule)
-        self.gains = {}
-
-    def __call__(self, x, t, cond=Condition(), to=None):
-        from diffusion.denoiser import predict
-
-        return predict(x, self.gains[round(float(t.t.flatten()[0]), 9)] * x, t.like(x))
-
-
 @pytest.mark.parametrize("n, factor", [(4, 0.6811), (8, 0.8296), (16, 0.9114), (32, 0.9547)])
 @pytest.mark.parametrize("path", ["data", "teacher"])
 def test_chain_of_levels_has_the_bias_of_the_product_of_cosines(n, factor, path):
@@ -239,16 +166,11 @@ def test_chain_of_levels_has_the_bias_of_the_product_of_cosines(n, factor, path)
     The gain at t = 1 is k times the product of cos(theta_i - theta_{i+1}), k = sqrt(v_0 / v_1) = .5. The same with the
     data's path and an ideal teacher's DDIM step.
     """
-    schedule, (x0, eps) = Flow(), corners()
-    live = Gains(schedule)
-    data = Gaussian(0.0, STD)
-    legs = FromData() if path == "data" else Both(Oracle(data, schedule, exact=False), False)
-    for k in range(1, n + 1):
-        goal, x = goals(flow_map(k / n, (k - 1) / n, 0.0, legs), live, x0, eps, 0.0)
-        live.gains[round(k / n, 9)] = float((goal * x).sum() / x.square().sum())
+    schedule, data = Flow(), Gaussian(0.0, STD)
+    found = chain(schedule, n, FromData() if path == "data" else Both(Oracle(data, schedule, exact=False), False))
     theta = [math.atan2(k / n, (1 - k / n) * STD) for k in range(n + 1)]
     product = math.prod(math.cos(b - a) for a, b in zip(theta, theta[1:], strict=False))
-    assert live.gains[1.0] / STD == pytest.approx(product, rel=1e-9) and product == pytest.approx(factor, abs=5e-5)
+    assert found == pytest.approx(product, rel=1e-9) and product == pytest.approx(factor, abs=5e-5)
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)  # DDIM with n steps has the same
     assert float(DDIM(n).sample(data, x, schedule)) / STD == pytest.approx(product, rel=1e-6)
 

@@ -16,7 +16,7 @@ from diffusion.preparing.shards import cluster
 
 from .conftest import Made
 from .test_hostile import CRASH
-from .test_unfinished import contents, small_blocks  # noqa: F401
+from .test_unfinished import SMALL, contents, small_blocks  # noqa: F401
 
 ROOT = Path(diffusion.__file__).parents[1]
 
@@ -88,23 +88,23 @@ def test_ctrl_c_stops_the_tasks_and_the_run_can_be_continued(tmp_path, picture):
     pytest.importorskip("ray", reason="ray is missing: pip install 'litdiffusion[ray]'")
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(1024 * 8):
+    for i in range(64 * 100):
         Image.fromarray(picture(i, 40, 48)).save(folder / f"{i}.png")
 
     def start(out, *more):
         words = ["prepare", str(folder), "--out", str(out), "--size", "16", "--workers", "2", "--name", "a", *more]
-        return subprocess.Popen([sys.executable, "-m", "diffusion", *words], cwd=ROOT, stdout=-1, stderr=-2, text=True)
+        return subprocess.Popen([sys.executable, "-c", SMALL, *words], cwd=ROOT, stdout=-1, stderr=-2, text=True)
 
     process = start(tmp_path / "out", "--ray", "local")
     blocks = tmp_path / "out/.work/blocks"
     while process.poll() is None and not list(blocks.glob("*.jsonl")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 130 and "interrupted; the same command continues" in said, said
     done = len(list(blocks.glob("*.jsonl")))
     time.sleep(2)
-    assert len(list(blocks.glob("*.jsonl"))) == done < 8  # nothing works on
+    assert len(list(blocks.glob("*.jsonl"))) == done < 100  # nothing works on
     assert start(tmp_path / "out", "--ray", "local").communicate()[0].count("Traceback") == 0
     assert start(tmp_path / "whole").wait() == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

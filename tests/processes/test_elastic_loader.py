@@ -10,7 +10,7 @@ from diffusion.data import Batches, Digits
 from tests.processes import work
 
 pytestmark = pytest.mark.slow
-LIMIT = 100  # seconds after which a group counts as hung
+LIMIT = 600  # seconds after which a group counts as hung
 SIZE, N = 24, 330
 
 

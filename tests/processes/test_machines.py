@@ -18,8 +18,9 @@ from diffusion.support import runs
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
-LIMIT = 200  # seconds after which a launcher counts as hung
+LIMIT = 600  # seconds after which a launcher counts as hung
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(LIMIT)  # until torchrun kills its processes; 30 by default
 
 
 class Machines:

@@ -16,13 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.processes import TINY, Group, attempt, command, resume
 from diffusion.data import Arrays, Batches, Digits, Prepared
+from diffusion.denoiser import averages
 from diffusion.denoiser.codecs import PCA
 from tests import prepared
 from tests.processes import work
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
-LIMIT = 100  # seconds after which a group of processes counts as hung
+LIMIT = 600  # seconds after which a group of processes counts as hung
 
 
 def run(size, function, folder, *args, codes=None, environment=None):
@@ -104,6 +105,22 @@ def test_a_run_resumes_with_another_number_of_processes(before, after, two, one,
     assert epochs == {0: order(0)[done : done + left], 1: order(1)[:whole]}
     steps = step + left // (24 * after)
     assert [s for s, _ in parts[0]["validated"]] == [steps, steps + whole // (24 * after)]  # at the end of each epoch
+
+
+def test_muon_and_snapshots_are_the_same_in_all_processes_and_resume_to_the_bit(tmp_path):
+    """With augmentation drawn in each process; snapshots are written once."""
+    run(2, work.train_parts, tmp_path, str(tmp_path))
+    ends = [torch.load(tmp_path / f"end{rank}.pt") for rank in range(2)]
+    assert all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
+    version = tmp_path / "x" / "version_0"
+    kept = {s.path.name: s.path.read_bytes() for s in averages.snapshots(version)}
+    assert len(kept) == 6
+    again = tmp_path / "again"
+    again.mkdir()
+    run(2, work.train_parts, again, str(again), str(version / "checkpoints" / "step00000007.ckpt"))
+    resumed = torch.load(again / "end0.pt")
+    assert all(torch.equal(v, resumed[k]) for k, v in ends[0].items())
+    assert {s.path.name: s.path.read_bytes() for s in averages.snapshots(again / "x" / "version_0")} == kept
 
 
 @pytest.mark.parametrize("kind", ["prepared", "arrays"])
@@ -223,7 +240,9 @@ def test_a_signal_to_the_launcher_stops_all(launcher, options, code, tmp_path):
     argv = [sys.executable, *launcher, "diffusion", *TINY, "--trainer.max_epochs", "1000", "--out", str(tmp_path)]
     argv += options
     with open(tmp_path / "said.txt", "w") as out:
-        process = subprocess.Popen(argv, cwd=REPO, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        limit = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(LIMIT)}  # until torchrun kills its processes; 30 by default
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | limit
+        process = subprocess.Popen(argv, cwd=REPO, stdout=out, stderr=out, env=environment)
     try:
         folder = tmp_path / "digits" / "version_0" / "checkpoints"
         for _ in range(LIMIT * 10):

@@ -9,10 +9,10 @@ from benchmarks.processes import Group
 from diffusion.data import Digits, Prepared
 from tests import prepared
 from tests.processes import work
-from tests.served import served
+from tests.served import every, served
 
 pytestmark = pytest.mark.slow
-LIMIT = 100  # seconds after which a group counts as hung
+LIMIT = 600  # seconds after which a group counts as hung
 SIZE, N = 24, 400
 
 
@@ -24,7 +24,7 @@ def digits(tmp_path_factory):
     options = {"classes": list("0123456789"), "labels": y.numpy(), "block": 40, "gaps": False, "empty": False}
     prepared.write(folder, images.numpy(), test=0.15, **options)
     with served(folder) as server:
-        server.break_off = lambda number: number % 7 == 0
+        server.break_off = every(7)
         yield server
 
 

@@ -11,11 +11,13 @@ from diffusion import Diffusion
 from diffusion.data import Arrays, Digits, Prepared
 from diffusion.data.loader import Loader
 from diffusion.denoiser.codecs import PCA
+from diffusion.loss.augment import NonLeaking
 from diffusion.metrics.features import FeatureNet
 from diffusion.nets import AttentionUNet
 from diffusion.noise import Cosine
-from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Guard, Ranks, Signals
+from diffusion.training.callbacks import EMA, Checkpoint, DurableIO, Guard, PostHoc, Ranks, Signals
 from diffusion.training.systems import Classifier
+from diffusion.training.systems.optimizers import Muon
 
 
 def rank() -> int:
@@ -128,6 +130,18 @@ def train(
     seen = {k: getattr(record, k) for k in ("batches", "times", "validated", "start")}
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(seen | {"end": m.state_dict(), "step": t.global_step}, folder / f"seen{rank()}.pt")
+    return 0
+
+
+def train_parts(folder: str, checkpoint: str | None = None) -> int:
+    """Two epochs of six steps with Muon, snapshots of averages and non-leaking augmentation; writes endR.pt."""
+    augment = NonLeaking(["scale", "shift"], p=0.5)
+    torch.manual_seed(0)
+    net = AttentionUNet(1, (8, 16), heads=2, attention=1, num_classes=10, image_channels=augment.numbers)
+    m = Diffusion(net, Cosine(50), lr=1e-3, shape=(1, 8, 8), optimizer=Muon(), augment=augment)
+    t = trainer(Path(folder), [Ranks(), Signals(), EMA(), PostHoc(3), Checkpoint(1, keep=99)], max_epochs=2)
+    t.fit(m, Odd(batch_size=24, limit=330), ckpt_path=checkpoint, weights_only=True)
+    torch.save(m.state_dict(), Path(folder) / f"end{rank()}.pt")
     return 0
 
 

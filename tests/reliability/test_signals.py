@@ -21,52 +21,64 @@ ARGV = [
 ]  # fmt: skip
 
 
-def begin(out, *options):
-    argv = [sys.executable, "-W", "ignore", "-m", "diffusion", *ARGV, "--out", str(out), *options]
+LIMIT = 600  # seconds after which a process counts as hung
+ENDLESS = """
+import sys, time
+from diffusion.cli import main
+from diffusion.training.systems import Diffusion
+training_step = Diffusion.training_step
+def endless(self, batch, batch_idx):
+    if self.trainer.global_step == 3:
+        print("in a step", flush=True)
+        time.sleep(3600)
+    return training_step(self, batch, batch_idx)
+Diffusion.training_step = endless
+sys.exit(main())
+"""  # the command, whose fourth step does not end
+
+
+def begin(out, *options, command=("-m", "diffusion")):
+    argv = [sys.executable, "-W", "ignore", *command, *ARGV, "--out", str(out), *options]
     return subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def until(process, words):
-    """Read the output of a process up to a line that contains these words."""
-    for line in process.stdout:
+def until(process, words, error=False):
+    """Read the output of a process, or what it writes to stderr, up to a line that contains these words."""
+    for line in process.stderr if error else process.stdout:
         if words in line:
             return line
     raise AssertionError(process.stderr.read())
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
-def test_a_signal_leaves_a_checkpoint_within_seconds(number, code, tmp_path):
+def test_a_signal_leaves_a_checkpoint_of_its_step(number, code, tmp_path):
     process = begin(tmp_path, "--trainer.max_epochs", "500")
     until(process, "images/s")  # the first line of progress comes after 10 s
-    began = time.perf_counter()
     process.send_signal(number)
-    said, error = process.communicate(timeout=120)
-    seconds = time.perf_counter() - began
-    print(f"{number.name}: {seconds:.1f} s")
+    said, error = process.communicate(timeout=LIMIT)
     assert process.returncode == code, error
+    said = "\n".join(line for line in said.splitlines() if "images/s" not in line)  # but its progress
     assert "Traceback" not in said + error and "val/loss" not in said
     (run,) = (tmp_path / "digits").iterdir()
     step = runs.newest_step(run)
     assert f"stopped at step {step:,}; newest checkpoint: step {step:,}" in said
-    assert f"--resume {run}" in said and seconds < 30, (seconds, said)
+    assert f"--resume {run}" in said, said
     assert runs.read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == step
     epochs = step // 44 + 1  # 1437 training digits are 44 batches
     process = begin(tmp_path, "--trainer.max_epochs", str(epochs))
-    said, error = process.communicate(timeout=300)
+    said, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 0 and f"last.ckpt: step {step:,}" in said, (said, error)
     assert runs.newest_step(run) == 44 * epochs
 
 
 def test_two_ctrl_c_quit_at_once(tmp_path):
-    """The second follows as soon as the first is reported, in a step of a whole epoch, which takes seconds."""
-    long = ["--trainer.accumulate_grad_batches", "1000", "--data.batch_size", "4"]
-    process = begin(tmp_path, "--trainer.max_epochs", "500", *long)
-    until(process, "images/s")
+    """The second follows as soon as the first is reported, in a step that does not end."""
+    process = begin(tmp_path, "--trainer.max_epochs", "500", command=["-c", ENDLESS])
+    until(process, "in a step")
     process.send_signal(signal.SIGINT)
-    while "stopping after this step" not in process.stderr.readline():
-        pass
+    until(process, "stopping after this step", error=True)
     process.send_signal(signal.SIGINT)
-    said, error = process.communicate(timeout=60)
+    said, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 130 and "Traceback" not in said + error, error
     assert error.strip().splitlines()[-1] == "diffusion fit: interrupted"
 
@@ -75,7 +87,7 @@ def test_ctrl_c_before_training_ends_the_process(tmp_path):
     process = begin(tmp_path, "--trainer.max_epochs", "500")
     until(process, "parameters) on Digits")
     process.send_signal(signal.SIGINT)
-    said, error = process.communicate(timeout=60)
+    said, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 130 and "Traceback" not in said + error, error
 
 
@@ -83,9 +95,9 @@ def test_ctrl_c_before_training_ends_the_process(tmp_path):
 def test_a_notebook_is_usable_after_stop(tmp_path):
     """The cell ends in KeyboardInterrupt, the kernel survives, and the next cell resumes training."""
     manager_of = pytest.importorskip("jupyter_client.manager").start_new_kernel
-    manager, client = manager_of(kernel_name="python3", cwd=str(REPO), startup_timeout=120)
+    manager, client = manager_of(kernel_name="python3", cwd=str(REPO), startup_timeout=LIMIT)
 
-    def reply(number, wait=300):
+    def reply(number, wait=LIMIT):
         """The answer to a request; a slow kernel also answers several times that it is ready."""
         while (message := client.get_shell_msg(timeout=wait))["parent_header"].get("msg_id") != number:
             pass
@@ -101,12 +113,12 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
         argv = [*ARGV[1:], "--out", str(tmp_path), "--checkpoint.every_n_steps", "20"]
         run("import sys; sys.path.insert(0, '.'); from diffusion.training.run import train")
         training = client.execute(f"train({[*argv, '--trainer.max_epochs', '500']!r})")
-        for _ in range(1200):  # until it trains, however slow the machine is
+        for _ in range(10 * LIMIT):  # until it trains, however slow the machine is
             if (tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt").exists():
                 break
             time.sleep(0.1)
         manager.interrupt_kernel()
-        ended = reply(training, 60)
+        ended = reply(training)
         assert ended["status"] == "error" and ended["ename"] == "Interrupted", ended
         assert issubclass(Interrupted, KeyboardInterrupt)
         step = runs.newest_step(tmp_path / "digits" / "version_0")
@@ -123,8 +135,9 @@ def test_a_notebook_is_usable_after_stop(tmp_path):
 
 def test_signals_at_random_times_end_every_process():
     """A small run of `benchmarks/interrupts.py`."""
-    argv = [sys.executable, "-W", "ignore", "benchmarks/interrupts.py", "--tries", "6", "--seed", "1", "--bound", "120"]
-    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=1800)
+    options = ["--tries", "6", "--seed", "1", "--bound", str(LIMIT)]
+    argv = [sys.executable, "-W", "ignore", "benchmarks/interrupts.py", *options]
+    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=20 * LIMIT)
     print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.strip().splitlines()[-1].startswith("| all | | 6 |"), result.stdout
@@ -133,6 +146,6 @@ def test_signals_at_random_times_end_every_process():
 def test_run_with_five_kills_equals_the_uninterrupted_one(tmp_path):
     """A small run of `benchmarks/chaos.py`: five SIGKILLs."""
     argv = [sys.executable, "-W", "ignore", "benchmarks/chaos.py", "--kills", "5", "--seed", "1"]
-    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=20 * LIMIT)
     print(result.stdout)
     assert result.returncode == 0 and "| lost runs | 0 |" in result.stdout, result.stderr

@@ -10,7 +10,7 @@ from diffusion.support import lock
 from diffusion.support.lock import Lock, held
 
 HOLDS = "import sys, time; from diffusion.support.lock import Lock; from pathlib import Path; " \
-        "kept = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"  # fmt: skip
+        "kept = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(3600)"  # fmt: skip
 
 
 @pytest.fixture

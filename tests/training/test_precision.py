@@ -1,6 +1,5 @@
 """The precision of a run: the default of the device, or measured on request."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -73,20 +72,19 @@ def test_contradictions_and_unknown_layouts_are_refused(short, long, layout, wor
         choose(config(short, long, layout), {}, CPU, never)
 
 
-def busy(seconds):
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
-
-
 @pytest.mark.parametrize(("half", "wanted"), [(0.002, "bf16-mixed"), (0.02, "32-true")])
-def test_the_precision_with_shorter_steps_is_chosen(half, wanted):
-    """A float32 step takes 10 ms of CPU time; sleeping takes none."""
+def test_the_precision_with_shorter_steps_is_chosen(monkeypatch, half, wanted):
+    """On simulated clocks: a float32 step takes 10 ms of CPU time, and one in bf16 waits 20 ms longer for others."""
     choices, net = ways(Choice("32-true", "channels_last"), CPU), torch.nn.Conv2d(2, 2, 3)
 
+    cpu, wall = [0.0], [0.0]
+    clocks = {"process_time": lambda: cpu[0], "perf_counter": lambda: wall[0], "monotonic": lambda: wall[0]}
+    monkeypatch.setattr(speed, "time", SimpleNamespace(**clocks))
+
     def loss(n):
-        busy(half if torch.is_autocast_enabled("cpu") else 0.01)
-        time.sleep(0.02 if torch.is_autocast_enabled("cpu") else 0.0)
+        spent, waits = (half, 0.02) if torch.is_autocast_enabled("cpu") else (0.01, 0.0)
+        cpu[0] += spent
+        wall[0] += spent + waits
         return torch.ones((), requires_grad=True).sum()
 
     found = precision.measured(net, loss, 8, CPU, choices)

@@ -62,7 +62,7 @@ def test_run_killed_in_mid_training_resumes(tmp_path):
     ]  # fmt: skip
     folder = tmp_path / "digits" / "version_0" / "checkpoints"
     process = subprocess.Popen(argv, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(1200):
+    for _ in range(6000):
         if any(int(file.stem[4:]) >= 60 for file in folder.glob("step*.ckpt")):  # last.ckpt is then at 50 or later
             break
         time.sleep(0.1)

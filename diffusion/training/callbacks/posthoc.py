@@ -92,9 +92,9 @@ class PostHoc(pl.Callback):
                 "posthoc.snapshots are spread over the training, which has no end: set trainer.max_epochs or "
                 "trainer.max_steps, or leave posthoc.snapshots at 0"
             )
-        if self._writes(trainer):
-            self._continued(trainer)
-            self._checked(trainer, pl_module)
+        if folder := self._folder(trainer):
+            self._continued(trainer, folder)
+            self._checked(trainer, pl_module, folder)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, *args) -> None:
@@ -116,27 +116,31 @@ class PostHoc(pl.Callback):
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the averages of this step; sharded ones are gathered by all processes."""
-        writes = self._writes(trainer)
+        folder = self._folder(trainer)
         for w, track in self.tracks.items():
             weights = {k: whole(v) for k, v in track.items()}
-            if writes:
+            if folder:
                 weights = {k: stored(v, STORED[self.storage]) for k, v in weights.items()}
-                averages.write(Path(trainer.log_dir), self._step, self.images, w, weights)
+                averages.write(folder, self._step, self.images, w, weights)
 
     def rewind(self, trainer: pl.Trainer, step: int) -> None:
         """Remove snapshots of later steps, which a resumed run writes again and a run that rolled back has left."""
-        if self.snapshots and self._writes(trainer):
-            for snapshot in averages.snapshots(Path(trainer.log_dir)):
-                if snapshot.step > step:
-                    snapshot.path.unlink(missing_ok=True)
+        if self.snapshots and (folder := self._folder(trainer)):
+            self._removed(folder, step)
 
-    def _writes(self, trainer: pl.Trainer) -> bool:
-        return trainer.is_global_zero and trainer.log_dir is not None and not trainer.fast_dev_run
+    def _folder(self, trainer: pl.Trainer) -> Path | None:
+        """The run's folder if this process writes to it; all have to call it, since `log_dir` asks the first one."""
+        folder = trainer.log_dir
+        return Path(folder) if folder and trainer.is_global_zero and not trainer.fast_dev_run else None
 
-    def _continued(self, trainer: pl.Trainer) -> None:
+    def _removed(self, folder: Path, step: int) -> None:
+        for snapshot in averages.snapshots(folder):
+            if snapshot.step > step:
+                snapshot.path.unlink(missing_ok=True)
+
+    def _continued(self, trainer: pl.Trainer, own: Path) -> None:
         """Take over the earlier snapshots of a run that is continued in a new folder; remove later ones."""
-        own = Path(trainer.log_dir)
-        self.rewind(trainer, trainer.global_step)
+        self._removed(own, trainer.global_step)
         before = runs.directory(Path(trainer.ckpt_path)) if trainer.ckpt_path else own
         if before.resolve() == own.resolve() or not self.images:
             return
@@ -145,9 +149,8 @@ class PostHoc(pl.Callback):
                 (own / averages.FOLDER).mkdir(exist_ok=True)
                 link(snapshot.path, own / averages.FOLDER / snapshot.path.name)
 
-    def _checked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _checked(self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path) -> None:
         """Warn if the disk has no room for the snapshots."""
-        folder = Path(trainer.log_dir)
         free, needed = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free, 0
         left = trainer.estimated_stepping_batches - trainer.global_step
         if left > 0:

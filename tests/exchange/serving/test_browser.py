@@ -3,6 +3,8 @@
 With $DIFFUSION_SHOTS, a folder, each step also leaves a screenshot there.
 """
 
+import io
+import json
 import os
 import shutil
 import time
@@ -38,7 +40,7 @@ class Visit:
     """A browser on the page."""
 
     def __init__(self, address, folder, size):
-        options, self.folder, self.size = webdriver.ChromeOptions(), folder, size
+        options, self.folder, self.size, self.log = webdriver.ChromeOptions(), folder, size, []
         options.binary_location = BROWSER
         for flag in FLAGS:
             options.add_argument(f"--{flag}")
@@ -48,8 +50,7 @@ class Visit:
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.sized(SIZES[size][1])
         self.driver.get(address)
-        self.until(lambda: self.button("Make pictures"))
-        time.sleep(2)  # the controls of the first model arrive
+        self.until(self.answered)  # the controls of the first model are there
 
     def sized(self, height):
         metrics = {"width": SIZES[self.size][0], "height": height, "deviceScaleFactor": 1}
@@ -57,7 +58,36 @@ class Visit:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | phone)
 
     def until(self, there):
-        return WebDriverWait(self.driver, 60).until(lambda _: there())
+        return WebDriverWait(self.driver, 600).until(lambda _: there())
+
+    def events(self):
+        """What the network has done so far."""
+        self.log += [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        return self.log
+
+    def answered(self):
+        """Whether the page has begun to receive answers of the server, and has received them all."""
+        opened, ended = set(), set()
+        for event in self.events():
+            if event["method"] == "Network.requestWillBeSent" and "/queue/data" in event["params"]["request"]["url"]:
+                opened.add(event["params"]["requestId"])
+            if event["method"] in ("Network.loadingFinished", "Network.loadingFailed"):  # it closes what it has read
+                ended.add(event["params"]["requestId"])
+        return opened and opened <= ended
+
+    def still(self, canvas):
+        """The middle of a canvas once it shows more than a few colours and is the same twice in a row."""
+        seen = [None]
+
+        def drawn():
+            shot = np.asarray(Image.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB"))
+            h, w = shot.shape[:2]
+            seen.append(shot[h // 4 : h - h // 4, w // 4 : w - w // 4])
+            several = len(np.unique(seen[-1].reshape(-1, 3), axis=0)) > 8
+            return several and np.array_equal(seen[-1], seen[-2])
+
+        self.until(drawn)
+        return seen[-1]
 
     def shown(self, selector):
         return [e for e in self.driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()]
@@ -67,7 +97,7 @@ class Visit:
         return next((b for b in found if b.is_displayed()), None)
 
     def click(self, text):
-        found = self.button(text)
+        found = self.until(lambda: self.button(text))
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
         found.click()
 
@@ -105,14 +135,14 @@ def test_a_visitor_samples_edits_and_downloads(visit):
     visit.shot("sample")
     visit.click("Edit this picture")
     visit.until(lambda: visit.shown("#editor canvas"))
-    time.sleep(3)  # the picture is drawn on the canvas
     canvas = visit.shown("#editor canvas")[0]
     visit.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    before = visit.still(canvas)
     draw = ActionChains(visit.driver).move_to_element_with_offset(canvas, -60, -60).click_and_hold()
     for step in range(12):
         draw = draw.move_by_offset(10, 10 if step % 2 else 5)
     draw.release().perform()
-    time.sleep(1)
+    visit.until(lambda: not np.array_equal(visit.still(canvas), before))
     visit.click("Edit the picture")
     visit.until(lambda: "edit inpaint" in visit.command())
     visit.until(lambda: len(visit.shown(".pixels .grid-container img")) == 4)
@@ -124,13 +154,10 @@ def test_a_visitor_samples_edits_and_downloads(visit):
         for tab, start, name in (("Film", "Make a film", "film"), ("Compare", "Compare both", "compare")):
             visit.driver.execute_script("window.scrollTo(0, 0)")
             next(b for b in visit.shown("button[role=tab]") if b.text.strip() == tab).click()
-            time.sleep(1)
             visit.click(start)
             visit.until(lambda: visit.command())
             visit.shot(name)
     errors = [e["message"] for e in visit.driver.get_log("browser") if e["level"] == "SEVERE"]
     assert not errors
-    requests = [
-        e["message"] for e in visit.driver.get_log("performance") if 'Network.requestWillBeSent"' in e["message"]
-    ]
-    assert requests and not [r for r in requests if '"url":"http' in r and '"url":"http://127.0.0.1' not in r]
+    sent = [e["params"]["request"]["url"] for e in visit.events() if e["method"] == "Network.requestWillBeSent"]
+    assert sent and not [url for url in sent if url.startswith("http") and not url.startswith("http://127.0.0.1")]

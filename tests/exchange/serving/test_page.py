@@ -25,13 +25,15 @@ from diffusion.exchange.serving.server import launch, read_auth
 from diffusion.exchange.serving.veil import tidy
 
 DIGITS, SPRITES = "runs/digits/version_0", "runs/sprites/version_0"
+LIMITS = Limits(pictures=16, steps=100, seconds=600)
+PATIENT = {"timeout": 600}  # seconds; a client's own are 5
 
 
 @pytest.fixture(scope="module")
 def served(folder):
     before = Path.cwd()
     os.chdir(folder)
-    with launch(["runs"], device="cpu", queue=8, upload=1 << 20, limits=Limits(pictures=16, steps=100)) as server:
+    with launch(["runs"], device="cpu", queue=8, upload=1 << 20, limits=LIMITS) as server:
         yield server
     os.chdir(before)
     assert not server.folder.exists()
@@ -39,12 +41,13 @@ def served(folder):
 
 @pytest.fixture(scope="module")
 def client(served, tmp_path_factory):
-    return Client(served.address, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    folder = tmp_path_factory.mktemp("downloads")
+    return Client(served.address, verbose=False, download_files=folder, httpx_kwargs=dict(PATIENT))
 
 
 def get(served, path, method="GET", body=None, headers=None):
     """Status and body of an answer; the path is sent as it is."""
-    connection = http.client.HTTPConnection(urlsplit(served.address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(served.address).netloc, timeout=600)
     connection.request(method, path, body, headers or {})
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -213,8 +216,8 @@ def test_twenty_clients_at_once_are_served_or_told_to_wait(served):
 
     def visit(k):
         try:
-            client = Client(served.address, verbose=False, download_files=False)
-            barrier.wait(60)
+            client = Client(served.address, verbose=False, download_files=False, httpx_kwargs=dict(PATIENT))
+            barrier.wait(600)
             return len(sample(client, n=16, steps=50, seed=k)[0])
         except Exception as error:
             return str(error)
@@ -233,8 +236,9 @@ def test_a_password_protects_the_page_and_its_files(folder):
         assert get(server, "/gradio_api/info")[0] == 401 and get(server, "/config")[0] == 401
         assert post(server, "/gradio_api/queue/join", {"fn_index": 0, "data": [], "session_hash": "a"})[0] == 401
         with pytest.raises(Exception, match="Could not login"):
-            Client(server.address, verbose=False, auth=("me", "wrong"))
-        client = Client(server.address, verbose=False, auth=("me", "secret"), download_files=False)
+            Client(server.address, verbose=False, auth=("me", "wrong"), httpx_kwargs=dict(PATIENT))
+        known = {"auth": ("me", "secret"), "httpx_kwargs": dict(PATIENT)}
+        client = Client(server.address, verbose=False, download_files=False, **known)
         assert len(sample(client, model="runs/digits/version_0")[0]) == 2
 
 

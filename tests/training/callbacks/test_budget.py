@@ -1,6 +1,7 @@
 """Training with a time budget, under a simulated clock."""
 
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import pytorch_lightning as pl
@@ -109,7 +110,10 @@ def test_smallest_is_the_smallest_batch_near_the_best_speed():
     assert smallest([(16, 0.5), (64, 1.6), (256, 6.5)]) == (16, 0.5)  # a CPU: 32, 40, 39
 
 
-def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys):
+def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys, monkeypatch):
+    """On a clock that advances by 20 ms each time it is read: the choice does not depend on the machine."""
+    now = count(step=0.02)
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(now))
     argv = [
         "fit", "-c", "configs/digits.yaml", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
         "--gif.n", "1", "--samples.n", "4", "--model.sampler.steps", "2", "--out", str(tmp_path),
