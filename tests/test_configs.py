@@ -18,7 +18,10 @@ NARROW = {  # a fraction of the width, for speed; tests/commands/test_describe.p
     "latent64": ["--model.net.width", "96", "--model.net.depth", "2"],
     "autoencoder64": ["--model.net.width", "16"],
 }
-LAYERED = {"digits_walks": ["-c", "configs/digits.yaml", "-c", "configs/digits_walks.yaml", "--init", "zoo:digits"]}
+LAYERED = {  # over the digits, with their model as the teacher
+    f"{name}_walks": ["-c", "configs/digits.yaml", "-c", f"configs/{name}_walks.yaml", "--data", "Digits",
+                      "--init", "zoo:digits"] for name in ("digits", "fashion")
+}  # fmt: skip
 
 
 def test_all_configurations_are_found():
