@@ -78,7 +78,7 @@ class NonLeaking:
             normal: returns N(0, I) of a tensor's shape.
             bounded: whether x0 lies in [-1, 1].
         """
-        told = self.draw(len(x0), uniform, normal).to(x0)
+        told = self.draw(len(x0), uniform, normal).to(x0, non_blocking=True)
         return self.apply(x0, told, bounded), told
 
     def draw(self, n: int, uniform: Callable[[int], Tensor], normal: Callable[[Tensor], Tensor]) -> Tensor:
@@ -128,8 +128,9 @@ class NonLeaking:
             factors = torch.stack([2 ** (-self.size * b), 2 ** (self.size * b)], 1)
             inverse = inverse @ (frame * factors[:, None]) @ frame.mT
         shift = self.reach * of["shift"] * 2 if "shift" in of else torch.zeros(B, 2, device=x.device)
-        sides = torch.tensor([W, H], device=x.device, dtype=torch.float32)  # grid_sample's axes go from -1 to 1
-        inverse = inverse * sides / sides[:, None]
+        sides = torch.ones(2, 2, device=x.device)  # grid_sample's axes go from -1 to 1
+        sides[0, 1], sides[1, 0] = H / W, W / H
+        inverse = inverse * sides
         grid = F.affine_grid(torch.cat([inverse, -(inverse @ shift[:, :, None])], 2), [B, 1, H, W], align_corners=False)
         out = F.grid_sample(x, grid.to(x), mode="bicubic", padding_mode="reflection", align_corners=False)
         return out.clamp(-1, 1) if bounded else out

@@ -68,11 +68,8 @@ class FromTeacher(Path):
         weights: Literal["ema", "raw"] = "ema",
         hash: str = "",
     ) -> None:
-        self.both, self.weights, self.hash = both, weights, hash
-        if isinstance(teacher, Denoiser):
-            self._teacher = teacher  # self.teacher stays unset, see AutoGuidance
-            return
-        self.teacher, self.hash, self._teacher = taught(teacher, weights, hash)
+        self.both = both
+        learn_from(self, teacher, weights, hash)
 
     def first(self, live: Denoiser, batch: Noised, s: Level) -> tuple[Tensor, Tensor]:
         settle(self._teacher, batch.x)
@@ -82,13 +79,18 @@ class FromTeacher(Path):
         return self._teacher if self.both else live
 
 
-def taught(teacher: str, weights: Literal["ema", "raw"], hash: str) -> tuple[str, str, Denoiser]:
-    """A teacher's path, the hash of its file, and its denoiser, which is not trained; see `FromTeacher`."""
+def learn_from(part: Any, teacher: str | Denoiser, weights: Literal["ema", "raw"], hash: str) -> None:
+    """Give a part its teacher, which is not trained, with its path, choice of weights and hash; see `FromTeacher`."""
+    part.weights, part.hash = weights, hash
+    if isinstance(teacher, Denoiser):
+        part._teacher = teacher  # part.teacher stays unset, see AutoGuidance
+        return
     if not teacher:
         raise ValueError(
             "teacher: wanted a run directory or a checkpoint, got none; fit --init RUN makes RUN the teacher"
         )
-    return str(teacher), same(teacher, hash), load_denoiser(teacher, weights).denoiser.requires_grad_(False)
+    part.teacher, part.hash = str(teacher), same(teacher, hash)
+    part._teacher = load_denoiser(teacher, weights).denoiser.requires_grad_(False)
 
 
 def known(denoiser: Denoiser, cond: Condition) -> Condition:

@@ -10,7 +10,7 @@ from diffusion.denoiser import Condition, Denoiser
 from diffusion.guidance import Guidance, Plain
 from diffusion.guidance.guides import settle
 from diffusion.loss.objective import Noised, Objective, Terms, uniform
-from diffusion.loss.paths import known, taught
+from diffusion.loss.paths import known, learn_from
 from diffusion.noise.level import Level
 from diffusion.samplers import DDIM, Sampler
 
@@ -47,11 +47,8 @@ class Walks(Objective):
         hash: str = "",
     ) -> None:
         super().__init__(drop=0.0)
-        self.sampler, self.guidance, self.weights, self.hash = sampler, guidance, weights, hash
-        if isinstance(teacher, Denoiser):
-            self._teacher = teacher  # self.teacher stays unset, see AutoGuidance
-            return
-        self.teacher, self.hash, self._teacher = taught(teacher, weights, hash)
+        self.sampler, self.guidance = sampler, guidance
+        learn_from(self, teacher, weights, hash)
 
     def __call__(
         self,

@@ -185,7 +185,7 @@ class DiffusionCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         with explained(parser, SYSTEMS[self.system][0]):
             super().parse_arguments(parser, args)
-        initial.taught(self.config)
+        initial.name_teacher(self.config)
 
     @cached_property
     def config_init(self) -> Namespace:

@@ -195,7 +195,7 @@ def scaled(model: nn.Module, scales: str) -> list[tuple[float, list[nn.Parameter
     return found
 
 
-def taught(config: Namespace) -> None:
+def name_teacher(config: Namespace) -> None:
     """Let the teacher of an objective or its path that has no name be the run of `--init`."""
     objective = config.get("model.objective")
     for part in (objective, objective and objective.get("init_args.path")):

@@ -13,6 +13,7 @@ def pictures(source, out, *options):
     return np.load(out)["images"].astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to, told, equal", [
     (("m.safetensors",), "m.json", 1),
     (("m.onnx",), "weights of step 10", 0.99),

@@ -75,6 +75,7 @@ def test_inputs_are_described():
     assert inputs(context())[2].shape == ("batch", 3) and len(inputs(learned())) == 2
 
 
+@pytest.mark.slow
 def test_previous_predictions_and_hints_are_channels_of_x(tmp_path):
     net = AttentionUNet(1, (8, 16), heads=2, attention=1, self_condition=True, image_channels=2)
     model = pipeline(net, hint=Masked(), sampler=Heun(4))

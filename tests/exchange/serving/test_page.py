@@ -211,6 +211,7 @@ def test_a_picture_with_a_wrong_content_is_refused(client, tmp_path):
         client.predict(image=None, model=DIGITS, editor=drawing, api_name="/edit")
 
 
+@pytest.mark.slow
 def test_twenty_clients_at_once_are_served_or_told_to_wait(served):
     barrier = threading.Barrier(20)
 
