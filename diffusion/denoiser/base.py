@@ -121,8 +121,15 @@ class Denoiser(nn.Module):
         return F.interpolate(image.to(x), x.shape[-2:]) if image.shape[-2:] != x.shape[-2:] else image.to(x)
 
     def encoded(self, y: Tensor | None) -> Tensor | None:
-        """A condition's y, with tokens replaced by what the network makes of them, so that it does so only once."""
-        return y if self.tokens is None or y is None or y.is_floating_point() else self.net.text.encode(y)
+        """A condition's y, with tokens replaced by the outputs of the network's text encoder, so that it runs only once.
+
+        Tokens are returned as they are if the network's text encoder cannot be called by itself (ONNX).
+        """
+        encoder = getattr(self.net, "text", None)
+        if self.tokens is None or encoder is None or y is None or y.is_floating_point():
+            return y
+        with nullcontext() if self.precision is None else torch.autocast(y.device.type, self.precision):
+            return encoder.encode(y)
 
     def walk(self) -> "Denoiser | SelfConditioned":
         """The denoiser for one sampling walk, which remembers the previous x_0 if the network is self-conditioned."""

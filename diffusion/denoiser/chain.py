@@ -35,7 +35,7 @@ class Conditioned:
     """A denoiser with its condition fixed: the innermost link of the chain."""
 
     def __init__(self, denoiser: Conditional, cond: Condition) -> None:
-        self.denoiser, self.cond = denoiser, cond
+        self.denoiser, self.cond = denoiser, cond._replace(y=denoiser.encoded(cond.y))
 
     def __call__(self, x: Tensor, t: Level) -> Prediction:
         return self.denoiser(x, t, self.cond)

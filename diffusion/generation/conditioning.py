@@ -149,6 +149,8 @@ def prompts(denoiser: Denoiser, texts: str | Sequence[str], between: int = 0) ->
         return ids
     if len(texts) < 2 or between < 2:
         raise ValueError(f"between: wanted two prompts or more and at least 2 pictures, got {len(texts)} and {between}")
+    if getattr(denoiser.net, "text", None) is None:
+        raise ValueError("between: the text encoder is a part of the ONNX graph; use the run itself with engine torch")
     with torch.no_grad():
         ends = denoiser.encoded(ids.to(next(denoiser.parameters()).device)).cpu()
     u = torch.linspace(0, 1, between)[:, None, None]

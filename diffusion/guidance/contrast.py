@@ -117,11 +117,10 @@ class ClassifierFree(Contrast):
         if self.negative:
             if denoiser.tokens is None:
                 raise ValueError("negative: this model was trained without captions; leave the negative prompt out")
-            worse = denoiser.tokens.encode([self.negative]).to(cond.y.device)
-            worse = denoiser.encoded(worse) if cond.y.is_floating_point() else worse
-            y = torch.cat([worse.expand_as(cond.y).to(cond.y.dtype), cond.y])
-            both = both._replace(y=y, keep=torch.cat([on, on]))
-        return WithAndWithout(denoiser, both)
+            worse = denoiser.encoded(denoiser.tokens.encode([self.negative]).to(cond.y.device))
+            y = denoiser.encoded(cond.y)
+            both = both._replace(y=torch.cat([worse.expand_as(y).to(y.dtype), y]), keep=torch.cat([on, on]))
+        return WithAndWithout(denoiser, both._replace(y=denoiser.encoded(both.y)))
 
 
 class WithAndWithout:

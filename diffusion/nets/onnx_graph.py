@@ -1,6 +1,7 @@
 """A network as an ONNX graph."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.support.extras import extra
+from diffusion.support.pretrained import Pretrained, tokens_of
+from diffusion.support.tokens import BYTES
 
 OPSET = 20
 LIMIT = 2**31 - 2**20  # bytes: a protocol buffer, and so one file, holds less than 2 GiB
@@ -60,13 +63,18 @@ def inputs_of(net: nn.Module, shape: Sequence[int], resizable: bool) -> list[Inp
         found.append(Input("y", "int64", ("batch",)))
     elif getattr(net, "context_dim", 0):
         found.append(Input("y", "float32", ("batch", net.context_dim)))
+    elif tokens := getattr(net, "tokens", None):
+        found.append(Input("y", "int64", ("batch", tokens_of(tokens).length)))
     if len(found) > 2:
         found.append(Input("keep", "bool", ("batch",)))
     return found
 
 
 def example(inputs: Sequence[Input], batch: int, size: Sequence[int]) -> list[Tensor]:
-    """Values of the inputs of a graph: noise, clocks, and conditions of which every fourth is not kept."""
+    """Values of the inputs of a graph: noise, clocks, and conditions of which every fourth is not kept.
+
+    Labels are 0, and texts are spelled in bytes.
+    """
     draw = torch.Generator().manual_seed(0)
     sizes = dict(zip(AXES, (batch, *size), strict=True))
     found = []
@@ -76,8 +84,11 @@ def example(inputs: Sequence[Input], batch: int, size: Sequence[int]) -> list[Te
             found.append(torch.linspace(1, 900, batch))
         elif dtype == "float32":
             found.append(torch.randn(shape, generator=draw))
+        elif dtype == "bool":
+            found.append(torch.arange(batch) % 4 != 3)
         else:
-            found.append(torch.arange(batch) % 4 != 3 if dtype == "bool" else torch.zeros(shape, dtype=torch.int64))
+            text = torch.arange(math.prod(shape)).reshape(shape) % (1 + BYTES)
+            found.append(text if len(shape) > 1 else torch.zeros(shape, dtype=torch.int64))
     return found
 
 
@@ -95,8 +106,11 @@ def graph_of(net: nn.Module, shape: Sequence[int], resizable: bool = True):
     if getattr(net, "second_clock", False):
         raise ValueError(f"{type(net).__name__}: a graph has no input for its second clock; export to .safetensors")
     extra("onnx", "export"), extra("onnxscript", "export")
-    if getattr(net, "tokens", None):
-        raise ValueError(f"{type(net).__name__}: it reads text, which has no ONNX form yet; export to .safetensors")
+    if isinstance(tokens_of(getattr(net, "tokens", None)), Pretrained):
+        raise ValueError(
+            f"{type(net).__name__}: its text encoder is a pretrained model in another folder, which is not exported; "
+            "use the run itself"
+        )
     if sum(p.numel() for p in net.parameters()) * 4 > LIMIT:
         raise ValueError(f"{type(net).__name__}: its weights exceed 2 GiB in float32, the limit of an ONNX file")
     net = deepcopy(net).eval().to("cpu", torch.float32).to(memory_format=torch.contiguous_format)

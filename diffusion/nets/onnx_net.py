@@ -15,10 +15,11 @@ from diffusion.nets.onnx_graph import graph_of, session
 from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 from diffusion.support.paths import cache_root
+from diffusion.support.pretrained import tokens_of
 from diffusion.support.released import intact, with_metadata
 from diffusion.support.specs import spec
 
-FACTS = ("num_classes", "context_dim", "image_channels", "self_condition", "learn_variance")
+FACTS = ("num_classes", "context_dim", "image_channels", "self_condition", "learn_variance")  # and tokens, of text
 
 
 class OnnxNet(nn.Module):
@@ -28,7 +29,7 @@ class OnnxNet(nn.Module):
 
     Args:
         graph: the bytes of an ONNX file, see `onnx_graph`.
-        facts: num_classes, context_dim, image_channels, self_condition and learn_variance of the network.
+        facts: num_classes, context_dim, image_channels, self_condition, learn_variance and tokens of the network.
         threads: of ONNX Runtime; torch's number by default.
     Raises:
         ImportError: onnxruntime is not installed.
@@ -41,6 +42,7 @@ class OnnxNet(nn.Module):
         self.image_channels = int(facts.get("image_channels", 0))
         self.self_condition = bool(facts.get("self_condition", False))
         self.learn_variance = bool(facts.get("learn_variance", False))
+        self.tokens = facts.get("tokens")
         self.session = session(graph, threads)
         self.names = [given.name for given in self.session.get_inputs()]
 
@@ -58,8 +60,8 @@ class OnnxNet(nn.Module):
         feeds = {"x": x.float(), "clock": clock.float()}
         if "y" in self.names:
             kept = torch.full(x.shape[:1], y is not None)
-            empty = (x.shape[0], self.context_dim) if self.context_dim else (x.shape[0],)
-            feeds["y"] = torch.zeros(empty) if y is None else y
+            width = self.context_dim or (tokens_of(self.tokens).length if self.tokens else 0)
+            feeds["y"] = torch.zeros((x.shape[0], width) if width else x.shape[:1]) if y is None else y
             feeds["y"] = feeds["y"].float() if self.context_dim else feeds["y"].long()
             feeds["keep"] = kept if keep is None or y is None else keep.bool()
         values = {name: value.detach().cpu().contiguous().numpy() for name, value in feeds.items()}
@@ -72,7 +74,8 @@ class OnnxNet(nn.Module):
 
 def facts_of(net: nn.Module) -> dict[str, Any]:
     """What a denoiser reads of a network; see `nets.base.Net`."""
-    return {name: getattr(net, name, 0) for name in FACTS}
+    tokens = getattr(net, "tokens", None)
+    return {name: getattr(net, name, 0) for name in FACTS} | ({"tokens": tokens} if tokens else {})
 
 
 def accelerated(net: nn.Module, shape: Sequence[int]) -> OnnxNet:

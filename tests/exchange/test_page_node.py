@@ -22,6 +22,7 @@ from diffusion.noise import Cosine, Flow, Karras, Linear, Shifted
 from diffusion.noise.draws import ImageDraws, seed_of
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, EulerAncestral, Heun
+from diffusion.support.tokens import Tokens
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed: apt-get install nodejs")
@@ -29,7 +30,7 @@ READ = 'const given = JSON.parse(require("fs").readFileSync(0, "utf8"));\n'
 WRITE = "\nconst write = (value) => process.stdout.write(JSON.stringify(value));\n"
 
 
-def node(script, given=None, names=("random.js", "sampler.js", "pictures.js", "gif.js")):
+def node(script, given=None, names=("random.js", "sampler.js", "pictures.js", "text.js", "gif.js")):
     """The value that a script passes to `write`, after the page's programs; it finds `given` as plain types."""
     text = as_json(given).replace("NaN", "null")
     source = program(*names) + READ + WRITE + script
@@ -44,6 +45,8 @@ class Toy(Net):
     The JavaScript below is the same function.
     """
 
+    reads_text = True
+
     def forward(self, x, clock, y=None, keep=None):
         out = self.unscaled(x[:, : self.channels], clock, y, keep)
         if self.self_condition:
@@ -53,6 +56,7 @@ class Toy(Net):
     def unscaled(self, x, clock, y, keep):
         rows = (-1, 1, 1, 1)
         told = torch.zeros(len(x)) if y is None else (y * torch.arange(1, 4)).sum(1) if y.ndim > 1 else y.float() + 1
+        told = told / 100 if self.tokens else told
         told = told if keep is None else told * keep
         return torch.tanh(1.3 * x + x.mean((1, 2, 3), keepdim=True) / 2) + (told / 10 + clock.cos() / 5).view(rows)
 
@@ -63,8 +67,9 @@ async function net(x, rows, clock, keep) {
   const inputs = x.length / rows, outputs = given.variance ? 2 * size : size, out = new Float32Array(rows * outputs);
   for (let row = 0; row < rows; row++) {
     const mine = x.subarray(row * inputs, row * inputs + size), mean = mine.reduce((a, b) => a + b, 0) / size;
-    const y = given.y && given.y[row % given.n];
+    const y = given.negative && row < rows - n ? given.negative : given.y && given.y[row % given.n];
     let told = !y && y !== 0 ? 0 : y.length ? y.reduce((sum, v, k) => sum + v * (k + 1), 0) : y + 1;
+    if (given.model.text) told /= 100;
     if (!keep(row)) told = 0;
     for (let i = 0; i < size; i++) {
       let v = Math.tanh(1.3 * mine[i] + mean / 2) + told / 10 + Math.cos(clock) / 5;
@@ -82,7 +87,7 @@ const { options } = model.samplers[model.sampler];
 if ("maxRatio" in options) options.maxRatio ??= Infinity;
 const noise = pictureNoise(BigInt(given.seed), n, size);
 const levels = model.walks[model.steps].map((k) => levelOf(model.levels[k]));
-const denoise = denoiser(model, net, n, model.guidance.scale, Boolean(given.y));
+const denoise = denoiser(model, net, n, model.guidance.scale, Boolean(given.y), Boolean(given.negative));
 const steps = [];
 walk(model.sampler, options, denoise, noise().map((v) => model.priorStd * v), levels, noise, (k) => steps.push(k)).then(
   (x) => write({ x: [...x], steps, bytes: [...toBytes(model, x, n)] }));
@@ -99,6 +104,7 @@ def toy(schedule=None, target=None, sampler=None, guidance=None, clamp=None, cha
     )  # fmt: skip
 
 
+WORDS = Tokens(("a", "red", "cat"), 3)
 MODELS = {
     "ddim": {},
     "euler": {"sampler": Euler(6), "target": Eps(), "schedule": Linear()},
@@ -121,6 +127,11 @@ MODELS = {
     "self-conditioned": {"self_condition": True},
     "mixes": {"num_classes": 0, "context_dim": 3},
     "unconditional": {"num_classes": 0, "guidance": Plain(), "channels": 3},
+    "text": {"num_classes": 0, "tokens": WORDS.plain},
+    "negative": {
+        "num_classes": 0, "tokens": WORDS.plain, "guidance": Interval(ClassifierFree(3.0, negative="cat a"), 0.2, 4.0),
+        "self_condition": True,
+    },
 }
 
 
@@ -142,19 +153,40 @@ def test_seeds_are_pythons():
 @pytest.mark.parametrize("name", MODELS)
 def test_walks_are_pythons(name):
     model = toy(**MODELS[name])
-    y = model.in_turn(4)
+    y = model.prompts(["a red cat", "a cat", "", "red"]) if model.tokens else model.in_turn(4)
+    facts = described(model)
+    unwanted = facts["guidance"]["negative"]
     given = {
-        "model": described(model), "n": 4, "seed": 5, "y": None if y is None else y.tolist(),
-        "variance": model.denoiser.learn_variance,
+        "model": facts, "n": 4, "seed": 5, "y": None if y is None else y.tolist(),
+        "variance": model.denoiser.learn_variance, "negative": WORDS.encode([unwanted])[0].tolist() if unwanted else None,
     }  # fmt: skip
     found = node(NET, given)
-    wanted = model.sample(4, seed=5)
+    wanted = model.sample(4, y, seed=5)
     assert found["steps"] == list(range(1, model.sampler.steps + 1))
     np.testing.assert_allclose(np.array(found["x"]).reshape(wanted.shape), wanted.numpy(), atol=3e-5, rtol=3e-5)
     pixels = np.array(found["bytes"]).reshape(4, 3, 5, 4)
     channels = visible(wanted).shape[-1]
     assert np.abs(pixels[..., :channels].astype(int) - visible(wanted)).max() <= 1
     assert (pixels[..., 3] == 255).all()
+
+
+PROMPTS = [
+    "A red CAT, and a\u00a0blue_dog!", "", " \x1c\x85\u2003\n", "e\u0301te\u0301 \u00c9T\u00c9", "\u8d64\u3044\u732b", "\U0001f431 x\u00b2 \u2167 \u2460",
+    "\u03a3\u0391\u03a3 \u0130I", "\u0645\u0631\u062d\u0628\u0627", "\ufeffa\u200bb", "a cat " * 9, "don't 3.14 \u093f\u0928\u094d",
+]  # fmt: skip
+
+
+def test_tokens_of_prompts_are_pythons():
+    tokens = Tokens(("red", "a", "cat", "\u00e9t\u00e9", ","), 24)
+    script = "const t = new Tokens(given.text); write(given.prompts.map((p) => [t.encode(p), t.hint(p)]))"
+    found = node(script, {"text": tokens.plain, "prompts": PROMPTS})
+    for prompt, (ids, hint) in zip(PROMPTS, found, strict=True):
+        assert ids == tokens.encode([prompt])[0].tolist(), ascii(prompt)
+        assert bool(hint) == bool(tokens.hint(prompt) and tokens.encode([prompt]).any()), ascii(prompt)
+    assert found[0][1] == "not among the words of training: \u201cand\u201d, \u201cblue\u201d, \u201c_\u201d and 2 more"
+    assert found[9][1] == "" and "27 tokens, of which the first 24 are read" in node(
+        "write(new Tokens(given).hint('a red cat '.repeat(9)))", tokens.plain
+    )
 
 
 def test_evaluations_are_counted():

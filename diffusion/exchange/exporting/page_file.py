@@ -21,7 +21,7 @@ from diffusion.support.files import atomic
 
 FOLDER = Path(__file__).resolve().parents[1] / "page"
 WORKER = ("unpack.js", "random.js", "sampler.js", "pictures.js", "gif.js", "worker.js")
-APP = ("unpack.js", "sampler.js", "pictures.js", "form.js", "app.js")
+APP = ("unpack.js", "sampler.js", "pictures.js", "text.js", "form.js", "app.js")
 LIBRARY, BINARY = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
 USED = ("InferenceSession", "Tensor", "env")  # of ONNX Runtime's library
 LARGE = 50 * 2**20  # bytes of a page that is slow to open

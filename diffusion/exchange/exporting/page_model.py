@@ -12,6 +12,7 @@ from diffusion.guidance import Clamp, ClassifierFree, Guidance, Interval, Plain,
 from diffusion.noise.level import Level
 from diffusion.pictures.bands import colours
 from diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, EulerAncestral, Heun, Sampler
+from diffusion.support.pretrained import Pretrained
 
 STEPS = (5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 500, 1000)
 FEATURES = 64  # of a context vector; each has a slider
@@ -39,6 +40,7 @@ def described(pipeline: Pipeline) -> dict[str, Any]:
         "shape": list(pipeline.shape),
         "kinds": kinds,
         "context": bool(denoiser.context_dim),
+        "text": None if denoiser.tokens is None else denoiser.tokens.plain,
         "named": named,
         "names": names if named else [f"{what} {k}" if denoiser.context_dim else str(k) for k in range(kinds)],
         "keys": [name if named and set(name) <= PLAIN else str(k) for k, name in enumerate(names or range(kinds))],
@@ -73,8 +75,8 @@ def refusal(pipeline: Pipeline) -> str:
     denoiser, guidance, sampler = pipeline.denoiser, pipeline.guidance, pipeline.sampler
     if denoiser.image_channels or pipeline.hint is not None:
         return "its network is conditioned on an image, and the page has no place to give one; export to .onnx"
-    if denoiser.tokens is not None:
-        return "its network is conditioned on text, and the page reads none; use diffusion serve"
+    if isinstance(denoiser.tokens, Pretrained):
+        return "its text encoder is a pretrained model in another folder, which is not exported; use diffusion serve"
     if denoiser.context_dim > FEATURES:
         return f"the page has a slider per feature, for at most {FEATURES}; its context has {denoiser.context_dim}"
     if reason := alone(guidance):
@@ -138,7 +140,7 @@ def row(denoiser: Denoiser, t: Level) -> tuple[float, ...]:
 
 
 def guidance_of(guidance: Guidance) -> dict[str, Any]:
-    """The guidance: scale, rescale, and the interval of sigma / alpha; words are its options on the command line."""
+    """The guidance: scale, rescale, negative prompt, and the interval of sigma / alpha; words are its other options."""
     within = type(guidance) is Interval
     inner = guidance.guidance if within else guidance
     rescale = getattr(inner, "rescale", 0.0)
@@ -147,7 +149,8 @@ def guidance_of(guidance: Guidance) -> dict[str, Any]:
     if within:
         words.append(f"--interval {low:g},{high:g}")
     high = None if high in (None, float("inf")) else high
-    return {"scale": inner.scale, "rescale": rescale, "low": low, "high": high, "words": words}
+    negative = getattr(inner, "negative", "")
+    return {"scale": inner.scale, "rescale": rescale, "negative": negative, "low": low, "high": high, "words": words}
 
 
 def samplers_of(sampler: Sampler) -> dict[str, dict[str, Any]]:

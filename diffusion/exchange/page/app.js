@@ -21,6 +21,7 @@ function refresh() {
   $("eta-row").hidden = $("sampler").value !== "DDIM";
   $("eta-value").textContent = $("eta").value;
   $("scale-value").textContent = $("scale").value;
+  if (model.text) refreshText();
   if (!perImage || !$("form").checkValidity()) return;
   const { n, sampler, steps, scale, y } = choices();
   const seconds = perImage * evaluations(sampler, steps, n, y && scale !== 1);
@@ -63,7 +64,7 @@ function sample() {
 
 /** The place of picture k: a button that saves it. */
 function tile(k) {
-  const words = caption(run.y?.[k]);
+  const words = caption(run, k);
   const canvas = build("canvas", { width: W, height: H });
   const label = `Picture ${k + 1}${words ? `, ${words}` : ""}: save as PNG`;
   const text = build("span", { textContent: words, hidden: run.rows?.length === 1 });

@@ -6,6 +6,8 @@ model.clamp = [model.clamp[0] ?? -Infinity, model.clamp[1] ?? Infinity];
 model.guidance.high ??= Infinity;
 model.samplers.Heun.options.maxRatio ??= Infinity;
 const MANY = 30; // classes from which there is a field to search them
+const tokens = model.text && new Tokens(model.text);
+const conditional = Boolean(model.kinds || model.text);
 
 /** An element with properties, a label for screen readers, and children. */
 function build(tag, { label, ...properties } = {}, ...children) {
@@ -26,10 +28,11 @@ function prepare() {
   $("eta").value = model.samplers.DDIM.options.eta;
   $("scale").max = Math.max(6, Math.ceil(2 * model.guidance.scale));
   $("scale").value = model.guidance.scale;
-  $("scale-row").hidden = !model.kinds;
-  if (!model.kinds) return;
+  $("scale-row").hidden = !conditional;
+  if (!conditional) return;
   $("what").hidden = false;
-  if (model.context) prepareMix();
+  if (model.text) prepareText();
+  else if (model.context) prepareMix();
   else prepareClasses();
 }
 
@@ -70,7 +73,33 @@ function prepareMix() {
   $("kinds").replaceChildren(build("div", { className: "chips" }, chip), ...sliders);
 }
 
-/** The choices: n, seed, sampler, options, steps, scale, y (per picture), rows (what is cycled through; null: default). */
+/** A field for prompts, one for what pictures should not show, and a line on what of both is not read as it stands. */
+function prepareText() {
+  $("what-legend").textContent = "Prompts";
+  $("what-hint").textContent = `One per line, one after the other. Words of training: ${tokens.frequent()}.`;
+  const prompts = build("textarea", { id: "prompt", rows: 3, label: "Prompts, one per line" });
+  const negative = build("input", { type: "text", id: "negative", value: model.guidance.negative });
+  const unread = build("p", { className: "hint warn", id: "unread" });
+  unread.setAttribute("role", "status");
+  $("kinds").replaceChildren(prompts, build("label", {}, "Not in the pictures", negative), unread);
+}
+
+/** The prompts, [""] for none. */
+function prompts() {
+  const found = $("prompt").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  return found.length ? found : [""];
+}
+
+/** Say what of the prompts is not read as it stands. */
+function refreshText() {
+  const hints = [...prompts(), $("negative").value].map((text) => tokens.hint(text)).filter(Boolean);
+  $("unread").textContent = hints.map((hint) => `${hint[0].toUpperCase()}${hint.slice(1)}.`).join(" ");
+}
+
+/**
+ * The choices: n, seed, sampler, options, steps, scale, y (per picture), rows (what is cycled through; null: default);
+ * of a model of text also texts (the prompts), negative (tokens, or null) and unwanted (its text).
+ */
 function choices() {
   const [n, sampler] = [$("number").valueAsNumber, $("sampler").value];
   const options = { ...model.samplers[sampler].options };
@@ -78,13 +107,17 @@ function choices() {
   const rows = chosen();
   const all = rows ?? defaults();
   const y = all && Array.from({ length: n }, (_, k) => all[k % all.length]);
-  return { n, seed: $("seed").value, sampler, options, steps: Number($("steps").value), scale: scale(), y, rows };
+  const made = { n, seed: $("seed").value, sampler, options, steps: Number($("steps").value), scale: scale(), y, rows };
+  if (!model.text) return made;
+  const unwanted = $("negative").value.trim();
+  return { ...made, texts: prompts(), unwanted, negative: unwanted ? tokens.encode(unwanted) : null };
 }
 
-const scale = () => (model.kinds ? $("scale").valueAsNumber : 1);
+const scale = () => (conditional ? $("scale").valueAsNumber : 1);
 
-/** The classes or the mix that are chosen; null if none are. */
+/** The prompts, classes or the mix that are chosen; null if none are. */
 function chosen() {
+  if (model.text) return prompts().map((text) => tokens.encode(text));
   if (!model.kinds) return null;
   if (model.context) {
     const mix = [...document.querySelectorAll("[data-feature]")].map((input) => input.valueAsNumber);
@@ -101,20 +134,28 @@ function defaults() {
   return model.context ? numbers.map((k) => numbers.map((j) => Number(j === k))) : numbers;
 }
 
-/** What a picture shows, in words. */
-function caption(y) {
+/** What picture k of a run shows, in words. */
+function caption(run, k) {
+  if (run.texts) return run.texts[k % run.texts.length];
+  const y = run.y?.[k];
   if (y === undefined || y === null) return "";
   if (!model.context) return model.names[y];
   const parts = y.map((v, k) => (v === 1 ? model.names[k] : v ? `${v} ${model.names[k]}` : ""));
   return parts.filter(Boolean).join(" + ") || "nothing";
 }
 
+/** A text as one word of a shell's line. */
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
 /** The command that makes the same pictures. */
-function command({ n, seed, sampler, options, steps, scale, rows }) {
+function command({ n, seed, sampler, options, steps, scale, rows, texts, unwanted }) {
   const words = ["diffusion sample RUN", `--n ${n}`, `--seed ${BigInt(seed)}`, `--sampler ${sampler}`, `--steps ${steps}`];
   if (sampler === "DDIM" && options.eta) words.push(`--eta ${options.eta}`);
-  words.push(...model.samplers[sampler].words, ...(model.kinds ? [`--scale ${scale}`, ...model.guidance.words] : []));
-  if (rows && model.context) words.push(`--context "${rows[0].map((v, k) => `${model.keys[k]}=${v}`).join(",")}"`);
+  words.push(...model.samplers[sampler].words, ...(conditional ? [`--scale ${scale}`, ...model.guidance.words] : []));
+  if (texts) {
+    words.push(...texts.map((text) => `--prompt=${quoted(text)}`));
+    if (unwanted || model.guidance.negative) words.push(`--negative=${quoted(unwanted)}`);
+  } else if (rows && model.context) words.push(`--context "${rows[0].map((v, k) => `${model.keys[k]}=${v}`).join(",")}"`);
   else if (rows) words.push(`--labels ${rows.map((k) => model.keys[k]).join(",")}`);
   return words.join(" ");
 }

@@ -28,8 +28,9 @@ function combine(...pairs) {
  * @param n number of pictures
  * @param scale of classifier-free guidance; 1 is off
  * @param given whether there is a condition
+ * @param negative whether the rows without condition have a negative prompt instead
  */
-function denoiser(model, net, n, scale, given) {
+function denoiser(model, net, n, scale, given, negative = false) {
   const [C, H, W] = model.shape;
   const size = C * H * W;
   const { low, high, rescale } = model.guidance;
@@ -40,7 +41,7 @@ function denoiser(model, net, n, scale, given) {
     const guided = given && scale !== 1 && ratio > low && ratio <= high;
     const rows = guided ? 2 * n : n; // without condition first, then with it
     const input = inputOf(x, t, rows);
-    const out = await net(input, rows, t.clock, (row) => given && (!guided || row >= n));
+    const out = await net(input, rows, t.clock, (row) => given && (!guided || negative || row >= n));
     const stride = out.length / rows; // of a picture, with the variance if the network has learned it
     const x0s = new Float32Array(rows * size);
     for (let row = 0; row < rows; row++) {

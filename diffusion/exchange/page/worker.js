@@ -48,7 +48,7 @@ async function open({ model: given, runtime, network }) {
   postMessage({ kind: "ready", seconds });
 }
 
-/** The network's output for some rows; y holds a label or a context vector per row, or is null. */
+/** The network's output for some rows; y holds a label, a context vector or tokens per row, or is null. */
 async function evaluate(x, rows, clock, y, keep) {
   const [C, H, W] = model.shape;
   const channels = (model.selfCondition ? 2 : 1) * C;
@@ -56,7 +56,7 @@ async function evaluate(x, rows, clock, y, keep) {
     x: new ort.Tensor("float32", x, [rows, channels, H, W]),
     clock: new ort.Tensor("float32", new Float32Array(rows).fill(clock), [rows]),
   };
-  if (model.kinds) {
+  if (model.kinds || model.text) {
     const kept = Uint8Array.from({ length: rows }, (_, row) => keep(row));
     feeds.keep = new ort.Tensor("bool", kept, [rows]);
     if (model.context) {
@@ -64,7 +64,10 @@ async function evaluate(x, rows, clock, y, keep) {
       if (y) for (let row = 0; row < rows; row++) values.set(y[row], row * model.kinds);
       feeds.y = new ort.Tensor("float32", values, [rows, model.kinds]);
     } else {
-      feeds.y = new ort.Tensor("int64", BigInt64Array.from({ length: rows }, (_, k) => BigInt(y ? y[k] : 0)), [rows]);
+      const width = model.text ? [model.text.length] : []; // of a row
+      const values = new BigInt64Array(rows * (width[0] ?? 1));
+      if (y) y.slice(0, rows).flat().forEach((v, k) => (values[k] = BigInt(v)));
+      feeds.y = new ort.Tensor("int64", values, [rows, ...width]);
     }
   }
   return (await session.run(feeds)).out.data;
@@ -85,9 +88,10 @@ function breathe() {
 /**
  * Sample n pictures.
  *
- * @param choices n, seed (text), sampler, options (of the sampler), steps, scale, y (n labels or context vectors, null)
+ * @param choices n, seed (text), sampler, options (of the sampler), steps, scale, y (n labels, context vectors or texts
+ *   of tokens, null), negative (tokens of a negative prompt, or null)
  */
-async function sample({ n, seed, sampler, options, steps, scale, y }) {
+async function sample({ n, seed, sampler, options, steps, scale, y, negative }) {
   stopping = false;
   const began = performance.now();
   const [C, H, W] = model.shape;
@@ -100,7 +104,8 @@ async function sample({ n, seed, sampler, options, steps, scale, y }) {
     let out = null;
     for (let from = 0; from < rows; from += slice) {
       const to = Math.min(from + slice, rows);
-      const part = y && Array.from({ length: to - from }, (_, k) => y[(from + k) % n]);
+      const told = (row) => (negative && row < rows - n ? negative : y[row % n]);
+      const part = y && Array.from({ length: to - from }, (_, k) => told(from + k));
       const found = await evaluate(x.slice(from * width, to * width), to - from, clock, part, (k) => keep(from + k));
       out ??= new Float32Array((found.length / (to - from)) * rows);
       out.set(found, (found.length / (to - from)) * from);
@@ -122,7 +127,7 @@ async function sample({ n, seed, sampler, options, steps, scale, y }) {
     postMessage({ kind: "frame", step, x: mine, x0: guess }, [mine.buffer, guess.buffer]);
   };
   frame(0, start, new Float32Array(n * size));
-  await walk(sampler, options, denoiser(model, net, n, scale, Boolean(y)), start, levels, noise, frame);
+  await walk(sampler, options, denoiser(model, net, n, scale, Boolean(y), Boolean(negative)), start, levels, noise, frame);
   const seconds = (performance.now() - began) / 1000;
   postMessage({ kind: "done", seconds, perImage: seconds / done });
 }

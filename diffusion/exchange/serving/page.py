@@ -49,7 +49,7 @@ class Page:
         self.add("model", gr.Dropdown(self.names, value=self.start, label="Model", filterable=True))
         self.words = gr.Markdown(facts["words"], elem_classes="quiet")
         for name, label in (("prompt", "Prompt"), ("negative", "Not in the pictures")):
-            self.add(name, gr.Textbox(label=label, max_length=LETTERS, visible=facts["text"]))
+            self.add(name, gr.Textbox("", label=label, max_length=LETTERS, visible=facts["text"]))
         self.add("condition", gr.Radio([TURN, CHOSEN, MIX], value=TURN, label="Condition"))
         self.add(
             "labels",
