@@ -7,11 +7,12 @@ here=$(pwd -P)
 
 usage() {
   cat <<'END'
-usage: ./setup.sh [--python PATH] [--check] [demo | test | lint] [arguments passed on]
+usage: ./setup.sh [--python PATH] [--check] [demo | test | text | lint] [arguments passed on]
 
   ./setup.sh            install, and register the Jupyter kernel "Python (diffusion)"
   ./setup.sh demo ...   the same, then: python -m diffusion demo ...
   ./setup.sh test ...   the same with the test packages, then: python -m pytest ...   (test -m slow: slow tests)
+  ./setup.sh text ...   the same with transformers as well, for the tests of pretrained text models alone
   ./setup.sh lint ...   the same with the developer packages, then: python -m ruff check ...
 
   --check         report the state and change nothing; exit with 0 if ready, 1 if not
@@ -385,7 +386,7 @@ while (( $# )); do
     --check) check=1 ;;
     --python) (( $# > 1 )) || bad "--python requires a path"; python=$2; shift ;;
     --python=*) python=${1#*=}; [[ -n $python ]] || bad "--python requires a path" ;;
-    demo | test | lint) command=$1; shift; break ;;
+    demo | test | text | lint) command=$1; shift; break ;;
     *) bad "unknown argument '$1'" ;;
   esac
   shift
@@ -394,6 +395,7 @@ done
 case $python in /* | '') ;; */*) python=$caller/$python ;; esac
 case $command in
   test) extras=(notebook test) ;;
+  text) extras=(notebook test text) ;;
   lint) extras=(notebook test dev) ;;
   *) extras=(notebook) ;;
 esac
@@ -410,6 +412,7 @@ rm -rf "$tmp"
 case $command in
   demo) exec "$py" -m diffusion demo "$@" ;;
   test) exec "$py" -m pytest "$@" ;;
+  text) exec "$py" -m pytest -m pretrained "$@" ;;
   lint) exec "$py" -m ruff check "$@" ;;
   *) finish ;;
 esac

@@ -7,6 +7,7 @@ from diffusion.generation.pipeline import Pipeline
 from diffusion.nets.frozen_text import FrozenTextEncoder
 from tests import pretrained
 
+pytestmark = pytest.mark.pretrained
 SMALL = ["--model.net.width", "8", "--model.net.mults", "[1, 2]", "--model.net.attention", "[1]",
          "--model.net.head_width", "8", "--model.net.blocks", "1", "--model.net.text_width", "8", "--data.limit", "16",
          "--data.batch_size", "8", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",

@@ -106,6 +106,7 @@ def test_prepared_is_conditioned_on_captions_as_text(tmp_path, images, said):
         Prepared(str(tmp_path / "none"), y="text")
 
 
+@pytest.mark.pretrained
 def test_prepared_captions_are_read_by_a_pretrained_text_encoder(tmp_path, images, said):
     pretrained = pytest.importorskip("tests.pretrained")
     folder = pretrained.t5(tmp_path / "t5")

@@ -70,8 +70,9 @@ def test_the_page_knows_the_vocabulary_and_the_negative_prompt():
     assert found["text"] == model.tokens.plain and found["guidance"]["negative"] == "a dog" and found["kinds"] == 0
 
 
+@pytest.mark.pretrained
 def test_a_pretrained_text_encoder_is_not_exported(tmp_path):
-    pretrained = pytest.importorskip("tests.pretrained", reason="pip install -e '.[test]'")
+    pretrained = pytest.importorskip("tests.pretrained")
     tokens = Pretrained.measured(pretrained.t5(tmp_path / "t5"), ["a red cat"])
     model = pipeline(unet(tokens=tokens.plain, text_width=16))
     assert "text encoder is a pretrained model in another folder" in refusal(model)

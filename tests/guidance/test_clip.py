@@ -24,6 +24,7 @@ from diffusion.support.specs import build, spec
 from tests import pretrained
 from tests.nets.test_text import reading, unet
 
+pytestmark = pytest.mark.pretrained
 transformers = pretrained.transformers
 
 

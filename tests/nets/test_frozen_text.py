@@ -16,6 +16,7 @@ from diffusion.support.specs import build, spec
 from tests import pretrained
 from tests.nets.test_text import TOKENS, dit, inputs, unet
 
+pytestmark = pytest.mark.pretrained
 transformers = pretrained.transformers
 TEXTS = ["a red cat", "", "a blue dog and"]
 
