@@ -121,7 +121,7 @@ class Denoiser(nn.Module):
         return F.interpolate(image.to(x), x.shape[-2:]) if image.shape[-2:] != x.shape[-2:] else image.to(x)
 
     def encoded(self, y: Tensor | None) -> Tensor | None:
-        """A condition's y, with tokens replaced by the outputs of the network's text encoder, so that it runs only once.
+        """A condition's y, with tokens replaced by the outputs of the network's text encoder, so that it runs once.
 
         Tokens are returned as they are if the network's text encoder cannot be called by itself (ONNX).
         """

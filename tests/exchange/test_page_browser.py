@@ -14,6 +14,7 @@ import diffusion
 from diffusion import Pipeline
 from diffusion.cli import main
 from diffusion.exchange.exporting import npm
+from diffusion.generation.conditioning import PromptWarning
 from diffusion.generation.conditions import contexts
 from diffusion.guidance import ClassifierFree
 from diffusion.pictures import to_uint8
@@ -23,17 +24,31 @@ from .browsers import BROWSERS, opened
 
 pytestmark = pytest.mark.slow
 CONFIGS = {"digits": "configs/digits.yaml", "sprites": "configs/sprites_cpu.yaml"}
+TEXT = [
+    "--model.net.width",
+    "16",
+    "--model.net.head_width",
+    "16",
+    "--model.net.text_width",
+    "16",
+    "--data.limit",
+    "512",
+]
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """For each configuration: a model trained for a few steps, and its page."""
-    folder = tmp_path_factory.mktemp("pages")
+def runtime():
+    """What pages are made of; without it tests are skipped."""
     try:
         npm.archive(npm.ONNXRUNTIME)
     except ConnectionError as error:
         pytest.skip(f"no browser test: {error}")
-    made = {}
+
+
+@pytest.fixture(scope="module")
+def pages(runtime, tmp_path_factory):
+    """For each configuration: a model trained for a few steps, and its page."""
+    folder, made = tmp_path_factory.mktemp("pages"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFUSION_OUT", str(folder / "runs"))
         for name, config in CONFIGS.items():
@@ -42,6 +57,15 @@ def pages(tmp_path_factory):
             page = diffusion.export(folder / "runs" / name, folder / f"{name}.html").files[0]
             made[name] = (Pipeline.load(folder / "runs" / name), page)
     return made
+
+
+@pytest.fixture(scope="module")
+def text(runtime, tmp_path_factory):
+    """A small model of captions trained for a few steps, and its page."""
+    folder = tmp_path_factory.mktemp("text")
+    words = ["--trainer.max_steps", "30", "--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu", *TEXT]
+    assert main(["fit", "-c", "configs/sprites_text.yaml", *words, "--out", str(folder), "--experiment", "text"]) == 0
+    return Pipeline.load(folder / "text"), diffusion.export(folder / "text", folder / "text.html").files[0]
 
 
 @pytest.fixture(params=BROWSERS)
@@ -101,6 +125,27 @@ def test_classes_and_mixes_are_chosen(pages, browser, tmp_path):
         assert torch.equal(contexts(model, words), y[:1])
 
 
+def test_prompts_are_pythons(text, browser, tmp_path):
+    model, file = text
+    prompts = ["a red cat, facing left", "a knight in blue"]
+    with opened(browser, file, tmp_path) as page:
+        assert page.until("idle", "failed") == "idle", page.text("status")
+        page.set(prompt="\n".join([*prompts, " "]))
+        assert page.text("unread") == ""
+        found = page.sampled(number=3, steps=10, sampler="DPMSolver")
+        assert same(found, model.sample(3, prompt=prompts, sampler=DPMSolver(10)))
+        assert "--prompt='a red cat, facing left' --prompt='a knight in blue'" in page.text("command")
+        page.set(prompt="a red Qwx, a dragon's", negative="a cat")
+        assert page.text("unread").startswith("Not among the words of training: \u201cqwx\u201d, \u201cdragon\u201d")
+        found = page.sampled(number=2, steps=10, sampler="DPMSolver", scale=3)
+        with pytest.warns(PromptWarning):
+            y = model.prompts(["a red Qwx, a dragon's"] * 2)
+        guidance = ClassifierFree(3.0, negative="a cat")
+        assert same(found, model.sample(2, y, sampler=DPMSolver(10), guidance=guidance))
+        assert page.text("command").endswith("--prompt='a red Qwx, a dragon'\\''s' --negative='a cat'")
+        assert page.complaints() == []
+
+
 def test_the_walk_is_watched_saved_and_stopped(pages, browser, tmp_path):
     model, file = pages["sprites"]
     with opened(browser, file, tmp_path) as page:
@@ -141,11 +186,11 @@ def test_a_slow_network_is_announced_and_a_phone_needs_no_sideways_scrolling(pag
         assert "large for a browser: about" in page.text("expected")
 
 
-def test_every_control_has_a_label(pages, tmp_path):
-    unnamed = """return [...document.querySelectorAll("input, select, button, progress, pre, form")]
+def test_every_control_has_a_label(pages, text, tmp_path):
+    unnamed = """return [...document.querySelectorAll("input, select, textarea, button, progress, pre, form")]
       .filter((e) => !e.getAttribute("aria-label") && !e.closest("label") && !e.textContent.trim())
       .map((e) => e.outerHTML)"""
-    for _, file in pages.values():
+    for _, file in [*pages.values(), text]:
         with opened("chromium", file, tmp_path) as page:
             page.until("idle")
             page.sampled(steps=5)

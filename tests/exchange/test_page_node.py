@@ -129,7 +129,9 @@ MODELS = {
     "unconditional": {"num_classes": 0, "guidance": Plain(), "channels": 3},
     "text": {"num_classes": 0, "tokens": WORDS.plain},
     "negative": {
-        "num_classes": 0, "tokens": WORDS.plain, "guidance": Interval(ClassifierFree(3.0, negative="cat a"), 0.2, 4.0),
+        "num_classes": 0,
+        "tokens": WORDS.plain,
+        "guidance": Interval(ClassifierFree(3.0, negative="cat a"), 0.2, 4.0),
         "self_condition": True,
     },
 }
@@ -156,9 +158,10 @@ def test_walks_are_pythons(name):
     y = model.prompts(["a red cat", "a cat", "", "red"]) if model.tokens else model.in_turn(4)
     facts = described(model)
     unwanted = facts["guidance"]["negative"]
+    negative = WORDS.encode([unwanted])[0].tolist() if unwanted else None
     given = {
         "model": facts, "n": 4, "seed": 5, "y": None if y is None else y.tolist(),
-        "variance": model.denoiser.learn_variance, "negative": WORDS.encode([unwanted])[0].tolist() if unwanted else None,
+        "variance": model.denoiser.learn_variance, "negative": negative,
     }  # fmt: skip
     found = node(NET, given)
     wanted = model.sample(4, y, seed=5)
@@ -171,8 +174,10 @@ def test_walks_are_pythons(name):
 
 
 PROMPTS = [
-    "A red CAT, and a\u00a0blue_dog!", "", " \x1c\x85\u2003\n", "e\u0301te\u0301 \u00c9T\u00c9", "\u8d64\u3044\u732b", "\U0001f431 x\u00b2 \u2167 \u2460",
-    "\u03a3\u0391\u03a3 \u0130I", "\u0645\u0631\u062d\u0628\u0627", "\ufeffa\u200bb", "a cat " * 9, "don't 3.14 \u093f\u0928\u094d",
+    "A red CAT, and a\u00a0blue_dog!", "", " \x1c\x85\u2003\n", "e\u0301te\u0301 \u00c9T\u00c9", "\u8d64\u3044\u732b",
+    "\U0001f431 x\u00b2 \u2167 \u2460",
+    "\u03a3\u0391\u03a3 \u0130I", "\u0645\u0631\u062d\u0628\u0627", "\ufeffa\u200bb",
+    "a cat " * 9, "don't 3.14 \u093f\u0928\u094d",
 ]  # fmt: skip
 
 
