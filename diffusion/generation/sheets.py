@@ -94,7 +94,7 @@ def denoising(
     """The frames of n images from noise to clean, as grids (H', W', C) uint8.
 
     Args:
-        y: labels (n,) or contexts (n, D); all classes in turn by default.
+        y: labels (n,), contexts (n, D) or tokens (n, L); all classes in turn by default.
         frames: maximum number, spread evenly over the sampler's steps; noise first, the result last.
         scale: integer factor of enlargement; about 320 pixels wide by default.
         columns: pictures per row; a square by default.
@@ -102,7 +102,8 @@ def denoising(
         options: sampler and guidance of `Pipeline.frames`.
     """
     given = given or Given(y)
-    states = [pipeline.picture(pipeline.start(n, seed) / pipeline.denoiser.schedule.prior_std)]
+    start = pipeline.start(1, seed).expand(n, -1, -1, -1) if given.same else pipeline.start(n, seed)
+    states = [pipeline.picture(start / pipeline.denoiser.schedule.prior_std)]
     for frame in pipeline.frames(n, given.y, seed, image=given.image, same=given.same, **options):
         # Scaled to unit variance: otherwise states of a VE process would saturate.
         states.append(pipeline.picture(frame.x / float(frame.t.alpha**2 + frame.t.sigma**2) ** 0.5))
