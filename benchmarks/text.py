@@ -1,18 +1,17 @@
 """Whether a model's pictures show what their prompts say, for combinations that training has seen and held-out ones.
 
-    python -m benchmarks.text RUN [--scales 1 1.5 2 3 4] [--n 1000] [--steps 20] [--json FILE]
+    python -m benchmarks.text RUN [--scales 1 1.5 2 3 4] [--n 1000] [--sampler UniPC] [--steps 20]
     python -m benchmarks.text judge
 
 The judge is a classifier of every attribute of the drawn sprites, trained once (a minute or two) on 40,000 real
 drawings of all combinations and refused below 98 % of right answers on 5,000 others, for each attribute. A prompt names
 every attribute of a picture that was never drawn for training, in one of the ways of the grammar. Agreement is the
 share of samples in which the judge sees the value that the prompt names, with its 95 % interval (Wilson). `all` counts
-a sample if every named attribute is right; `real` is the judge on drawings of the same prompts, the limit. The Frechet
-distance is in the judge's features, of the samples for seen combinations, in units of the distance of as many real
-drawings of the same prompts.
+a sample if every named attribute is right; the first row, drawings of the same prompts, is the limit. The Frechet
+distance is in the judge's features, in units of that of as many other drawings of the same attributes. Figures and
+tables are saved in results/text-*.json and .md.
 """
 
-import json
 import math
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -23,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common import machine
+from benchmarks.common import machine, save
+from diffusion.bench.tables import table
 from diffusion.data.scenes import ATTRIBUTES, VALUES, attributes, draw_scenes, held_out
 from diffusion.data.sentences import captions
 from diffusion.generation.choices import Choices
 from diffusion.generation.pipeline import Pipeline
 from diffusion.metrics.features import FeatureNet
 from diffusion.metrics.frechet import Gaussian, frechet_distance
-from diffusion.support.console import rows_of
 from diffusion.support.files import atomic
 from diffusion.support.paths import cache_root
 
@@ -50,7 +49,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampler", default="UniPC")
     parser.add_argument("--epochs", type=int, default=4, help="of the judge")
-    parser.add_argument("--json", type=Path, help="file of the figures")
     args = parser.parse_args(argv)
     net, right = judge(cache_root() / "features" / "sprites-attributes.pt", args.epochs)
     print("judge: " + ", ".join(f"{name} {share:.2%}" for name, share in right.items()), flush=True)
@@ -59,22 +57,35 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = Pipeline.load(args.run, device="auto")
     if pipeline.tokens is None:
         raise SystemExit(f"{args.run}: trained without captions; train one with configs/sprites_text.yaml")
-    rows, records = [("scale", "prompts", "FD ratio", "all", *ATTRIBUTES)], []
-    for kind, scale in [("real", None), *(("samples", scale) for scale in args.scales)]:
+    how = {"run": Path(args.run).name, "n": args.n, "sampler": args.sampler, "steps": args.steps, "judge": right}
+    records = []
+    for scale in (None, *args.scales):
         for seen in (True, False):
-            record = measured(net, pipeline, scale, seen, args)
-            records.append(record)
-            ratio = record["frechet ratio"]
-            cells = (share_of(record[name]) for name in ("all", *ATTRIBUTES))
-            rows.append((kind if scale is None else f"{scale:g}", "seen" if seen else "held out",
-                         f"{ratio:.2f}" if ratio else "", *cells))  # fmt: skip
-            print(*rows[-1], flush=True)
-    print(f"\n{args.n} prompts each, {args.sampler} {args.steps} steps, {machine()}\n{rows_of(rows)}")
-    if args.json:
-        what = {"run": str(args.run), "n": args.n, "steps": args.steps, "sampler": args.sampler, "machine": machine()}
-        with atomic(args.json) as temporary:
-            temporary.write_text(json.dumps(what | {"judge": right, "figures": records}, indent=1) + "\n")
+            records.append(measured(net, pipeline, scale, seen, args))
+            file = save("text", how | {"figures": records})  # after each, so that a run that is stopped leaves some
+    text = tables(records, f"{args.n:,} prompts each, {args.sampler} with {args.steps} steps, {machine()}")
+    with atomic(file.with_suffix(".md")) as temporary:
+        temporary.write_text(text)
+    print(f"{text}\n{file}")
     return 0
+
+
+def tables(records: list[dict], how: str) -> str:
+    """The figures as two Markdown tables, of seen and of held-out combinations."""
+    parts = [f"Share of samples in which the judge sees what the prompt names, in %, with 95 % intervals; {how}."]
+    for seen in (True, False):
+        rows = [
+            [
+                "drawings" if record["scale"] is None else f"{record['scale']:g}",
+                *(share_of(record[name]) for name in ("all", *ATTRIBUTES)),
+                "" if record["frechet ratio"] is None else f"{record['frechet ratio']:.2f}",
+            ]
+            for record in records
+            if record["seen"] == seen
+        ]
+        name = "seen" if seen else "held out"
+        parts.append(table([f"{name}: scale", "all", *ATTRIBUTES, "Frechet / floor"], rows))
+    return "\n\n".join(parts) + "\n"
 
 
 # --- judge --------------------------------------------------------------------------------------------------
@@ -96,8 +107,8 @@ def judge(file: Path, epochs: int = 4) -> tuple[nn.Module, dict[str, float]]:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as temporary:
             torch.save(net.state_dict(), temporary)
-    table = attributes(TEST)
-    right = shares(seen_in(net.eval(), scaled(draw_scenes(table, TEST)))[0], table)
+    wanted = attributes(TEST)
+    right = shares(seen_in(net.eval(), scaled(draw_scenes(wanted, TEST)))[0], wanted)
     found = {name: right[name]["share"] for name in ATTRIBUTES}
     if min(found.values()) < WANTED:
         worst = min(found, key=found.__getitem__)
@@ -109,8 +120,8 @@ def judge(file: Path, epochs: int = 4) -> tuple[nn.Module, dict[str, float]]:
 def train(net: nn.Module, epochs: int) -> None:
     """Train the judge with Adam and a learning rate that falls to 0."""
     index = np.array(TRAIN)
-    table = attributes(index)
-    images, y = draw_scenes(table, index), torch.from_numpy(table)
+    wanted = attributes(index)
+    images, y = draw_scenes(wanted, index), torch.from_numpy(wanted)
     batches = [list(torch.randperm(len(index)).split(256)) for _ in range(epochs)]
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, sum(map(len, batches)))
@@ -156,8 +167,9 @@ def interval(right: int, n: int) -> dict[str, float]:
 
 
 def share_of(figure: dict[str, float]) -> str:
-    """A share with its interval, in per cent."""
-    return f"{figure['share']:.1%} ({figure['low']:.1%} .. {figure['high']:.1%})" if figure["n"] else ""
+    """A share with its interval, in per cent; "" for a share of nothing."""
+    share, low, high = (100 * figure[name] for name in ("share", "low", "high"))
+    return f"{share:.1f} ({low:.1f} .. {high:.1f})" if figure["n"] else ""
 
 
 # --- samples ------------------------------------------------------------------------------------------------
@@ -166,24 +178,24 @@ def share_of(figure: dict[str, float]) -> str:
 def prompted(n: int, seen: bool) -> tuple[np.ndarray, np.ndarray]:
     """The numbers (n,) and attributes (n, 7) of pictures that prompts describe, of seen or of held-out combinations."""
     index = np.arange(PROMPTS, PROMPTS + 12 * n)
-    table = attributes(index)
-    mine = np.flatnonzero(held_out(table) != seen)[:n]
-    return index[mine], table[mine]
+    found = attributes(index)
+    mine = np.flatnonzero(held_out(found) != seen)[:n]
+    return index[mine], found[mine]
 
 
 def measured(net: nn.Module, pipeline: Pipeline, scale: float | None, seen: bool, args) -> dict:
     """The agreement of samples at a guidance scale, or of real pictures for a scale of None, and the distance."""
-    index, table = prompted(args.n, seen)
-    real = scaled(draw_scenes(table, index))
-    texts = captions(table, index, omitted=0.0)
+    index, wanted = prompted(args.n, seen)
+    real = scaled(draw_scenes(wanted, index))
+    texts = captions(wanted, index, omitted=0.0)
     made = real if scale is None else torch.cat(list(sampled(pipeline, texts, scale, args)))
     found, features = seen_in(net, made)
     ratio = None
-    if seen and scale is not None:
-        ours, other = seen_in(net, real)[1], seen_in(net, scaled(draw_scenes(table, index - PROMPTS + OTHERS)))[1]
+    if scale is not None:
+        ours, other = seen_in(net, real)[1], seen_in(net, scaled(draw_scenes(wanted, index - PROMPTS + OTHERS)))[1]
         floor = frechet_distance(Gaussian.of(other), Gaussian.of(ours))
         ratio = frechet_distance(Gaussian.of(features), Gaussian.of(ours)) / floor
-    return {"scale": scale, "seen": seen, "frechet ratio": ratio} | shares(found, table)
+    return {"scale": scale, "seen": seen, "frechet ratio": ratio} | shares(found, wanted)
 
 
 def sampled(pipeline: Pipeline, texts: list[str], scale: float, args) -> Iterator[Tensor]:
