@@ -48,7 +48,7 @@ def uniform(seed: int, index: np.ndarray, n: int, stream: int = 0) -> np.ndarray
 
 
 def _mixed(at: np.ndarray) -> np.ndarray:
-    """Random-looking bits of integers uint64: splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, fig. 13)."""
+    """Pseudorandom bits of uint64 integers: splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, fig. 13)."""
     at = (at + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     at = (at ^ (at >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     at = (at ^ (at >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

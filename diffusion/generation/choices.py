@@ -99,6 +99,8 @@ class Choices:
             ValueError: choices that contradict each other, or that the model or the guidance does not support.
         """
         guidance, rest = self._guidance(pipeline)
+        if self.negative and pipeline.tokens and (hint := pipeline.tokens.hint(self.negative)):
+            warnings.warn(f"negative {hint}", PromptWarning, stacklevel=2)
         guidance, rest = self._clip(pipeline, guidance, rest)
         return self._sampler(pipeline, rest), guidance
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
-from diffusion.nets.frozen_text import reader
+from diffusion.nets.frozen_text import text_encoder
 from diffusion.nets.layers import MultiHead, check, modulate, zero
-from diffusion.nets.text import TextAttention, Whole
+from diffusion.nets.text import Pooled, TextAttention
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
@@ -195,8 +195,8 @@ class DiT(Net):
         self.clock = ClockEmbedding(256, width)
         self.second = SecondClock.of(self, 256, width)
         self.condition = ConditionEmbedding.of(self, width)
-        self.text = reader(self.tokens, text_width, text_depth)
-        self.whole = Whole(text_width, width) if self.tokens else None
+        self.text = text_encoder(self.tokens, text_width, text_depth)
+        self.pooled = Pooled(text_width, width) if self.tokens else None
         numbers = self.in_channels * patch**2
         narrow = (nn.Linear(numbers, bottleneck), nn.Linear(bottleneck, width)) if bottleneck else ()
         self.inc = nn.Sequential(*narrow) if narrow else nn.Linear(numbers, width)
@@ -244,8 +244,8 @@ class DiT(Net):
         if self.condition is not None:
             heard.append(self.condition(y, keep, x.shape[0]))
         text = None if self.text is None else self.text(y, keep, x.shape[0])
-        if self.whole is not None:
-            heard.append(self.whole(text))
+        if self.pooled is not None:
+            heard.append(self.pooled(text))
         features = F.silu(sum(heard)) if self.modulated else None
         x = self.inc(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))  # (B, N, width)
         x = x + positions(rows, columns, self.width, x.device).to(x.dtype)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.nets.text import Reading, TextEncoder
+from diffusion.nets.text import BaseTextEncoder, TextEncoder
 from diffusion.support.pretrained import Pretrained, kind_of, text_model, tokens_of
 from diffusion.support.tokens import PAD
 
 
-class FrozenTextEncoder(Reading):
+class FrozenTextEncoder(BaseTextEncoder):
     """Outputs for a text's tokens, and one for the whole text, from the features of a frozen model.
 
         outputs = Linear(norm(features)),    the whole text: CLIP's features of the last token, or T5's mean
@@ -65,7 +65,7 @@ class FrozenTextEncoder(Reading):
             return self.frozen[0](input_ids=(ids - 1).clamp(min=0), attention_mask=mask.long()).last_hidden_state
 
 
-def reader(tokens: dict[str, Any] | None, width: int, depth: int) -> Reading | None:
+def text_encoder(tokens: dict[str, Any] | None, width: int, depth: int) -> BaseTextEncoder | None:
     """The text encoder of a network: a frozen one for pretrained tokens, else one that is trained; None without."""
     if not tokens:
         return None

@@ -29,7 +29,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Reading(nn.Module):
+class BaseTextEncoder(nn.Module):
     """The interface of text encoders: outputs for a text's tokens, and one for the whole text.
 
     Padding is replaced by a learned output, so that a text is the same in a batch with any others, and what attends
@@ -80,7 +80,7 @@ class Reading(nn.Module):
         return torch.cat([whole[:, None], each], dim=1)
 
 
-class TextEncoder(Reading):
+class TextEncoder(BaseTextEncoder):
     """Outputs for a text's tokens, and one for the whole text.
 
         h = transformer(embedding of tokens + positions),    (whole, tokens) = (mean of h, norm(h))
@@ -155,7 +155,7 @@ class TextAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C))
 
 
-class Whole(nn.Linear):
+class Pooled(nn.Linear):
     """The output for a whole text, mapped to a network's features."""
 
     def forward(self, text: Tensor) -> Tensor:

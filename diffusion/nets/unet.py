@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
-from diffusion.nets.frozen_text import reader
+from diffusion.nets.frozen_text import text_encoder
 from diffusion.nets.layers import Down, Norm, PixelAttention, ResBlock, Up, check, group_norm, zero
-from diffusion.nets.text import Whole, image_attention
+from diffusion.nets.text import Pooled, image_attention
 
 
 class Stage(nn.Module):
@@ -123,8 +123,8 @@ class UNet(Net):
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
         self.second = SecondClock.of(self, width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
-        self.text = reader(self.tokens, text_width, text_depth)
-        self.whole = Whole(text_width, 4 * width) if self.tokens else None
+        self.text = text_encoder(self.tokens, text_width, text_depth)
+        self.pooled = Pooled(text_width, 4 * width) if self.tokens else None
         self.inc = nn.Conv2d(self.in_channels * patch**2, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
@@ -161,7 +161,7 @@ class UNet(Net):
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
         text = None if self.text is None else self.text(y, keep, x.shape[0])
-        features = F.silu(features if self.whole is None else features + self.whole(text))
+        features = F.silu(features if self.pooled is None else features + self.pooled(text))
 
         def run(part: nn.Module, x: Tensor) -> Tensor:
             if isinstance(part, (Down, Up)):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from diffusion.generation.conditioning import PromptWarning
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sample import sample
+from diffusion.generation.sheets import Given, denoising
 from diffusion.guidance import APG, ClassifierFree, Interval
 from diffusion.nets.mlp import ResidualMLP
 from diffusion.noise import Cosine
@@ -57,6 +59,26 @@ def test_a_negative_prompt_reaches_the_guidance_inside_an_interval(pipeline):
     request = Request.of(pipeline, n=1, prompt="a red cat", negative="dog", interval="0.1,2", scale=2.0)
     guidance = request.open(1).pipeline.guidance
     assert isinstance(guidance, Interval) and guidance.guidance.negative == "dog"
+
+
+def test_a_negative_prompt_with_unknown_words_has_a_hint(pipeline):
+    with pytest.warns(PromptWarning, match="negative prompt 'a car': not among the words of training: 'car'"):
+        sample(pipeline, 1, prompt="a red cat", negative="a car")
+
+
+@pytest.mark.parametrize("more", [{}, {"negative": "a blue dog"}, {"interval": "0.1,2"}, {"scale": 1.0}])
+def test_a_walk_encodes_its_prompts_once(pipeline, more, monkeypatch):
+    seen, encoder = [], pipeline.denoiser.net.text
+    monkeypatch.setattr(encoder, "encode", lambda ids, encode=encoder.encode: seen.append(len(ids)) or encode(ids))
+    sample(pipeline, 2, prompt="a red cat", steps=5, **more)
+    assert len(seen) <= 3 and set(seen) <= {1, 2, 4}  # with and without guidance, and the negative prompt
+
+
+def test_a_film_of_one_noise_begins_with_it(pipeline):
+    given = Given(pipeline.prompts(["a red cat", "a blue dog"]), same=True)
+    first, *_, last = denoising(pipeline, 2, given=given, seed=3, scale=1, columns=2)
+    assert np.array_equal(first[1:9, 1:9], first[1:9, 10:18])
+    assert not np.array_equal(last[1:9, 1:9], last[1:9, 10:18])
 
 
 def test_pictures_between_prompts_have_one_noise_and_end_at_the_prompts(pipeline):

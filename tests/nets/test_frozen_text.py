@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusion.denoiser import Denoiser
-from diffusion.nets.frozen_text import FrozenTextEncoder, reader
+from diffusion.nets.frozen_text import FrozenTextEncoder, text_encoder
 from diffusion.nets.text import TextEncoder
 from diffusion.noise import Cosine
 from diffusion.support.pretrained import MOST, Pretrained, tokens_of
@@ -139,13 +139,13 @@ def test_hints_of_prompts_that_are_not_read_as_they_stand(folder, tokens):
 def test_a_changed_missing_or_unfit_folder_is_refused_in_one_line(folder, tokens, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     moved = tokens.plain | {"folder": str(copy)}
-    assert isinstance(reader(moved, 16, 2), FrozenTextEncoder)
+    assert isinstance(text_encoder(moved, 16, 2), FrozenTextEncoder)
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))  # a folder that has moved is looked for there
     monkeypatch.delenv("SM_CHANNEL_TRAINING", raising=False)
-    assert isinstance(reader(moved | {"folder": "/away/copy"}, 16, 2), FrozenTextEncoder)
+    assert isinstance(text_encoder(moved | {"folder": "/away/copy"}, 16, 2), FrozenTextEncoder)
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
     with pytest.raises(ValueError, match="not the text encoder of the training; wanted hash"):
-        reader(moved, 16, 2)
+        text_encoder(moved, 16, 2)
     with pytest.raises(FileNotFoundError, match="wanted the folder of a text model"):
         Pretrained.measured(str(tmp_path / "none"), [])
     (copy / "tokenizer.json").unlink()
@@ -182,4 +182,4 @@ def test_without_transformers_the_error_says_how_to_install_it(folder, monkeypat
 
 
 def test_a_vocabulary_of_words_has_an_encoder_that_is_trained():
-    assert isinstance(reader(TOKENS.plain, 16, 2), TextEncoder) and reader(None, 16, 2) is None
+    assert isinstance(text_encoder(TOKENS.plain, 16, 2), TextEncoder) and text_encoder(None, 16, 2) is None

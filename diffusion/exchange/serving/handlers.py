@@ -121,6 +121,9 @@ class Handlers:
             pictures.save_png(fitted(given["image"], C, H, W), image)
         scale = given["scale"] if scale_of(model) is not None else None
         texts = [(given.get(name) or "").strip() if model.tokens else "" for name in ("prompt", "negative")]
+        for text in texts:
+            if text and (hint := model.tokens.hint(text)):
+                gr.Warning(html.escape(hint, quote=False), title="Not read as it stands")
         return Ask(given["model"], n, labels, mix, sampler or OWN, steps, scale, given["seed"], image, *texts)
 
     @contextmanager
