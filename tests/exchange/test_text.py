@@ -45,7 +45,8 @@ def test_a_prompt_for_a_model_without_text_is_refused():
         Ask("run", 2, prompt="a").words(pipeline(ResidualMLP(3, size=[8, 8], width=16)), Limits(), 8)
 
 
-@pytest.mark.parametrize("make", [unet, pytest.param(dit, marks=pytest.mark.slow)], ids=["UNet", "DiT"])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [unet, dit], ids=["UNet", "DiT"])
 def test_an_onnx_file_reads_prompts_as_the_model_does(make, tmp_path):
     pytest.importorskip("onnxscript", reason="pip install -e '.[test]'")
     model = pipeline(reading(make))
