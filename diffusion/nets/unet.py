@@ -26,10 +26,10 @@ class Stage(nn.Module):
 class UNet(Net):
     """The U-Net of residual blocks and attention of DDPM, improved DDPM and ADM.
 
-    Level l works at size H / 2^l with width mults[l] channels. Each of its `blocks` blocks and each downsampling
-    leaves a skip connection, which one of the blocks + 1 on the way up concatenates. Every residual block is
-    conditioned on the sum of clock and condition embeddings. The last convolution of each branch, and of the network,
-    is initially 0.
+    Level l works at size H / (patch 2^l) with width mults[l] channels. Each of its `blocks` blocks and each
+    downsampling leaves a skip connection, which one of the blocks + 1 on the way up concatenates. Every residual block
+    is conditioned on the sum of clock and condition embeddings. The last convolution of each branch, and of the
+    network, is initially 0.
 
     The defaults, except scale_shift, head_width and dropout, are DDPM's for CIFAR-10; scale_shift False gives its 35.7
     million parameters (35,746,307 with 3 channels and no classes), and head_width 256 its single head.
@@ -54,10 +54,13 @@ class UNet(Net):
         sinusoids: features of the clock: "any" for any schedule, "ddpm" and "adm" the published ones of an index.
         clock_scale: factor of the clock; 1000 / T where a network was trained with an index scaled to 1000.
         pad_end: downsampling convolutions pad right and bottom only.
+        patch: side p of the patches of pixels that the network works on, p^2 C numbers at each place of level 0
+            (Hoogeboom et al. 2023, arXiv:2301.11093, sec. 3.2); 1 for pixels. Level 0 of a 32x32 image with patches of
+            2 has 16x16 places and costs a quarter.
         facts: learn_variance, self_condition, num_classes, context_dim, image_channels and second_clock, see Net.
     Raises:
         ValueError: attention names a level that does not exist, head_width does not divide a level's channels, or image
-            sides are not divisible by 2^(levels - 1); groups do not divide a level's channels.
+            sides are not divisible by patch 2^(levels - 1); groups do not divide a level's channels.
     """
 
     def __init__(
@@ -77,22 +80,23 @@ class UNet(Net):
         sinusoids: Sinusoids = "any",
         clock_scale: float = 1.0,
         pad_end: bool = False,
+        patch: int = 1,
         **facts: Any,
     ) -> None:
         super().__init__(channels=channels, **facts)
         last = len(mults) - 1
         widths = [round(mult * width) for mult in mults]
         whole = all(w >= 1 and abs(w - mult * width) < 1e-6 for w, mult in zip(widths, mults, strict=True))
-        if last < 0 or blocks < 1 or not whole or not set(attention) <= set(range(last + 1)):
+        if last < 0 or min(blocks, patch) < 1 or not whole or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                "UNet: expected mults that give whole channels >= 1, blocks >= 1, and attention at levels "
-                f"0 .. {last}; got {list(mults)}, {blocks} and {list(attention)}"
+                "UNet: expected mults that give whole channels >= 1, blocks and patch >= 1, and attention at levels "
+                f"0 .. {last}; got {list(mults)}, {blocks}, {patch} and {list(attention)}"
             )
         self.width, self.mults, self.blocks = width, tuple(mults), blocks
         self.attention, self.head_width, self.scale_shift = tuple(attention), head_width, scale_shift
         self.resample_in_blocks, self.dropout = resample_in_blocks, dropout
         self.heads, self.groups, self.eps = heads, groups, eps
-        self.sinusoids, self.clock_scale, self.pad_end = sinusoids, clock_scale, pad_end
+        self.sinusoids, self.clock_scale, self.pad_end, self.patch = sinusoids, clock_scale, pad_end, patch
         norm = Norm(groups, eps)
 
         def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
@@ -105,7 +109,7 @@ class UNet(Net):
         self.clock = ClockEmbedding(width, 4 * width, sinusoids, clock_scale)
         self.second = SecondClock.of(self, width, 4 * width, sinusoids, clock_scale)
         self.condition = ConditionEmbedding.of(self, 4 * width)
-        self.inc = nn.Conv2d(self.in_channels, width, 3, padding=1)
+        self.inc = nn.Conv2d(self.in_channels * patch**2, width, 3, padding=1)
         self.downs = nn.ModuleList()
         skips, c = [width], width
         for level, w in enumerate(widths):
@@ -125,7 +129,7 @@ class UNet(Net):
             if level:
                 self.ups.append(block(c, c, "up") if resample_in_blocks else Up(c, c))
         self.norm = group_norm(c, norm)
-        self.outc = zero(nn.Conv2d(c, self.out_channels, 3, padding=1))
+        self.outc = zero(nn.Conv2d(c, self.out_channels * patch**2, 3, padding=1))
 
     def forward(
         self,
@@ -136,7 +140,7 @@ class UNet(Net):
         to: Tensor | None = None,
     ) -> Tensor:
         """(B, C, H, W) at clock (B,) -> (B, C, H, W); see Net for extra channels in and out."""
-        check(self, x, 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
+        check(self, x, self.patch * 2 ** (len(self.mults) - 1), f"give fewer than {len(self.mults)} mults")
         features = told(self.clock, self.second, clock, to)
         if self.condition is not None:
             features = features + self.condition(y, keep, x.shape[0])
@@ -145,7 +149,7 @@ class UNet(Net):
         def run(part: nn.Module, x: Tensor) -> Tensor:
             return part(x) if isinstance(part, (Down, Up)) else part(x, features)
 
-        x = self.inc(x)
+        x = self.inc(F.pixel_unshuffle(x, self.patch))
         skips = [x]
         for part in self.downs:
             x = run(part, x)
@@ -154,4 +158,4 @@ class UNet(Net):
             x = run(part, x)
         for part in self.ups:
             x = run(part, torch.cat([x, skips.pop()], dim=1) if isinstance(part, Stage) else x)
-        return self.outc(F.silu(self.norm(x)))
+        return F.pixel_shuffle(self.outc(F.silu(self.norm(x))), self.patch)

@@ -21,6 +21,7 @@ NETS = {
     "class": (BlockUNet, {"blocks": ("conv", "clsAtn"), "width": 8, "t_dim": 16, "c_dim": 16, "num_classes": 3}),
     "unet": (UNet, {"width": 8, "mults": (1, 2), "blocks": 1, "head_width": 8}),
     "adm": (UNet, {"width": 8, "mults": (2, 1, 2), "attention": (0, 2), "resample_in_blocks": True}),
+    "patched": (UNet, {"width": 8, "mults": (1, 2), "blocks": 1, "head_width": 8, "patch": 2}),
     "ddpm": (UNet, {"width": 8, "mults": (1, 2), "scale_shift": False, "dropout": 0.1}),
     "dit": (DiT, {"width": 16, "depth": 2, "heads": 2}),
     "jit": (DiT, {"width": 16, "depth": 2, "heads": 2, "bottleneck": 6, "modern": True}),

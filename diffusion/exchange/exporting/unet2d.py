@@ -27,6 +27,8 @@ def unmapped(net: nn.Module) -> str:
         return f"{type(net).__name__} is not a UNet"
     if net.context_dim or net.self_condition or net.image_channels:
         return "UNet2DModel takes neither context vectors, nor previous predictions, nor images as a condition"
+    if net.patch != 1:
+        return f"UNet2DModel works on pixels, this network on patches of {net.patch}"
     if net.clock_scale != 1:
         return f"UNet2DModel does not scale its clock, this network by {net.clock_scale:g}"
     groups = sorted({m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)})
