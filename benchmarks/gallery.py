@@ -34,9 +34,9 @@ from diffusion.support.console import clock, number, shown
 from diffusion.support.files import atomic
 from diffusion.training.resume import read_config
 
-COLUMNS = 16
+COLUMNS, WIDE = 16, 1000  # images per row, and pixels of a wide sheet
 NEIGHBOURS, FILMED = 3, 10
-LABELLED, UNLABELLED = "frechet,kid,pr,consistency,memory", "frechet,kid,pr,memory"
+LABELLED, UNLABELLED = "frechet,pr,consistency,memory", "frechet,pr,memory"
 PAGE = """# Gallery
 
 What the bundled configurations produce, with the commands and their times. No picture is chosen: they show the first
@@ -99,7 +99,7 @@ def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path) -> li
         made = [row(first[k : k + COLUMNS]) for k in range(0, len(first), COLUMNS)]
     pictures.save_png(pictures.grid(np.concatenate(made), COLUMNS), out / "grid.png")
     both = [part for pair in zip(made, real, strict=False) for part in pair]
-    pictures.save_png(pictures.grid(np.concatenate(both), COLUMNS), out / "beside.png")
+    pictures.save_png(pictures.grid(np.concatenate(both), COLUMNS, width=WIDE), out / "beside.png")
     first = torch.cat([(samples.kinds == k).nonzero()[: max(1, FILMED // len(kinds)), 0] for k in kinds])
     x0, images = encode(samples.raw[first[:FILMED] if len(kinds) > 1 else slice(FILMED)]), data.store("train")[0]
     found = nearest_images(x0, Pixels(images, torch.arange(len(images)), pipeline.scaling), NEIGHBOURS)
@@ -140,7 +140,6 @@ def trained(run: Path) -> dict[str, Any]:
 
 ROWS = {  # figure: its name, and the factor and the unit that it is shown with
     "frechet": ("Frechet distance", 1, ""),
-    "kid": ("KID", 1, ""),
     "consistency": ("class agreement, by the judge", 100, " %"),
     "precision": ("precision", 1, ""),
     "recall": ("recall", 1, ""),
@@ -173,22 +172,26 @@ def fragment(report: dict[str, Any]) -> str:
     if "seconds" in training:
         times += f", {clock(training['seconds'])} of training at {training['images_per_s']:,.0f} images/s"
     command = f"`{report['command']}`: " if report["command"] else ""
+    walk = f"{how['n']:,} samples by {how['sampler']}, {how['steps']} steps ({how['evaluations']:g} evaluations)"
     return f"""## {report["title"]}
 
-![samples, one row per class](grid.png)
+| samples, one row per class | from noise to pictures |
+|:--:|:--:|
+| ![samples](grid.png) | ![denoising](film.gif) |
 
 {command}{times}, {training["parameters"]:,} parameters, precision {training["precision"]} ({report["machine"]}).
-{how["n"]:,} samples by {how["sampler"]} with {how["steps"]} steps ({how["evaluations"]:g} evaluations), scale {how["scale"]:g},
-{how["weights"]} weights, seed {how["seed"]}, {how["seconds"]:.0f} s.
+{walk}, scale {how["scale"]:g}, {how["weights"]} weights, seed {how["seed"]}, {how["seconds"]:.0f} s.
 
 {table(report)}
 
-| samples and test images, in turn | the nearest training images below each sample |
-|:--:|:--:|
-| ![rows of samples, each above a row of test images](beside.png) | ![each sample above its nearest training images](nearest.png) |
+Each row of samples above a row of test images of its class:
 
-![from noise to pictures](film.gif)
-"""  # noqa: E501
+![samples and test images](beside.png)
+
+Samples, and below each its {NEIGHBOURS} nearest training images:
+
+![samples and their nearest training images](nearest.png)
+"""
 
 
 def made(args: argparse.Namespace) -> dict[str, Any]:

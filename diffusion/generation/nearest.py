@@ -14,7 +14,7 @@ from diffusion.metrics.pixels import Pixels
 from diffusion.support.scaling import Scaling, arranged
 
 COLUMNS = 10  # samples beside each other, unless the conditions say otherwise
-GAP = 2  # pixels between a sample and its neighbours, before enlarging
+GAP = 1  # pixels between a sample and its neighbours, before enlarging
 
 
 class Nearest(NamedTuple):

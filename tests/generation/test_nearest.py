@@ -55,9 +55,9 @@ def test_sheet_has_one_column_per_sample():
     made = sheet(pipeline, x0, found, columns=3)
     scale = 24  # about 640 pixels wide
     one, below = 10 * scale, 19 * scale  # a row of pictures with its edges; two rows
-    assert made.shape == (2 * (one + 2 * scale + below) + 4 * scale, 28 * scale, 1)
-    top = one + 2 * scale + below + 4 * scale  # of the second band
-    starts = (top, top + one + 2 * scale, top + one + 11 * scale)
+    assert made.shape == (2 * (one + scale + below) + 2 * scale, 28 * scale, 1)
+    top = one + scale + below + 2 * scale  # of the second band
+    starts = (top, top + one + scale, top + one + 10 * scale)
     for column, k in ((0, 3), (1, 4)):
         left = (1 + 9 * column) * scale
         for start, image in zip(starts, (x0[k], *found.images[k]), strict=True):
