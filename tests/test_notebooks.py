@@ -22,6 +22,7 @@ FILES = {  # the files that each writes to its folder of runs
     "sampling": ["last.ckpt", "ddpm_ddim.gif", "quality.png"],
     "context": ["last.ckpt", "mixes.gif", "mixes.png"],
     "editing": ["last.ckpt", "between.gif", "early_stop.png"],
+    "gallery": ["last.ckpt", "film.gif", "grid.png", "nearest.png"],
 }
 
 
