@@ -24,11 +24,10 @@ from diffusion import describe, evaluate, pictures
 from diffusion.data import ImageData
 from diffusion.data.recorded import open_data
 from diffusion.generation.choices import Choices
-from diffusion.generation.nearest import nearest_images, sheet
+from diffusion.generation.nearest import nearest_images, seen, sheet
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import denoising, examples
 from diffusion.metrics.background import MOST, plain
-from diffusion.metrics.pixels import Pixels
 from diffusion.support import runs
 from diffusion.support.console import clock, number, shown
 from diffusion.support.files import atomic
@@ -101,8 +100,8 @@ def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path) -> li
     both = [part for pair in zip(made, real, strict=False) for part in pair]
     pictures.save_png(pictures.grid(np.concatenate(both), COLUMNS, width=WIDE), out / "beside.png")
     first = torch.cat([(samples.kinds == k).nonzero()[: max(1, FILMED // len(kinds)), 0] for k in kinds])
-    x0, images = encode(samples.raw[first[:FILMED] if len(kinds) > 1 else slice(FILMED)]), data.store("train")[0]
-    found = nearest_images(x0, Pixels(images, torch.arange(len(images)), pipeline.scaling), NEIGHBOURS)
+    x0 = encode(samples.raw[first[:FILMED] if len(kinds) > 1 else slice(FILMED)])
+    found = nearest_images(x0, seen(data, pipeline.scaling), NEIGHBOURS)
     pictures.save_png(sheet(pipeline, x0, found, FILMED), out / "nearest.png")
     columns = len(kinds) if 2 <= len(kinds) <= FILMED else FILMED
     n = columns * max(1, FILMED // columns)

@@ -4,17 +4,16 @@ import numpy as np
 import torch
 
 from diffusion import Denoiser, Pipeline, pictures
-from diffusion.data import Digits
+from diffusion.data import Digits, Sprites
 from diffusion.denoiser.targets import V
-from diffusion.generation.nearest import nearest_images, sheet
-from diffusion.metrics.pixels import Pixels
+from diffusion.generation.nearest import nearest_images, seen, sheet
 from diffusion.nets import ResidualMLP
 from diffusion.noise import Cosine
 
 
 def digits():
-    store = Digits().store("train")[0]
-    return Pixels(store, torch.arange(len(store)), Digits().scaling)
+    """The training digits, which are not mirrored in training."""
+    return seen(Digits(), Digits().scaling)
 
 
 def test_a_copy_of_a_training_image_is_found_at_distance_0():
@@ -32,6 +31,33 @@ def test_a_copy_of_a_training_image_is_found_at_distance_0():
     assert "least 0 (picture 0, training image 5)" in found.words
 
 
+def test_a_mirrored_copy_is_found_where_training_mirrors():
+    """Sprites are mirrored in training, except for those of the class side-facing (4)."""
+    data = Sprites(drawn=True, limit=200)
+    raw, y = data.arrays("train")
+    chosen = torch.stack([(y.argmax(1) == k).nonzero()[3, 0] for k in (0, 1, 4)])
+    train = seen(data, data.scaling)
+    assert len(train) == 400 - int(y[:, 4].sum())
+    found = nearest_images(data.scaling.encode(raw[chosen].flip(-1)), train, 4)
+    assert torch.equal(found.index[:2, 0], chosen[:2]) and found.distances[:2, 0].tolist() == [0, 0]
+    assert torch.equal(train.scaling.decode(found.images[:2, 0]), raw[chosen[:2]].flip(-1))
+    symmetric = (raw[chosen] == raw[chosen].flip(-1)).flatten(1).all(1)
+    assert torch.equal(found.mirrored[:2, 0], ~symmetric[:2])
+    assert not symmetric[2] and float(found.distances[2, 0]) > 0
+    assert not found.mirrored[y[found.index].argmax(2) == 4].any()
+    shown = train.scaling.encode(raw[found.index.flatten()]).unflatten(0, (3, 4))
+    assert torch.equal(found.images, torch.where(found.mirrored[..., None, None, None], shown.flip(-1), shown))
+
+
+def test_an_image_and_its_mirror_image_are_one_neighbour():
+    """Each symmetric image is found twice, and as many different ones as were asked for are returned."""
+    data = Sprites(drawn=True, limit=30)
+    raw, _ = data.arrays("train")
+    raw.copy_(torch.cat([raw[..., :8], raw[..., :8].flip(-1)], -1))
+    found = nearest_images(data.scaling.encode(raw[:5]), seen(data, data.scaling), 30)
+    assert [len(row.unique()) for row in found.index] == [30] * 5 and (found.distances.diff(dim=1) >= 0).all()
+
+
 def test_distances_ascend_and_are_those_of_the_images():
     train = digits()
     x0 = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -43,7 +69,7 @@ def test_distances_ascend_and_are_those_of_the_images():
     assert torch.equal(found.images, train[index[:, :5].flatten()].tensor().unflatten(0, (4, 5)))
     kept = found.arrays(train.scaling)
     assert kept["nearest"].shape == (4, 5, 8, 8, 1) and kept["nearest"].dtype == np.uint8
-    assert np.array_equal(kept["nearest"][2, 3, ..., 0], train.source.take(index[2, 3:4])[0, 0].numpy())
+    assert np.array_equal(kept["nearest"][2, 3, ..., 0], Digits().store("train")[0].take(index[2, 3:4])[0, 0].numpy())
 
 
 def test_sheet_has_one_column_per_sample():
