@@ -42,7 +42,8 @@ SMOKE: dict[str, dict] = {  # settings for training in seconds, for tests of the
                   "checkpoint.every_n_steps": 3},
     "AttentionUNet": {"model.net.widths": [8, 16], "model.net.attention": 1},
     "ContextUNet": {"model.net.width": 8},
-    "captions": {"model.net.width": 16, "model.net.head_width": 16, "model.net.text_width": 16},
+    "class_path: UNet": {"model.net.width": 16, "model.net.head_width": 16},
+    "captions": {"model.net.text_width": 16},
     "HalfUNet": {"model.net.width": 8},
 }  # fmt: skip
 

@@ -48,6 +48,19 @@ def test_a_different_model_starts_a_new_run(root, capsys):
         notebook.train("Digits", preset="smoke", resume="version_1")
 
 
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("digits_unet", {"model.net.width": 16, "model.net.head_width": 16}),
+        ("sprites", {"model.net.width": 8}),
+        ("cifar10_autoencoder", {}),
+    ],
+)
+def test_smoke_preset_narrows_the_configured_network(name, wanted):
+    found = notebook.smoke(notebook.config(name))
+    assert {k: v for k, v in found.items() if k.startswith("model.net")} == wanted
+
+
 def test_an_interrupted_cell_prints_how_to_resume(root, capsys, monkeypatch):
     def fit(*args, **options):
         raise KeyboardInterrupt

@@ -23,6 +23,7 @@ FILES = {  # the files that each writes to its folder of runs
     "context": ["last.ckpt", "mixes.gif", "mixes.png"],
     "editing": ["last.ckpt", "between.gif", "early_stop.png"],
     "text": ["last.ckpt", "prompts.gif", "prompts.png"],
+    "gallery": ["last.ckpt", "film.gif", "grid.png", "nearest.png"],
 }
 
 

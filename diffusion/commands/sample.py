@@ -14,9 +14,14 @@ def main(argv: list[str]) -> int:
     )
     add_request(parser, str(PICTURES), "grid.png")
     parser.add_argument("--columns", type=int, default=0, help="pictures per row of the grid (default: one per class)")
+    parser.add_argument(
+        "--nearest", type=int, default=0, metavar="K",
+        help="show the K training images nearest in pixels below each picture; a .npz has them and their distances",
+    )  # fmt: skip
     words = parser.read(argv)
+    own = ("out", "columns", "nearest")
     with parser.explaining():
-        made = write(Request.of(**fields_of(words, "out", "columns")), words.out, words.columns)
+        made = write(Request.of(**fields_of(words, *own)), *(getattr(words, name) for name in own))
     if made:
         pipeline, n = made.opened.pipeline, made.opened.n
         share = f" x {made.processes}" if made.processes > 1 else ""
@@ -28,4 +33,6 @@ def main(argv: list[str]) -> int:
         if made.psnr:
             hints = f"; of the hints: {made.psnr[1]:.1f} dB" if made.psnr[1:] else ""
             print(f"PSNR to the truth: {made.psnr[0]:.1f} dB{hints}")
+        if made.nearest:
+            print(made.nearest.words)
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffusion import pictures
 from diffusion.denoiser.hints import Paired
+from diffusion.generation.nearest import COLUMNS, Nearest, nearest_images, sheet, training_images
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sheets import Opened, save_sheet
@@ -60,10 +61,13 @@ def sample(
     data: Mapping[str, Any] | None = None,
     then: str | Path | Pipeline | Sequence[str | Path | Pipeline] = (),
     augment: float | Sequence[float] | None = None,
+    nearest: int = 0,
     progress: bool = False,
     **arguments: Any,
 ) -> Tensor:
     """Pictures (n, C, H, W) of a trained model, on the CPU: what `diffusion sample` writes.
+
+    With `nearest`, (n, 1 + nearest, C, H, W): each picture, then the training images nearest to it in pixels.
 
     Those of 8-bit data are in [-1, 1]; of other data they have its type and its units.
 
@@ -80,10 +84,11 @@ def sample(
         data: overrides of the data set's arguments, for image="test".
         then: super-resolution models that enlarge the pictures one after the other, see `cascade.Cascade`.
         augment: noise on the input of each of them, one strength or one per model; 0 by default.
+        nearest: training images beside each picture, the nearest first; n is then 10 by default.
         progress: show a progress bar.
         arguments: further arguments of the sampler and the guidance, e.g. eta=0.5.
     Raises:
-        FileNotFoundError: there is no checkpoint.
+        FileNotFoundError: there is no checkpoint, or for `nearest` no data.
         ValueError: choices and conditions that contradict each other, or that the model does not support.
     """
     request = Request.of(
@@ -95,11 +100,15 @@ def sample(
         data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path, Pipeline)) else tuple(then),
     )  # fmt: skip
-    pipeline, n, given, _ = request.open(PICTURES)
+    pipeline, n, given, _ = request.open(COLUMNS if nearest else PICTURES)
+    train = training_images(request, pipeline, nearest) if nearest else None
     made = pipeline.sample(
         n, given.y, seed, batch_size=batch_size, progress=progress, image=given.image, same=given.same
     )
-    return pipeline.in_units(made)
+    if train is None:
+        return pipeline.in_units(made)
+    beside = nearest_images(made, train, nearest).images
+    return pipeline.in_units(torch.cat([made[:, None], beside], 1).flatten(0, 1)).unflatten(0, (n, 1 + nearest))
 
 
 class Written(NamedTuple):
@@ -111,15 +120,17 @@ class Written(NamedTuple):
         processes: number of processes that shared the work.
         psnr: of the pictures, and of their hints if they were derived from it, against the truth, in dB; () if the
             truth is unknown.
+        nearest: the training images nearest to the pictures, if they were requested.
     """
 
     opened: Opened
     seconds: float
     processes: int
     psnr: tuple[float, ...]
+    nearest: Nearest | None = None
 
 
-def write(request: Request, out: Path, columns: int = 0) -> Written | None:
+def write(request: Request, out: Path, columns: int = 0, nearest: int = 0) -> Written | None:
     """Sample, and write a .png grid, a .npy, a .npz, or a folder of files, atomically.
 
     Arrays have the type and the units of the data. A folder has a PNG for each picture, of 8 or 16 bits as the data
@@ -129,15 +140,20 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
 
     Args:
         columns: pictures per row of a grid; 0 is one column per class, else a square.
+        nearest: training images below each picture of a grid, or beside it in a .npz; see `nearest.Nearest`.
     Raises:
+        FileNotFoundError: the run's data are missing.
         ValueError: an unknown suffix, or a folder that is not empty.
     """
     if out.suffix not in (".png", ".npy", ".npz", ""):
         raise ValueError(f"--out {out}: wanted a .png, a .npy, a .npz, or a folder name without a dot")
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: the folder is not empty; give a new one")
-    opened = request.open(PICTURES)
-    pipeline, n, (y, image, truth, same), _ = opened
+    if nearest and out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out {out}: with --nearest, wanted a .png or a .npz")
+    opened = request.open(COLUMNS if nearest else PICTURES)
+    pipeline, n, (y, image, truth, same), across = opened
+    train = training_images(request, pipeline, nearest) if nearest else None
     check_writable(out if out.suffix else out / "x")
     with together() as processes:
         started = time.perf_counter()
@@ -157,14 +173,17 @@ def write(request: Request, out: Path, columns: int = 0) -> Written | None:
         seconds = time.perf_counter() - started
         if not processes.first:
             return None
-        if out.suffix:
+        beside = None if train is None else nearest_images(made if grid else scaling.encode(made), train, nearest)
+        if beside and grid:
+            pictures.save_png(sheet(pipeline, made, beside, columns or across), out)
+        elif out.suffix:
             images = pictures.visible(made, pipeline.bands, scaling.dtype) if grid else arranged(made)
-            save_sheet(opened, images, out, columns)
+            save_sheet(opened, images, out, columns, beside.arrays(scaling) if beside else {})
         compared = [] if truth is None else [made if grid else scaling.encode(made)]
         if truth is not None and not isinstance(pipeline.hint, Paired):
             compared.append(pipeline.hint.show(image, pipeline.shape))
         found = tuple(psnr(v, truth, scaling) for v in compared)
-        return Written(opened, seconds, processes.size, found)
+        return Written(opened, seconds, processes.size, found, beside)
 
 
 def stream(

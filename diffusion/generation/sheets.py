@@ -1,5 +1,6 @@
 """Conditions of pictures and their layout: grids, films, pictures beside their hints."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,10 +115,15 @@ def denoising(
     return [pictures.grid(state, columns, scale=scale, width=320) for state, _ in chosen]
 
 
-def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> None:
+def save_sheet(
+    opened: Opened, images: np.ndarray, out: Path, columns: int, more: Mapping[str, np.ndarray] | None = None
+) -> None:
     """Write the images (n, H, W, C) of a request: pictures as a grid (.png), raw ones as an array (.npy, .npz).
 
     Raw images of more than four channels are (n, C, H, W). A .npz also has their conditions.
+
+    Args:
+        more: further arrays of a .npz, by name.
     """
     pipeline, n, given, across = opened
     if out.suffix == ".png":
@@ -138,4 +144,4 @@ def save_sheet(opened: Opened, images: np.ndarray, out: Path, columns: int) -> N
         if given.truth is not None:
             kept["truth"] = pipeline.in_units(given.truth).numpy()
         with atomic(out) as temporary:
-            np.savez_compressed(temporary, images=images, **kept)
+            np.savez_compressed(temporary, images=images, **kept, **more or {})

@@ -46,9 +46,20 @@ def radii(x: Rows, k: int) -> Tensor:
 
 
 def nearest(x: Rows, y: Rows, size: int = ROWS) -> tuple[Tensor, Tensor]:
-    """The distance of each row of x (N, ...) to the nearest row of y (M, ...), float64, and its index: (N,), (N,).
+    """The distance of each row of x (N, ...) to the nearest row of y (M, ...), float64, and its index: (N,), (N,)."""
+    distances, index = neighbours(x, y, 1, size)
+    return distances[:, 0], index[:, 0]
 
-    The nearest row is found by fast float32 products; its distance is then computed exactly.
+
+def neighbours(x: Rows, y: Rows, k: int, size: int = ROWS) -> tuple[Tensor, Tensor]:
+    """The distances of each row of x (N, ...) to its k nearest rows of y (M, ...), nearest first, and their indices.
+
+    The nearest rows are found by fast float32 products; their distances are then computed exactly, in float64.
+
+    Args:
+        k: 1 .. M.
+    Returns:
+        Distances (N, k) float64, ascending, and indices (N, k).
     """
     found, index = [], []
     x, y = held(x), held(y)
@@ -56,20 +67,41 @@ def nearest(x: Rows, y: Rows, size: int = ROWS) -> tuple[Tensor, Tensor]:
     for some in x.split(max(4 * many(x), size)):
         parts = some.float().flatten(1).split(size)
         best = [
-            (part.new_full((len(part),), torch.inf), part.new_zeros(len(part), dtype=torch.int64)) for part in parts
+            (part.new_full((len(part), k), torch.inf), part.new_zeros((len(part), k), dtype=torch.int64))
+            for part in parts
         ]
         first = 0
         for block in y.split(many(y)):
             block = block.float().flatten(1)
             half = block.square().sum(1) / 2
-            for k, part in enumerate(parts):
-                least, place = (half - part @ block.T).min(1)
-                nearer = least < best[k][0]
-                best[k] = torch.where(nearer, least, best[k][0]), torch.where(nearer, place + first, best[k][1])
+            for n, part in enumerate(parts):
+                best[n] = least(best[n], half - part @ block.T, first)
             first += len(block)
-        for part, (_, place) in zip(parts, best, strict=True):
-            near = y[place]
-            near = near.tensor() if isinstance(near, Pixels) else near
-            found.append((part.double() - near.double().flatten(1)).norm(dim=1))
-            index.append(place if order is None else order[place])
+        for part, (_, places) in zip(parts, best, strict=True):
+            columns = []
+            for place in places.unbind(1):
+                near = y[place]
+                near = near.tensor() if isinstance(near, Pixels) else near
+                columns.append((part.double() - near.double().flatten(1)).norm(dim=1))
+            distances, by = torch.stack(columns, 1).sort(dim=1, stable=True)
+            places = places.gather(1, by)
+            found.append(distances)
+            index.append(places if order is None else order[places])
     return torch.cat(found), torch.cat(index)
+
+
+def least(best: tuple[Tensor, Tensor], values: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The k least values of each row and their places: of those found before, and of further ones.
+
+    Args:
+        best: values (N, k), ascending, and places (N, k).
+        values: (N, M), in the places from `first` on.
+    """
+    k = best[0].shape[1]
+    if k == 1:  # faster than topk
+        more, place = values.min(1, keepdim=True)
+    else:
+        more, place = values.topk(min(k, values.shape[1]), largest=False)
+    values, places = torch.cat([best[0], more], 1), torch.cat([best[1], place + first], 1)
+    by = values.argsort(dim=1, stable=True)[:, :k]  # of equal values, those found first
+    return values.gather(1, by), places.gather(1, by)

@@ -57,8 +57,9 @@ def evaluate(
     Args:
         runs: run directories, experiment folders (their newest run), or checkpoint files; one, or several to compare.
         n: samples per run and setting, >= 2.
-        metrics: names, "frechet,kid" or a sequence; by default all but nll, swd and spectrum, in a sweep frechet and
-            consistency; of data without classes all but nll, is and consistency, in a sweep frechet and swd.
+        metrics: names, "frechet,kid" or a sequence; by default all but nll, swd, spectrum and background, in
+            a sweep frechet and consistency; of data without classes all but nll, is, consistency and background, in a
+            sweep frechet and swd.
         sweep: settings to compare, "sampler=DDIM,UniPC steps=5,10; sampler=DDPM", or a sequence of mappings.
         sampler, steps, guidance, scale, w, rescale, negative, interval, guide, classifier, clip_prompt, clip,
             clip_scale: sampling options, see `generation.choices.Choices`; the run's own by default.

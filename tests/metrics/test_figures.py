@@ -31,7 +31,8 @@ def modes(n, seed, kinds=(0, 1, 2, 3), noise=0.1):
 
 
 def test_metrics_are_found_by_name():
-    keys = ["nll", "consistency", "dc", "diversity", "frechet", "is", "kid", "memory", "pr", "swd", "spectrum"]
+    keys = ["background", "nll", "consistency", "dc", "diversity", "frechet", "is", "kid", "memory", "pr", "swd"]
+    keys.append("spectrum")
     assert list(known()) == keys
     assert isinstance(metric("KID"), KID) and isinstance(metric("pr"), PrecisionRecall)
     assert isinstance(metric("diffusion.metrics.memory.Memory"), Memory)
