@@ -34,14 +34,14 @@ class Sprites(ImageData):
 
     Read from a pair of files, images uint8 (N,16,16,3) and labels one-hot (N,5); without one under the root, 7,500 are
     drawn by `draw_sprites`. Copies of one picture all fall in the same split, so the test part is never trained on.
-    Flips are on, except for the class side-facing.
+    Nothing is flipped: shadows fall to the right, and weapons are in the same hand.
 
     With captions, y are tokens of a sentence for each picture, which is drawn (`data.scenes`). Training leaves out the
-    held-out combinations (about 17 %); the test split has all in their proportions. Nothing is flipped.
+    held-out combinations (about 17 %); the test split has all in their proportions.
 
     Args:
         batch_size: images per batch and process, >= 1.
-        seed: seed of the order and the flips, >= 0.
+        seed: seed of the order, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
         labels: False declares no context (an unconditional model).
         limit: use the first n training images only; 0 uses all.
@@ -65,8 +65,7 @@ class Sprites(ImageData):
 
     channels, size = 3, 16
     class_names = ("hero", "non-hero", "food", "spell", "side-facing")
-    flip = True
-    no_flip_classes = (4,)
+    changed_by = ("x_flip",)  # side-facing
     context = True
 
     def __init__(
@@ -98,8 +97,7 @@ class Sprites(ImageData):
         self.images, self.labels_file, self.drawn = images, labels_file, drawn
         self.captions, self.text_encoder = captions, text_encoder
         if captions:
-            self.class_names, self.context, self.flip, self.conditions = (), False, False, "text"
-            self.no_flip_classes = ()
+            self.class_names, self.context, self.conditions = (), False, "text"
         self._read: tuple[np.ndarray, np.ndarray] | None = None
 
     def setup(self, stage: str | None = None) -> None:

@@ -46,17 +46,18 @@ def test_named_files_take_precedence(tmp_path):
     assert len(data.arrays("train")[0]) == 38
 
 
-def test_side_facing_sprites_are_never_mirrored(tmp_path):
+def test_images_are_mirrored_where_a_data_set_says_so_and_not_in_no_flip_classes(tmp_path):
     images, labels = pair(400)
     images[..., 0] = np.arange(16)  # red grows to the right
     data = Sprites(batch_size=64, **save(tmp_path, images, labels))
-    mirrored = {True: 0, False: 0}
-    for x0, y in data.train_dataloader():
-        assert y.shape == (64, 5)
-        flipped = x0[:, 0, 0, 0] > x0[:, 0, 0, 15]
-        for side in mirrored:
-            mirrored[side] += int(flipped[(y[:, 4] == 1) == side].sum())
-    assert mirrored[True] == 0 and 110 <= mirrored[False] <= 180  # of about 256
+    for flip in (False, True):
+        data.flip, data.no_flip_classes, mirrored = flip, (4,), {True: 0, False: 0}
+        for x0, y in data.train_dataloader():
+            assert y.shape == (64, 5)
+            flipped = x0[:, 0, 0, 0] > x0[:, 0, 0, 15]
+            for side in mirrored:
+                mirrored[side] += int(flipped[(y[:, 4] == 1) == side].sum())
+        assert mirrored[True] == 0 and (110 <= mirrored[False] <= 180 if flip else not mirrored[False])  # of about 256
     for x0, _ in data.val_dataloader():
         assert (x0[:, 0, 0, 0] < x0[:, 0, 0, 15]).all()
 

@@ -32,8 +32,8 @@ def test_a_copy_of_a_training_image_is_found_at_distance_0():
 
 
 def test_a_mirrored_copy_is_found_where_training_mirrors():
-    """Sprites are mirrored in training, except for those of the class side-facing (4)."""
     data = Sprites(drawn=True, limit=200)
+    data.flip, data.no_flip_classes = True, (4,)
     raw, y = data.arrays("train")
     chosen = torch.stack([(y.argmax(1) == k).nonzero()[3, 0] for k in (0, 1, 4)])
     train = seen(data, data.scaling)
@@ -52,6 +52,7 @@ def test_a_mirrored_copy_is_found_where_training_mirrors():
 def test_an_image_and_its_mirror_image_are_one_neighbour():
     """Each symmetric image is found twice, and as many different ones as were asked for are returned."""
     data = Sprites(drawn=True, limit=30)
+    data.flip = True
     raw, _ = data.arrays("train")
     raw.copy_(torch.cat([raw[..., :8], raw[..., :8].flip(-1)], -1))
     found = nearest_images(data.scaling.encode(raw[:5]), seen(data, data.scaling), 30)
