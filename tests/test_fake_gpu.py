@@ -194,9 +194,11 @@ class Scopes(pl.Callback):
 
 
 def images_of(data: ImageData, n: int = 6) -> tuple[Tensor, Tensor]:
-    """Random images of a data set's shape, and labels or contexts of all its kinds."""
-    y = torch.arange(n) % len(data.class_names)
+    """Random images of a data set's shape, and labels or contexts of all its kinds, or tokens of texts."""
     images = torch.randint(0, 256, (n, *data.whole), dtype=torch.uint8)
+    if data.tokens:
+        return images, data.vocabulary.encode(["a blue cat", "", "a knight in red"] * (n // 3))
+    y = torch.arange(n) % len(data.class_names)
     return images, torch.eye(len(data.class_names))[y] if data.context else y
 
 

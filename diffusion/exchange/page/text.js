@@ -36,7 +36,7 @@ class Tokens {
     const parts = [];
     const unknown = [...new Set(words.filter((word) => !this.place.has(word)))];
     if (unknown.length) {
-      const names = unknown.slice(0, 3).map((word) => `“${[...word].slice(0, 20).join("")}”`).join(", ");
+      const names = unknown.slice(0, 3).map((word) => `\u201c${[...word].slice(0, 20).join("")}\u201d`).join(", ");
       const more = unknown.length > 3 ? ` and ${unknown.length - 3} more` : "";
       parts.push(`not among the words of training: ${names}${more}`);
     }
