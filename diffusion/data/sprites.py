@@ -100,6 +100,10 @@ class Sprites(ImageData):
             self.class_names, self.context, self.conditions = (), False, "text"
         self._read: tuple[np.ndarray, np.ndarray] | None = None
 
+    @property
+    def variant(self) -> str:
+        return "text" if self.captions else "" if self._files() else "drawn"
+
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
         self._read = None  # both splits have been copied

@@ -95,7 +95,7 @@ def folder(data: ImageData) -> Path:
 
 
 def called(data: ImageData) -> str:
-    """A name for a data set: its class, its reduction, and for `Arrays` and `Prepared` a fingerprint of the paths."""
+    """A name for a data set: its class, reduction and variant, and for `Arrays` and `Prepared` a hash of the paths."""
     name = type(data).__name__.lower() + (f"-by{data.reduce}" if data.reduce > 1 else "")
     if isinstance(data, Prepared):
         files = str(data.path.absolute())
@@ -104,7 +104,7 @@ def called(data: ImageData) -> str:
     elif isinstance(data, Arrays):
         files = "|".join(str(Path(file or "").absolute()) for file in (data.images, data.y))
     else:
-        return f"{name}-text" if data.conditions == "text" else name
+        return f"{name}-{data.variant}" if data.variant else name
     return f"{name}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 

@@ -4,6 +4,7 @@ import torch
 
 from diffusion.data import DataNotFound, Sprites
 from diffusion.data.sprites import PAIRS, split_by_picture
+from diffusion.judging.judge import called
 
 
 def pair(n=60, seed=0):
@@ -127,3 +128,11 @@ def test_sprites_read_the_real_files(real_root):
     (train, y), (test, y_test) = data.arrays("train"), data.arrays("test")
     assert len(train) + len(test) == 7618 and 0.04 < len(test) / 7618 < 0.06
     assert ((y.sum(1) == 1) & ((y == 0) | (y == 1)).all(1)).all() and len(y_test) == len(test)
+
+
+def test_drawn_sprites_captions_and_files_have_judges_of_their_own(tmp_path):
+    files = save(tmp_path / "mine", *pair(40))
+    empty, options = str(tmp_path), ({}, {"drawn": True}, {"captions": True}, files)
+    assert [called(Sprites(root=empty, **o)) for o in options] == [
+        "sprites-drawn", "sprites-drawn", "sprites-text", "sprites",
+    ]  # fmt: skip
