@@ -62,7 +62,7 @@ def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
             film = Image.open(found)
             first = np.asarray(film.convert("RGB"), float)
             film.seek(film.n_frames // 2)  # one film plays forwards and backwards
-            assert film.n_frames > 5 and np.abs(np.asarray(film.convert("RGB"), float) - first).mean() > 1
+            assert film.n_frames > 5 and np.abs(np.asarray(film.convert("RGB"), float) - first).max() > 4
         elif found.suffix == ".png":
             assert np.asarray(Image.open(found).convert("L"), float).std() > 10
         elif found.suffix == ".npz":

@@ -62,6 +62,8 @@ def prepared(value: str) -> Path | Address | None:
     """
     if is_address(value):
         return Address(value)
+    if value.startswith("{"):
+        return None  # a class with its arguments; longer than a file system's names may be
     folder = Path(value).expanduser()
     if not folder.is_dir() or value.isidentifier() and not (folder / FACTS).is_file():
         return None

@@ -1,5 +1,7 @@
 """`--data FOLDER`: the options of `diffusion fit` that suit a prepared folder."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,12 @@ def test_an_address_takes_the_place_of_a_folder(photos, tmp_path, monkeypatch):
         assert (config.data.init_args.folder, config.data.init_args.window) == (f"{server.url}/photos", 3)
         with pytest.raises(FileNotFoundError, match="/raw/dataset.json: no such file"):
             suited(["--data", f"{server.url}/raw"])
+
+
+def test_a_class_with_many_arguments_is_no_folder():
+    """Longer than the 255 bytes of a file name."""
+    words = ["--data", json.dumps({"class_path": "Sprites", "init_args": {"root": "x" * 300}})]
+    assert suited(words) == words
 
 
 def test_a_folder_that_is_not_prepared_is_refused(tmp_path):
