@@ -1,7 +1,7 @@
 """A trained run for docs/gallery.md: figures with floors, samples beside test images, nearest training images, a film.
 
-    python -m benchmarks.gallery RUN [--n 1000] [--out FOLDER] [--sampler UniPC] [--steps 10] [--scale 1.5]
-        [--name sprites] [--title Sprites] [--command "diffusion fit -c configs/sprites_cpu.yaml"]
+    python -m benchmarks.gallery RUN [--n 1000] [--out FOLDER] [--sampler UniPC] [--steps 10] [--grid karras]
+        [--scale 1.5] [--name sprites] [--title Sprites] [--command "diffusion fit -c configs/sprites.yaml"]
     python -m benchmarks.gallery --collect FOLDER [FOLDER ...] --page docs/gallery.md
 
 FOLDER, RUN/gallery by default, gets gallery.json, gallery.md and four pictures. The figures are those of
@@ -196,8 +196,10 @@ Samples, and below each its {NEIGHBOURS} nearest training images:
 def made(args: argparse.Namespace) -> dict[str, Any]:
     """Measure a run, write its pictures and its fragment, and return the report."""
     run = runs.directory(runs.find_checkpoint(args.run))
-    how = {k: v for k in ("sampler", "steps", "scale") if (v := getattr(args, k)) is not None}
-    data, pipeline = open_data(run), Choices(**how).apply(Pipeline.load(run))
+    how = {k: v for k in ("sampler", "steps", "grid", "scale") if (v := getattr(args, k)) is not None}
+    named = {k: v for k, v in how.items() if k != "grid"}
+    grid = {"grid": args.grid} if args.grid else {}
+    data, pipeline = open_data(run), Choices(**named, arguments=grid).apply(Pipeline.load(run))
     data.prepare_data()
     samples = judged(run, data, pipeline, args.n, how)
     out, kind = args.out or run / "gallery", type(data).__name__
@@ -249,6 +251,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder (default RUN/gallery)")
     parser.add_argument("--sampler", help="default: the run's")
     parser.add_argument("--steps", type=int, help="of the sampler")
+    parser.add_argument("--grid", help="of the sampler's steps")
     parser.add_argument("--scale", type=float, help="of the guidance")
     parser.add_argument("--name", help="of the pictures on the page (default: of the data)")
     parser.add_argument("--title", help="of the fragment (default: the data's class)")

@@ -3,11 +3,12 @@
     python -m benchmarks.recipes --data digits,fashion --seeds 3 [--only muon,dropout=0.1] [--steps 500] [--n 1000]
         [--out recipes] [--table docs/recipes_table.md]
 
-Each entry changes one option of a bundled configuration with AdamW; Fashion-MNIST is reduced to 16x16 pixels and its
-network is narrower. Before any training, the time of a step of each entry is measured in relation to the unchanged
-configuration's, in alternating rounds: the CPU time of one thread, which other processes hardly change. An entry then
-takes as many steps as fit in the time of `--steps` unchanged ones, so that nothing else depends on the clock. Measured
-ratios and finished trainings are kept in --out and not repeated; an interrupted training is resumed.
+Each entry changes one option of a bundled configuration, on the digits and Fashion-MNIST with AdamW; Fashion-MNIST is
+reduced to 16x16 pixels and its network is narrower. Before any training, the time of a step of each entry is measured
+in relation to the unchanged configuration's, in alternating rounds: the CPU time of one thread, which other processes
+hardly change. An entry then takes as many steps as fit in the time of `--steps` unchanged ones, so that nothing else
+depends on the clock. Measured ratios and finished trainings are kept in --out and not repeated; an interrupted training
+is resumed.
 
 The table has the mean over the seeds with a 95 % interval (Student's t), and the difference from the unchanged
 configuration, seed by seed, with its own.
@@ -30,12 +31,19 @@ from diffusion.support.files import atomic
 from diffusion.training.api import words
 from diffusion.training.run import train
 
-CONFIGS = {"digits": "configs/digits.yaml", "fashion": "configs/fashion_cpu.yaml"}
-STEPS = {"digits": 1100, "fashion": 800}  # those of the unchanged configuration
-SMALL = {  # of the unchanged configuration, which takes a minute or two of a CPU core
+CONFIGS = {"digits": "digits", "fashion": "fashion", "sprites": "sprites", "mnist": "mnist_cpu"}
+STEPS = {"digits": 1100, "fashion": 800, "sprites": 400, "mnist": 400}  # those of the unchanged configuration
+SMALL = {  # of the unchanged configuration, which takes a few minutes of a CPU core
     "digits": {"model.optimizer": "AdamW"},
-    "fashion": {"model.optimizer": "AdamW", "data.reduce": 2, "model.net.widths": [16, 32, 64]},
-}
+    "fashion": {
+        "model.optimizer": "AdamW", "model.lr": 1e-3, "model.betas": [0.9, 0.99], "model.warmup": 100,
+        "model.objective.times": "Stratified", "model.guidance": "ClassifierFree", "model.guidance.scale": 1.5,
+        "model.net.widths": [16, 32, 64], "model.net.ones": True, "data.batch_size": 64, "data.reduce": 2,
+    },
+    "sprites": {"model.optimizer": "Muon"},
+    "mnist": {"model.optimizer": "Muon"},
+}  # fmt: skip
+SAMPLED = {"sprites": {"steps": 20, "grid": "karras"}, "mnist": {"steps": 20}}  # by UniPC; 10 steps of other data
 QUIET = {
     "trainer.accelerator": "cpu", "trainer.max_epochs": -1, "trainer.limit_val_batches": 0,
     "trainer.log_every_n_steps": 50, "trainer.enable_progress_bar": False, "samples.every_n_epochs": 0, "samples.n": 1,
@@ -43,9 +51,18 @@ QUIET = {
     "checkpoint.every_n_steps": 200,
 }  # fmt: skip
 OBJECTIVE, AUGMENT = "model.objective.", "model.augment"
-CHANGES = {"digits": ["scale", "stretch", "shift"], "fashion": ["x_flip", "scale", "rotate", "stretch", "shift"]}
+CHANGES = {
+    "digits": ["scale", "stretch", "shift"],
+    "fashion": ["x_flip", "scale", "rotate", "stretch", "shift"],
+    "sprites": ["y_flip", "rotate", "shift"],
+    "mnist": ["scale", "stretch", "shift"],
+}
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {  # entries by family; {} is the unchanged configuration
-    "optimizer": {"muon": {"model.optimizer": "Muon"}, "radam": {"model.optimizer": "RAdam"}},
+    "optimizer": {
+        "muon": {"model.optimizer": "Muon"},
+        "adamw": {"model.optimizer": "AdamW"},
+        "radam": {"model.optimizer": "RAdam"},
+    },
     "decay": {"wsd": {"model.decay": "wsd"}, "constant": {"model.decay": "constant"}},
     "dropout": {"dropout=0.1": {"model.net.dropout": 0.1}},
     "augmentation": {"augment": {AUGMENT: "NonLeaking"}},
@@ -63,6 +80,24 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {  # entries by family; {} is t
         "dispersive": {f"{OBJECTIVE}dispersive": "Dispersive", f"{OBJECTIVE}dispersive.layer": "downs.1"},
     },
 }  # fmt: skip
+
+
+def net(class_path: str, **init_args: Any) -> dict[str, Any]:
+    """The settings of another network."""
+    return {"model.net": {"class_path": class_path, "init_args": init_args}}
+
+
+NETS: dict[str, dict[str, dict[str, Any]]] = {  # the family "net" of a data set
+    "sprites": {
+        "net=patches": net("UNet", width=64, mults=[1, 2], blocks=1, attention=[1], head_width=32, patch=2),
+        "net=wide": net("UNet", width=48, mults=[1, 2, 2], blocks=1, attention=[1, 2], head_width=48),
+        "net=context": net("ContextUNet", width=32),
+    },
+    "mnist": {
+        "net=pixels": net("UNet", width=16, mults=[1, 2, 4, 6], blocks=1, attention=[3], head_width=32),
+        "net=attention": net("AttentionUNet", widths=[32, 64, 128, 128], ones=True),
+    },
+}
 BASE = "base"
 ROUNDS, TIMED, FIRST = 3, 24, 4  # of the measurement of a step's time; the first steps are not timed
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, 97.5 %, by samples
@@ -100,20 +135,22 @@ def entries(data: list[str], only: list[str]) -> list[Entry]:
     Raises:
         ValueError: there is no such entry, family or data set.
     """
-    names = {name: family for family, mine in FAMILIES.items() for name in mine}
-    if unknown := [word for word in only if word not in names and word not in FAMILIES]:
-        raise ValueError(f"--only {unknown[0]}: there are: {', '.join([*FAMILIES, *names])}")
     if unknown := [word for word in data if word not in CONFIGS]:
         raise ValueError(f"--data {unknown[0]}: there are: {', '.join(CONFIGS)}")
-    found = []
+    found, words = [], []
     for one in data:
         found.append(Entry(one, "", BASE, {}))
-        for name, family in names.items():
-            if not only or name in only or family in only:
-                settings = dict(FAMILIES[family][name])
+        for family, mine in (FAMILIES | {"net": NETS.get(one, {})}).items():
+            words += [family, *mine]
+            for name, changed in mine.items():
+                settings = dict(changed)
                 if AUGMENT in settings:
                     settings[f"{AUGMENT}.changes"] = CHANGES[one]
-                found.append(Entry(one, family, name, settings))
+                same = all(SMALL[one].get(key) == value for key, value in settings.items())
+                if not same and (not only or name in only or family in only):
+                    found.append(Entry(one, family, name, settings))
+    if unknown := [word for word in only if word not in words]:
+        raise ValueError(f"--only {unknown[0]}: there are: {', '.join(dict.fromkeys(words))}")
     return found
 
 
@@ -121,7 +158,7 @@ def fitted(entry: Entry, out: Path, experiment: str, steps: int, seed: int, resu
     """A finished training of an entry."""
     settings = SMALL[entry.data] | QUIET | entry.settings | more
     settings |= {"trainer.max_steps": steps, "seed_everything": seed, "out": str(out), "experiment": experiment}
-    argv = ["-c", CONFIGS[entry.data], *words(settings), *(["--resume", "auto"] if resume else [])]
+    argv = ["-c", f"configs/{CONFIGS[entry.data]}.yaml", *words(settings), *(["--resume", "auto"] if resume else [])]
     return train(argv, final=False)
 
 
@@ -157,8 +194,10 @@ def result(entry: Entry, seed: int, steps: int, args: argparse.Namespace) -> dic
 
     def make() -> dict:
         run = fitted(entry, args.out / "runs", f"{entry.key}-seed{seed}", steps, seed)
-        how = {"sampler": "UniPC", "steps": 10, "metrics": "frechet,consistency", "device": "cpu"}
-        records = evaluate(run.folder, args.n, **how).records
+        how = {"steps": 10} | SAMPLED.get(entry.data, {})
+        records = evaluate(
+            run.folder, args.n, sampler="UniPC", metrics="frechet,consistency", device="cpu", **how
+        ).records
         figures = {f["metric"]: {k: f[k] for k in ("value", "low", "high", "floor")} for f in records[0]["figures"]}
         return {"figures": figures, "steps": steps, "seed": seed, "n": args.n, "machine": machine()}
 
@@ -187,10 +226,10 @@ def table(rows: list[dict], args: argparse.Namespace) -> str:
     """The Markdown table of all lines."""
     text = []
     for data in dict.fromkeys(r["data"] for r in rows):
-        own = [r for r in rows if r["data"] == data]
+        own, walk = [r for r in rows if r["data"] == data], SAMPLED.get(data, {}).get("steps", 10)
         text += [
             f"{data}: {args.seeds} seeds, {own[0]['steps']:,} steps of the unchanged configuration, {args.n:,} samples "
-            f"by UniPC with 10 steps, Frechet distance of as many test images {own[0]['floor']:.3g}; {machine()}",
+            f"by UniPC with {walk} steps, Frechet distance of as many test images {own[0]['floor']:.3g}; {machine()}",
             "",
             "| | time of a step | steps | Frechet distance | difference | class agreement | difference |",
             "|---|---|---|---|---|---|---|",
@@ -209,7 +248,7 @@ def table(rows: list[dict], args: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="digits,fashion", help="of digits, fashion (default both)")
+    parser.add_argument("--data", default="digits,fashion", help=f"of {', '.join(CONFIGS)} (default digits,fashion)")
     parser.add_argument("--only", default="", help="entries or families, comma-separated (default all)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings per entry (default 3)")
     parser.add_argument("--steps", type=int, default=0, help="of the unchanged configuration (default: see STEPS)")

@@ -1,6 +1,6 @@
 """Whether a model's pictures show what their prompts say, for combinations that training has seen and held-out ones.
 
-    python -m benchmarks.text RUN [--scales 1 1.5 2 3 4] [--n 1000] [--sampler UniPC] [--steps 20]
+    python -m benchmarks.text RUN [--scales 1 1.5 2 3 4] [--n 1000] [--sampler UniPC] [--steps 20] [--grid karras]
     python -m benchmarks.text judge
 
 The judge is a classifier of every attribute of the drawn sprites, trained once (a minute or two) on 40,000 real
@@ -32,6 +32,7 @@ from diffusion.metrics.features import FeatureNet
 from diffusion.metrics.frechet import Gaussian, frechet_distance
 from diffusion.support.files import atomic
 from diffusion.support.paths import cache_root
+from diffusion.support.specs import spec
 
 SIZES = [1 + len(values) for values in VALUES.values()]  # 0 is "does not apply"
 TRAIN, TEST = range(1_000_000, 1_040_000), range(2_000_000, 2_005_000)  # numbers of the judge's pictures
@@ -46,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", help="a run on Sprites with captions, or the word judge, which only trains the judge")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0, 4.0])
     parser.add_argument("--n", type=int, default=1000, help="prompts of seen combinations, and of held-out ones")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--sampler", default="UniPC")
+    parser.add_argument("--sampler", help="default: the run's")
+    parser.add_argument("--steps", type=int, help="of the sampler")
+    parser.add_argument("--grid", help="of the sampler's steps")
     parser.add_argument("--epochs", type=int, default=4, help="of the judge")
     args = parser.parse_args(argv)
     net, right = judge(cache_root() / "features" / "sprites-attributes.pt", args.epochs)
@@ -57,13 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = Pipeline.load(args.run, device="auto")
     if pipeline.tokens is None:
         raise SystemExit(f"{args.run}: trained without captions; train one with configs/sprites_text.yaml")
-    how = {"run": Path(args.run).name, "n": args.n, "sampler": args.sampler, "steps": args.steps, "judge": right}
+    walk = chosen(pipeline, 1.0, args).sampler
+    how = {"run": Path(args.run).name, "n": args.n, "sampler": spec(walk), "judge": right}
     records = []
     for scale in (None, *args.scales):
         for seen in (True, False):
             records.append(measured(net, pipeline, scale, seen, args))
             file = save("text", how | {"figures": records})  # after each, so that a run that is stopped leaves some
-    text = tables(records, f"{args.n:,} prompts each, {args.sampler} with {args.steps} steps, {machine()}")
+    text = tables(records, f"{args.n:,} prompts each, {type(walk).__name__} with {walk.steps} steps, {machine()}")
     with atomic(file.with_suffix(".md")) as temporary:
         temporary.write_text(text)
     print(f"{text}\n{file}")
@@ -198,10 +201,16 @@ def measured(net: nn.Module, pipeline: Pipeline, scale: float | None, seen: bool
     return {"scale": scale, "seen": seen, "frechet ratio": ratio} | shares(found, wanted)
 
 
+def chosen(pipeline: Pipeline, scale: float, args) -> Pipeline:
+    """The model with the chosen guidance scale and sampler."""
+    arguments = {"grid": args.grid} if args.grid else {}
+    return Choices(sampler=args.sampler, steps=args.steps, scale=scale, arguments=arguments).apply(pipeline)
+
+
 def sampled(pipeline: Pipeline, texts: list[str], scale: float, args) -> Iterator[Tensor]:
     """Images of prompts, rounded to 8 bits."""
-    chosen = Choices(sampler=args.sampler, steps=args.steps, scale=scale).apply(pipeline)
-    for x in chosen.batches(len(texts), chosen.prompts(texts), batch_size=250, progress=True):
+    made = chosen(pipeline, scale, args)
+    for x in made.batches(len(texts), made.prompts(texts), batch_size=250, progress=True):
         yield pipeline.scaling.encode(pipeline.scaling.decode(x))
 
 

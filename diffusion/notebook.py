@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 CONFIGS = {  # data set: its configurations for a GPU and for a CPU
     "Digits": ("digits", "digits"),
-    "Sprites": ("sprites", "sprites_cpu"),
+    "Sprites": ("sprites", "sprites"),
     "MNIST": ("mnist", "mnist_cpu"),
-    "FashionMNIST": ("fashion", "fashion"),
-    "CIFAR10": ("cifar10", "cifar10"),
+    "FashionMNIST": ("fashion", "fashion_cpu"),
+    "CIFAR10": ("cifar10", "cifar10_cpu"),
 }
 SMOKE: dict[str, dict] = {  # settings for training in seconds, for tests of the notebooks
     "": {"trainer.max_epochs": 2, "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 5,

@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 TIMESTEPS, START, END = 500, 1e-4, 0.02
 BETTER = (
-    "diffusion.compat.course: `diffusion fit -c configs/sprites.yaml` trains this network with a null context, "
+    "diffusion.compat.course: `diffusion fit -c configs/sprites_course.yaml` trains this network with a null context, "
     "averaged weights and previews; save(model, RUN) makes a run of this one for `diffusion sample RUN`"
 )
 transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])  # to [-1, 1]

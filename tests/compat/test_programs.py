@@ -136,7 +136,7 @@ def test_the_program_of_the_course(tmp_path, monkeypatch, capsys):
         assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
     assert intermediate.shape[1:] == (2, 3, 16, 16) and (intermediate[-1] == samples.numpy()).all()
     assert len(steps) == 4 and dataset.getshapes() == ((8, 16, 16, 3), (8, 5))
-    assert capsys.readouterr().out.count("configs/sprites.yaml") == 1
+    assert capsys.readouterr().out.count("configs/sprites_course.yaml") == 1
     run, out = course.save(nn_model, tmp_path / "run"), tmp_path / "x.npz"
     assert main(["sample", str(run), "--n", "2", "--steps", "2", "--out", str(out), "--device", "cpu"]) == 0
 

@@ -23,7 +23,7 @@ from diffusion.samplers import DDIM, DDPM, DPMSolver, Heun
 from .browsers import BROWSERS, opened
 
 pytestmark = pytest.mark.slow
-CONFIGS = {"digits": "configs/digits.yaml", "sprites": "configs/sprites_cpu.yaml"}
+CONFIGS = {"digits": "configs/digits.yaml", "sprites": "configs/sprites.yaml"}
 TEXT = [
     "--model.net.width",
     "16",
