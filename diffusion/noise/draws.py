@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from diffusion.noise.philox import normals
+
 GOLDEN = 0.6180339887498949  # frac(k * GOLDEN) is evenly spread over [0, 1) for any run of consecutive k
 
 
@@ -74,18 +76,22 @@ class FixedDraws:
 
 
 class ImageDraws:
-    """Per-image sampling noise from (seed, index): an image does not depend on the batch it is sampled in.
+    """Per-image sampling noise from (seed, index): an image depends neither on its batch nor on the device.
 
-    Drawn on the CPU, so that a seed gives the same image on every device.
+    Each call is the next draw of the same images. The numbers come from a counter (`noise.philox`) and are calculated
+    on x's device, one operation for the whole batch.
 
     Args:
-        indices: the images' positions in the full set of samples.
+        indices: the images' positions in the full set of samples, >= 0.
     """
 
     def __init__(self, seed: int, indices: list[int] | range) -> None:
-        self._generators = [_generator("cpu", seed, i) for i in indices]
+        self.key, self.draw = seed_of(seed), 0
+        self._rows = torch.tensor(list(indices), dtype=torch.int64)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """N(0, I) of x's shape (B, ...), row i from the generator of the i-th image."""
-        rows = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
-        return torch.stack(rows).to(x.device, non_blocking=True)
+        """N(0, I) of x's shape (B, ...), float32, row i of the i-th image."""
+        self._rows = self._rows.to(x.device, non_blocking=True)
+        numbers = normals(self.key, self._rows, self.draw, x[:1].numel())
+        self.draw += 1
+        return numbers.view(x.shape)

@@ -1,5 +1,5 @@
-// The noise of a picture: the numbers that torch.randn draws on a CPU, to 1e-6, as a function of (seed, picture number).
-// The same as diffusion/noise/draws.py: a hashed seed, mt19937, and Box-Muller in blocks of 16.
+// The noise of a picture as a function of (seed, picture number), the same numbers as Python's to rounding:
+// diffusion/noise/philox.py and draws.py, i.e. a hashed seed, Philox4x32-10 and Box-Muller.
 
 const WORD = (1n << 64n) - 1n;
 
@@ -15,78 +15,51 @@ function seedOf(...key) {
   return state >> 1n;
 }
 
-/** The Mersenne twister mt19937, seeded by the lower 32 bits of a seed as torch does. */
-class Twister {
-  constructor(seed) {
-    this.state = new Uint32Array(624);
-    this.at = 624;
-    this.state[0] = Number(seed & 0xffffffffn);
-    for (let i = 1; i < 624; i++) {
-      const before = this.state[i - 1];
-      this.state[i] = Math.imul(1812433253, before ^ (before >>> 30)) + i;
+/** The upper and lower 32 bits of the product of two 32-bit words. */
+function product(a, b) {
+  const low = (a & 0xffff) * (b & 0xffff);
+  const cross = (a >>> 16) * (b & 0xffff) + (low >>> 16);
+  const middle = (a & 0xffff) * (b >>> 16) + (cross & 0xffff);
+  const upper = (a >>> 16) * (b >>> 16) + Math.floor(cross / 0x10000) + Math.floor(middle / 0x10000);
+  return [upper >>> 0, Math.imul(a, b) >>> 0];
+}
+
+/** Philox4x32-10 (Salmon et al. 2011): four random words of a counter of four words. */
+function philox(counter, low, high) {
+  let [a, b, c, d] = counter;
+  for (let round = 0; round < 10; round++) {
+    const [over, under] = product(a, 0xd2511f53);
+    const [up, down] = product(c, 0xcd9e8d57);
+    [a, b, c, d] = [(up ^ b ^ low) >>> 0, down, (over ^ d ^ high) >>> 0, under];
+    low = (low + 0x9e3779b9) >>> 0;
+    high = (high + 0xbb67ae85) >>> 0;
+  }
+  return [a, b, c, d];
+}
+
+/** The numbers of one draw of a picture: two words give the radius and the angle of two normal numbers. */
+function fillNormal(out, key, picture, draw) {
+  const low = Number(key & 0xffffffffn);
+  const high = Number(key >> 32n);
+  for (let i = 0; i < out.length; i += 4) {
+    const words = philox([i / 4, draw, picture, 0], low, high);
+    for (let pair = 0; pair < 4; pair += 2) {
+      const radius = Math.sqrt(-2 * Math.log((words[pair] + 0.5) / 0x100000000));
+      const angle = (2 * Math.PI * (words[pair + 1] + 0.5)) / 0x100000000;
+      if (i + pair < out.length) out[i + pair] = radius * Math.cos(angle);
+      if (i + pair + 1 < out.length) out[i + pair + 1] = radius * Math.sin(angle);
     }
-  }
-
-  /** The next 32 bits. */
-  next() {
-    if (this.at === 624) this.refill();
-    let v = this.state[this.at++];
-    v ^= v >>> 11;
-    v ^= (v << 7) & 0x9d2c5680;
-    v ^= (v << 15) & 0xefc60000;
-    return (v ^ (v >>> 18)) >>> 0;
-  }
-
-  refill() {
-    const s = this.state;
-    for (let i = 0; i < 624; i++) {
-      const v = (s[i] & 0x80000000) | (s[(i + 1) % 624] & 0x7fffffff);
-      s[i] = s[(i + 397) % 624] ^ (v >>> 1) ^ (v & 1 ? 0x9908b0df : 0);
-    }
-    this.at = 0;
-  }
-
-  /** A uniform number in [0, 1) with 24 bits, as torch draws float32. */
-  uniform() {
-    return (this.next() & 0xffffff) / 0x1000000;
   }
 }
 
-/** N(0, 1) numbers in order; each call of `fill` is one call of torch.randn with the same generator. */
-class Normal {
-  constructor(seed) {
-    this.twister = new Twister(seed);
-  }
-
-  /** Fill an array of at least 16 numbers; if their number is no multiple of 16, the last 16 are drawn twice. */
-  fill(out) {
-    for (let i = 0; i < out.length; i++) out[i] = this.twister.uniform();
-    for (let i = 0; i + 16 <= out.length; i += 16) boxMuller(out, i);
-    if (out.length % 16) {
-      const last = out.length - 16;
-      for (let i = last; i < out.length; i++) out[i] = this.twister.uniform();
-      boxMuller(out, last);
-    }
-    return out;
-  }
-}
-
-/** Turn 16 uniform numbers into normal ones: the first 8 give the radius, the others the angle. */
-function boxMuller(values, start) {
-  for (let i = start; i < start + 8; i++) {
-    const radius = Math.sqrt(-2 * Math.log(1 - values[i]));
-    const angle = 2 * Math.PI * values[i + 8];
-    values[i] = radius * Math.cos(angle);
-    values[i + 8] = radius * Math.sin(angle);
-  }
-}
-
-/** A function noise() -> Float32Array of n pictures of `size` numbers, each from its own generator. */
+/** A function noise() -> Float32Array of the next draw of n pictures of `size` numbers. */
 function pictureNoise(seed, n, size) {
-  const generators = Array.from({ length: n }, (_, k) => new Normal(seedOf(seed, k)));
+  const key = seedOf(seed);
+  let draw = 0;
   return () => {
     const out = new Float32Array(n * size);
-    generators.forEach((generator, k) => generator.fill(out.subarray(k * size, (k + 1) * size)));
+    for (let k = 0; k < n; k++) fillNormal(out.subarray(k * size, (k + 1) * size), key, k, draw);
+    draw++;
     return out;
   };
 }
