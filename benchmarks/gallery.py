@@ -2,6 +2,7 @@
 
     python -m benchmarks.gallery RUN [--n 1000] [--out FOLDER] [--sampler UniPC] [--steps 10] [--grid karras]
         [--scale 1.5] [--name sprites] [--title Sprites] [--command "diffusion fit -c configs/sprites.yaml"]
+        [--note "Both cores alone take 26 minutes."]
     python -m benchmarks.gallery --collect FOLDER [FOLDER ...] --page docs/gallery.md
 
 FOLDER, RUN/gallery by default, gets gallery.json, gallery.md and four pictures. The figures are those of
@@ -171,6 +172,7 @@ def fragment(report: dict[str, Any]) -> str:
     if "seconds" in training:
         times += f", {clock(training['seconds'])} of training at {training['images_per_s']:,.0f} images/s"
     command = f"`{report['command']}`: " if report["command"] else ""
+    note = f" {report['note']}" if report["note"] else ""
     walk = f"{how['n']:,} samples by {how['sampler']}, {how['steps']} steps ({how['evaluations']:g} evaluations)"
     return f"""## {report["title"]}
 
@@ -179,7 +181,7 @@ def fragment(report: dict[str, Any]) -> str:
 | ![samples](grid.png) | ![denoising](film.gif) |
 
 {command}{times}, {training["parameters"]:,} parameters, precision {training["precision"]} ({report["machine"]}).
-{walk}, scale {how["scale"]:g}, {how["weights"]} weights, seed {how["seed"]}, {how["seconds"]:.0f} s.
+{walk}, scale {how["scale"]:g}, {how["weights"]} weights, seed {how["seed"]}, {how["seconds"]:.0f} s.{note}
 
 {table(report)}
 
@@ -213,6 +215,7 @@ def made(args: argparse.Namespace) -> dict[str, Any]:
         "name": args.name or kind.lower(),
         "title": args.title or kind,
         "command": args.command or (f"diffusion fit -c {config}" if config.is_file() else ""),
+        "note": args.note,
         "machine": machine(),
         "date": date.today().isoformat(),
         "training": trained(run),
@@ -256,6 +259,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the pictures on the page (default: of the data)")
     parser.add_argument("--title", help="of the fragment (default: the data's class)")
     parser.add_argument("--command", help="that trained the run (default: the configuration of the experiment's name)")
+    parser.add_argument("--note", default="", help="sentences about the training")
     parser.add_argument("--collect", type=Path, nargs="+", metavar="FOLDER", help="folders to join to a page")
     parser.add_argument("--page", type=Path, default=Path("docs/gallery.md"), help="default docs/gallery.md")
     args = parser.parse_args()
