@@ -138,6 +138,7 @@ def trained(run: Path) -> dict[str, Any]:
     return found | {"precision": config["trainer"].get("precision")}
 
 
+SETTING = "n", "sampler", "sampler_args", "steps", "guidance", "scale", "weights", "seed", "extractor"
 ROWS = {  # figure: its name, and the factor and the unit that it is shown with
     "frechet": ("Frechet distance", 1, ""),
     "consistency": ("class agreement, by the judge", 100, " %"),
@@ -173,7 +174,11 @@ def fragment(report: dict[str, Any]) -> str:
         times += f", {clock(training['seconds'])} of training at {training['images_per_s']:,.0f} images/s"
     command = f"`{report['command']}`: " if report["command"] else ""
     note = f" {report['note']}" if report["note"] else ""
-    walk = f"{how['n']:,} samples by {how['sampler']}, {how['steps']} steps ({how['evaluations']:g} evaluations)"
+    grid = how["sampler_args"].get("grid")
+    walk = f"{how['n']:,} samples by {how['sampler']}, {how['steps']} steps{f' on the {grid} grid' if grid else ''}"
+    limits = how["guidance"]["init_args"]
+    within = f" where {limits['low']:g} < sigma / alpha <= {limits['high']:g}" if "low" in limits else ""
+    seed = f"{how['weights']} weights, seed {how['seed']}, {how['seconds']:.0f} s"
     return f"""## {report["title"]}
 
 | samples, one row per class | from noise to pictures |
@@ -181,7 +186,7 @@ def fragment(report: dict[str, Any]) -> str:
 | ![samples](grid.png) | ![denoising](film.gif) |
 
 {command}{times}, {training["parameters"]:,} parameters, precision {training["precision"]} ({report["machine"]}).
-{walk}, scale {how["scale"]:g}, {how["weights"]} weights, seed {how["seed"]}, {how["seconds"]:.0f} s.{note}
+{walk}, guidance scale {how["scale"]:g}{within}, {seed}.{note}
 
 {table(report)}
 
@@ -198,7 +203,7 @@ Samples, and below each its {NEIGHBOURS} nearest training images:
 def made(args: argparse.Namespace) -> dict[str, Any]:
     """Measure a run, write its pictures and its fragment, and return the report."""
     run = runs.directory(runs.find_checkpoint(args.run))
-    how = {k: v for k in ("sampler", "steps", "grid", "scale") if (v := getattr(args, k)) is not None}
+    how = {k: v for k in ("sampler", "steps", "grid", "scale", "interval") if (v := getattr(args, k)) is not None}
     named = {k: v for k, v in how.items() if k != "grid"}
     grid = {"grid": args.grid} if args.grid else {}
     data, pipeline = open_data(run), Choices(**named, arguments=grid).apply(Pipeline.load(run))
@@ -210,7 +215,7 @@ def made(args: argparse.Namespace) -> dict[str, Any]:
     figures = {
         f["metric"]: {k: f[k] for k in ("value", "low", "high", "floor", "matched", "m")} for f in record["figures"]
     }
-    setting = {k: record["setting"][k] for k in ("n", "sampler", "steps", "scale", "weights", "seed", "extractor")}
+    setting = {k: record["setting"][k] for k in SETTING}
     report = {
         "name": args.name or kind.lower(),
         "title": args.title or kind,
@@ -256,6 +261,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--grid", help="of the sampler's steps")
     parser.add_argument("--scale", type=float, help="of the guidance")
+    parser.add_argument("--interval", help="of the guidance, low,high")
     parser.add_argument("--name", help="of the pictures on the page (default: of the data)")
     parser.add_argument("--title", help="of the fragment (default: the data's class)")
     parser.add_argument("--command", help="that trained the run (default: the configuration of the experiment's name)")
