@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from diffusion.data.recorded import open_shared
 from diffusion.denoiser import averages
 from diffusion.denoiser.saved import load_weights, trimmed, untold
 from diffusion.generation.cascade import Cascade
+from diffusion.generation.choices import Choices
 from diffusion.generation.counting import counted
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import examples
@@ -156,6 +158,12 @@ def setting_of(job: Job, request: Request) -> dict:
     }
 
 
+def given(choices: Choices) -> dict[str, str | float]:
+    """The choices that hold for all settings of a sweep, by the names of their options."""
+    named = {field.name.replace("_", "-"): getattr(choices, field.name) for field in fields(choices)}
+    return {k: v for k, v in (named | dict(choices.arguments)).items() if isinstance(v, (str, int, float))}
+
+
 def measure(job: Job, request: Request, metrics: list[Metric], bar: tqdm, processes: Processes = Processes()) -> dict:
     """The record of a job: read from its file if it was measured before, else sampled, measured and written.
 
@@ -187,7 +195,7 @@ def measure(job: Job, request: Request, metrics: list[Metric], bar: tqdm, proces
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
     wanted = {name for metric in metrics for name in metric.better}
     figures = [f for f in record["figures"] if f["metric"] in wanted]
-    return record | {"figures": figures, "file": str(file), "asked": job.setting}
+    return record | {"figures": figures, "file": str(file), "asked": job.setting, "given": given(request.choices)}
 
 
 def line(setting: dict) -> dict:

@@ -150,7 +150,8 @@ def words(chosen: dict, best: dict) -> str:
     """The recommendation, and its cost relative to the best setting measured."""
 
     sampler, steps, scale = label(chosen)
-    more = "".join(f" --{k} {v}" for k, v in chosen["asked"].items() if k not in (*COLUMNS, WIDTH))
+    also = chosen.get("given", {}) | chosen["asked"]
+    more = "".join(f" --{k} {v}" for k, v in also.items() if k not in (*COLUMNS, WIDTH))
     options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
     text = f"recommended for this checkpoint: {in_words(chosen)}: {options}"
     if WIDTH in chosen["asked"]:

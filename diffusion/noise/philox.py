@@ -1,7 +1,7 @@
 """Philox4x32-10, a counter-based generator: random numbers as a function of a key and a place, on any device.
 
-Ten rounds turn a counter of four 32-bit words into four words that pass the usual batteries of tests. There is no state,
-so that any number can be calculated alone, in any order, on any device. Words are kept in int64: their products are
+Ten rounds turn a counter of four 32-bit words into four words that pass the usual batteries of tests. There is no
+state, so any number can be calculated alone, in any order, on any device. Words are kept in int64: their products are
 exact modulo 2^64, hence the same integers on CPUs and GPUs.
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11, sec. 3.3; known answers of its library
@@ -43,7 +43,7 @@ def normals(key: int, rows: Tensor, draw: int, size: int) -> Tensor:
 
         (u, v) = two words;  sqrt(-2 ln u) (cos, sin)(2 pi v),  u and v in (0, 1) by (word + 1/2) / 2^32
 
-    The integers are the same on every device; logarithm and angle are calculated in float64, so that the float32 numbers
+    The integers are the same on every device; logarithm and angle are calculated in float64, so the float32 numbers
     differ by rounding at most. Source: Box and Muller 1958.
 
     Args:

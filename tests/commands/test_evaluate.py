@@ -176,6 +176,12 @@ def test_sweeps_as_mappings_equal_sweeps_as_text(run):
     assert words.records == mappings.records and "recommended for this checkpoint" in str(words)
 
 
+def test_recommendation_repeats_the_options_of_all_settings(run):
+    table = diffusion.evaluate(run, 20, sweep="scale=1,2", metrics="frechet", steps=2, interval="0.2,4", eta=0.5)
+    chosen = str(table).split("recommended for this checkpoint")[1]
+    assert "--steps 2" in chosen and "--interval 0.2,4 --eta 0.5" in chosen
+
+
 def test_settings_of_a_sweep_change_choices_by_name():
     base = Choices(sampler="DDIM", steps=5, arguments={"eta": "1"})
     setting = {"steps": 2, "classifier": "run", "threshold": "3"}
