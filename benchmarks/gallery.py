@@ -185,8 +185,8 @@ def fragment(report: dict[str, Any]) -> str:
 |:--:|:--:|
 | ![samples](grid.png) | ![denoising](film.gif) |
 
-{command}{times}, {training["parameters"]:,} parameters, precision {training["precision"]} ({report["machine"]}).
-{walk}, guidance scale {how["scale"]:g}{within}, {seed}.{note}
+{command}{times}, {training["parameters"]:,} parameters, precision {training["precision"]} ({report["machine"]}).{note}
+{walk}, guidance scale {how["scale"]:g}{within}, {seed}.
 
 {table(report)}
 
