@@ -52,7 +52,7 @@ def test_a_different_model_starts_a_new_run(root, capsys):
     "name, wanted",
     [
         ("digits_unet", {"model.net.width": 16, "model.net.head_width": 16}),
-        ("sprites", {"model.net.width": 8}),
+        ("sprites_course", {"model.net.width": 8}),
         ("cifar10_autoencoder", {}),
     ],
 )

@@ -90,8 +90,8 @@ class ImageDraws:
         self._rows = torch.tensor(list(indices), dtype=torch.int64)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """N(0, I) of x's shape (B, ...), float32, row i of the i-th image."""
+        """N(0, I) of x's shape (B, ...) and dtype, row i of the i-th image; float32 numbers."""
         self._rows = self._rows.to(x.device, non_blocking=True)
         numbers = normals(self.key, self._rows, self.draw, x[:1].numel())
         self.draw += 1
-        return numbers.view(x.shape)
+        return numbers.view(x.shape).to(x.dtype)
