@@ -90,8 +90,8 @@ class ImageDraws:
         self._rows = torch.tensor(list(indices), dtype=torch.int64)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """N(0, I) of x's shape (B, ...) and dtype, row i of the i-th image; float32 numbers."""
+        """N(0, I) of x's shape (B, ...), row i of the i-th image: float32 numbers, as float64 if x is."""
         self._rows = self._rows.to(x.device, non_blocking=True)
         numbers = normals(self.key, self._rows, self.draw, x[:1].numel())
         self.draw += 1
-        return numbers.view(x.shape).to(x.dtype)
+        return numbers.view(x.shape).to(torch.promote_types(x.dtype, torch.float32))
