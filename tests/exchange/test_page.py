@@ -22,7 +22,7 @@ from diffusion.exchange.exporting.page_file import BINARY, FOLDER, LIBRARY, as_c
 from diffusion.exchange.exporting.page_model import as_json, described
 from diffusion.guidance import APG, AutoGuidance, Clamp, ClassifierFree, Interval, Plain, Steer
 from diffusion.nets import AttentionUNet, ContextUNet
-from diffusion.samplers import DDPM, DPMSolver, EulerAncestral, Heun, UniPC
+from diffusion.samplers import DDPM, DEIS, DPMSolver, EulerAncestral, Heun, UniPC
 from diffusion.support.scaling import Scaling
 from tests.served import served
 
@@ -153,7 +153,7 @@ def test_deep_data_are_shown_in_eight_bits(package, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"sampler": UniPC(5)}, "export with --sampler DDIM"),
+        ({"sampler": DEIS(5)}, "export with --sampler DDIM"),
         ({"sampler": Heun(5, churn=1.0)}, "--churn 0"),
         ({"sampler": DPMSolver(5, order=3)}, "--order 2"),
         ({"sampler": DDPM(5, "learned")}, "--variance small"),
@@ -264,6 +264,13 @@ def test_the_library_becomes_a_script():
             as_constant(other)
 
 
+def test_a_page_of_unipc_has_its_steps_and_grid(package, tmp_path):
+    made = diffusion.export(replace(digits(), sampler=UniPC(9, grid="karras")), tmp_path / "page.html")
+    model = json.loads(element((tmp_path / "page.html").read_text(), "model"))
+    assert model == described(replace(digits(), sampler=DPMSolver(9, grid="karras")))
+    assert any("no UniPC; it begins with DPMSolver, 9 steps" in note for note in made.notes)
+
+
 def test_the_command_exports_a_page(package, tmp_path, capsys):
     run = diffusion.export(digits(), tmp_path / "m.safetensors").files[0]
     assert main(["export", str(run), "--to", str(tmp_path / "p.html"), "--storage", "fp16", "--steps", "7"]) == 0
@@ -272,5 +279,5 @@ def test_the_command_exports_a_page(package, tmp_path, capsys):
         "p.html: " in printed and "float32" in printed and f"next: open {tmp_path / 'p.html'} in a browser" in printed
     )
     assert json.loads(element((tmp_path / "p.html").read_text(), "model"))["steps"] == 7
-    assert main(["export", str(run), "--to", str(tmp_path / "q.html"), "--sampler", "UniPC"]) != 0
-    assert "a page cannot sample this model: UniPC" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", str(tmp_path / "q.html"), "--sampler", "DEIS"]) != 0
+    assert "a page cannot sample this model: DEIS" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import hashlib
 import html
 import re
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
 from diffusion import __version__
@@ -16,6 +17,7 @@ from diffusion.exchange.exporting import npm
 from diffusion.exchange.exporting.facts import Source
 from diffusion.exchange.exporting.onnx_file import Difference, Storage, serialized, stored_graph
 from diffusion.exchange.exporting.page_model import as_json, described
+from diffusion.samplers import DPMSolver, UniPC
 from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 
@@ -39,7 +41,11 @@ def write_page(source: Source, to: Path, storage: Storage = "fp32") -> tuple[lis
         ConnectionError, ImportError: what it is made of is missing.
         ValueError: the page cannot sample this model, for the reason given.
     """
-    pipeline = source.pipeline
+    pipeline, notes = source.pipeline, []
+    if type(pipeline.sampler) is UniPC:
+        nearest = DPMSolver(pipeline.sampler.steps, grid=pipeline.sampler.grid)
+        pipeline = replace(pipeline, sampler=nearest)
+        notes.append(f"the page has no UniPC; it begins with DPMSolver, {nearest.steps} steps on the same grid")
     model = as_json(described(pipeline))  # refuses before the long work
     runtime, library = parts()
     graph, error = stored_graph(pipeline, storage, resizable=False)
@@ -62,7 +68,6 @@ def write_page(source: Source, to: Path, storage: Storage = "fp32") -> tuple[lis
     )  # fmt: skip
     with atomic(to) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-    notes = []
     if pipeline.scaling.dtype != "uint8":
         notes.append(f"the page shows pictures in 8 bits; the data's {pipeline.scaling.dtype} are not in it")
     if len(text) > LARGE:
