@@ -88,10 +88,11 @@ def test_pictures_are_pythons(pages, browser, name, tmp_path):
     model, file = pages[name]
     with opened(browser, file, tmp_path) as page:
         assert page.until("idle", "failed") == "idle", page.text("status")
-        assert same(page.sampled(steps=20), model.sample(model.num_classes or model.context_dim, sampler=DDIM(20)))
+        grid, kinds = model.sampler.grid, model.num_classes or model.context_dim
+        assert same(page.sampled(steps=20, sampler="DDIM"), model.sample(kinds, sampler=DDIM(20, grid=grid)))
         samplers = {
-            "DPMSolver": (DPMSolver(10), {}), "Heun": (Heun(10), {}), "DDPM": (DDPM(25), {}),
-            "DDIM": (DDIM(25, eta=0.5), {"eta": 0.5}),
+            "DPMSolver": (DPMSolver(10, grid=grid), {}), "Heun": (Heun(10, grid=grid), {}),
+            "DDPM": (DDPM(25, grid=grid), {}), "DDIM": (DDIM(25, eta=0.5, grid=grid), {"eta": 0.5}),
         }  # fmt: skip
         for kind, (sampler, more) in samplers.items():
             found = page.sampled(sampler=kind, steps=sampler.steps, number=3, seed=123456789012, scale=2.5, **more)
@@ -120,20 +121,21 @@ def test_classes_and_mixes_are_chosen(pages, browser, tmp_path):
                 sliders[k], value,
             )  # fmt: skip
         y = torch.tensor([[1.0, 0, 0.35, 0, 0]]).repeat(2, 1)
-        assert same(page.sampled(number=2, steps=10, sampler="DPMSolver"), model.sample(2, y, sampler=DPMSolver(10)))
+        walk = DPMSolver(10, grid=model.sampler.grid)
+        assert same(page.sampled(number=2, steps=10, sampler="DPMSolver"), model.sample(2, y, sampler=walk))
         words = page.text("command").partition("--context ")[2].strip('"')
         assert torch.equal(contexts(model, words), y[:1])
 
 
 def test_prompts_are_pythons(text, browser, tmp_path):
     model, file = text
-    prompts = ["a red cat, facing left", "a knight in blue"]
+    prompts, walk = ["a red cat, facing left", "a knight in blue"], DPMSolver(10, grid=model.sampler.grid)
     with opened(browser, file, tmp_path) as page:
         assert page.until("idle", "failed") == "idle", page.text("status")
         page.set(prompt="\n".join([*prompts, " "]))
         assert page.text("unread") == ""
         found = page.sampled(number=3, steps=10, sampler="DPMSolver")
-        assert same(found, model.sample(3, prompt=prompts, sampler=DPMSolver(10)))
+        assert same(found, model.sample(3, prompt=prompts, sampler=walk))
         assert "--prompt='a red cat, facing left' --prompt='a knight in blue'" in page.text("command")
         page.set(prompt="a red Qwx, a dragon's", negative="a cat")
         assert page.text("unread").startswith("Not among the words of training: \u201cqwx\u201d, \u201cdragon\u201d")
@@ -141,7 +143,7 @@ def test_prompts_are_pythons(text, browser, tmp_path):
         with pytest.warns(PromptWarning):
             y = model.prompts(["a red Qwx, a dragon's"] * 2)
         guidance = ClassifierFree(3.0, negative="a cat")
-        assert same(found, model.sample(2, y, sampler=DPMSolver(10), guidance=guidance))
+        assert same(found, model.sample(2, y, sampler=walk, guidance=guidance))
         assert page.text("command").endswith("--prompt='a red Qwx, a dragon'\\''s' --negative='a cat'")
         assert page.complaints() == []
 
