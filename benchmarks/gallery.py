@@ -1,8 +1,8 @@
 """A trained run for docs/gallery.md: figures with floors, samples beside test images, nearest training images, a film.
 
     python -m benchmarks.gallery RUN [--n 1000] [--out FOLDER] [--sampler UniPC] [--steps 10] [--grid karras]
-        [--scale 1.5] [--name sprites] [--title Sprites] [--command "diffusion fit -c configs/sprites.yaml"]
-        [--note "Both cores alone take 26 minutes."]
+        [--scale 1.5] [--interval 0.2,4] [--name sprites] [--title Sprites]
+        [--command "diffusion fit -c configs/sprites.yaml"] [--note "Both cores alone take 26 minutes."]
     python -m benchmarks.gallery --collect FOLDER [FOLDER ...] --page docs/gallery.md
 
 FOLDER, RUN/gallery by default, gets gallery.json, gallery.md and four pictures. The figures are those of
@@ -203,12 +203,11 @@ Samples, and below each its {NEIGHBOURS} nearest training images:
 def made(args: argparse.Namespace) -> dict[str, Any]:
     """Measure a run, write its pictures and its fragment, and return the report."""
     run = runs.directory(runs.find_checkpoint(args.run))
-    how = {k: v for k in ("sampler", "steps", "grid", "scale", "interval") if (v := getattr(args, k)) is not None}
-    named = {k: v for k, v in how.items() if k != "grid"}
+    how = {k: v for k in ("sampler", "steps", "scale", "interval") if (v := getattr(args, k)) is not None}
     grid = {"grid": args.grid} if args.grid else {}
-    data, pipeline = open_data(run), Choices(**named, arguments=grid).apply(Pipeline.load(run))
+    data, pipeline = open_data(run), Choices(**how, arguments=grid).apply(Pipeline.load(run))
     data.prepare_data()
-    samples = judged(run, data, pipeline, args.n, how)
+    samples = judged(run, data, pipeline, args.n, how | grid)
     out, kind = args.out or run / "gallery", type(data).__name__
     out.mkdir(parents=True, exist_ok=True)
     record, config = samples.record, Path("configs", f"{run.parent.name}.yaml")

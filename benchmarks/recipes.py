@@ -137,11 +137,11 @@ def entries(data: list[str], only: list[str]) -> list[Entry]:
     """
     if unknown := [word for word in data if word not in CONFIGS]:
         raise ValueError(f"--data {unknown[0]}: there are: {', '.join(CONFIGS)}")
-    found, words = [], []
+    found, known = [], []
     for one in data:
         found.append(Entry(one, "", BASE, {}))
         for family, mine in (FAMILIES | {"net": NETS.get(one, {})}).items():
-            words += [family, *mine]
+            known += [family, *mine]
             for name, changed in mine.items():
                 settings = dict(changed)
                 if AUGMENT in settings:
@@ -149,8 +149,8 @@ def entries(data: list[str], only: list[str]) -> list[Entry]:
                 same = all(SMALL[one].get(key) == value for key, value in settings.items())
                 if not same and (not only or name in only or family in only):
                     found.append(Entry(one, family, name, settings))
-    if unknown := [word for word in only if word not in words]:
-        raise ValueError(f"--only {unknown[0]}: there are: {', '.join(dict.fromkeys(words))}")
+    if unknown := [word for word in only if word not in known]:
+        raise ValueError(f"--only {unknown[0]}: there are: {', '.join(dict.fromkeys(known))}")
     return found
 
 

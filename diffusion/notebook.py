@@ -39,7 +39,7 @@ SMOKE: dict[str, dict] = {  # settings for training in seconds, for tests of the
     "": {"trainer.max_epochs": 2, "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 5,
          "data.limit": 320},
     "Diffusion": {"samples.n": 10, "samples.every_n_epochs": 1, "gif.frames": 10, "model.sampler.steps": 5,
-                  "checkpoint.every_n_steps": 3},
+                  "model.warmup": 2, "checkpoint.every_n_steps": 3},
     "AttentionUNet": {"model.net.widths": [8, 16], "model.net.attention": 1},
     "ContextUNet": {"model.net.width": 8},
     "class_path: UNet": {"model.net.width": 16, "model.net.head_width": 16},

@@ -64,7 +64,7 @@ def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
             film.seek(film.n_frames // 2)  # one film plays forwards and backwards
             assert film.n_frames > 5 and np.abs(np.asarray(film.convert("RGB"), float) - first).max() > 4
         elif found.suffix == ".png":
-            assert np.asarray(Image.open(found).convert("L"), float).std() > 3  # not blank; the preset hardly trains
+            assert np.asarray(Image.open(found).convert("L"), float).std() > 10
         elif found.suffix == ".npz":
             kept = np.load(found)
             assert kept["images"].shape == (80, 8, 8, 1) and kept["labels"].tolist() == list(range(10)) * 8

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import product
@@ -151,7 +152,7 @@ def words(chosen: dict, best: dict) -> str:
 
     sampler, steps, scale = label(chosen)
     also = chosen.get("given", {}) | chosen["asked"]
-    more = "".join(f" --{k} {v}" for k, v in also.items() if k not in (*COLUMNS, WIDTH))
+    more = "".join(f" --{k} {shlex.quote(str(v))}" for k, v in also.items() if k not in (*COLUMNS, WIDTH))
     options = f"--sampler {sampler.split()[0]} --steps {steps} --scale {scale}{more}"
     text = f"recommended for this checkpoint: {in_words(chosen)}: {options}"
     if WIDTH in chosen["asked"]:

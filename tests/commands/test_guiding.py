@@ -132,12 +132,12 @@ def test_classifier_and_interval_combine_with_a_conditional_run(tiny, classifier
 
 
 def test_a_custom_cond_fn_guides(tiny, my):
-    """--guidance my.Bright makes pictures brighter, with each way of its gradient, and reads its own arguments."""
+    """--guidance my.Bright makes pictures brighter, and more so with a larger weight (of 200, 4 steps overshoot)."""
     means = []
-    for options in ([], ["--guidance", "my.Bright"], ["--guidance=my.Bright", "--weight=200", "--through", "network"]):
+    for options in ([], ["--guidance", "my.Bright"], ["--guidance=my.Bright", "--weight=5", "--through", "network"]):
         assert main(["sample", str(tiny), "--n", "8", "--steps", "4", "--out", "a.npz", *options]) == 0
         means.append(np.load("a.npz")["images"].mean())
-    assert min(means[1:]) > means[0] + 5 and means[1] != means[2]
+    assert means[1] > means[0] + 5 and means[2] > means[1] + 5
     model = Pipeline.load(tiny)
     found = chosen(model, {"weight": "3", "std": 0.7}, guidance="my.Bright", scale=2.0)
     assert type(found) is Steer and found.fn.weight == 3 and found.std == 0.7 and found.scale == 2

@@ -38,12 +38,20 @@ def data():
     pytest.skip("no real data: set $DIFFUSION_DATA to a folder with MNIST/, FashionMNIST/ and sprites/")
 
 
-@pytest.mark.parametrize("config, bound", [("mnist", 0.08), ("fashion", 0.26), ("sprites", 0.30)])
+@pytest.mark.parametrize(
+    "config, bound",
+    [
+        ("mnist", 0.08),
+        ("fashion", 0.26),
+        ("sprites_course", 0.20),
+        ("sprites", 0.30),
+    ],
+)
 def test_the_loss_falls_on_real_images(config, bound, data, tmp_path):
     """300 steps of a small network on the real files; an untrained one has a loss above 1."""
     options = ["--data.root", data, "--out", str(tmp_path), "--data.batch_size", "32"]
     small = [{"--model.net.widths": "--model.net.width", "[16,32,32]": "16"}.get(a, a) for a in SMALL]
-    options += small if config == "sprites" else SMALL
+    options += small if "sprites" in config else SMALL
     assert main(["fit", "-c", str(REPO / "configs" / f"{config}.yaml"), *SHORT, *LITTLE, *options]) == 0
     (run,) = tmp_path.glob("*/version_0")
     losses = [e.value for e in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
