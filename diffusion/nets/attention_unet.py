@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ConditionEmbedding, SecondClock, codes
-from diffusion.nets.layers import check
+from diffusion.nets.layers import attention, check
 
 
 class DoubleConv(nn.Module):
@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
         B, C, H, W = x.shape
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         q, k, v = self.qkv(self.norm(x)).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        a = attention(q, k, v)  # (B, heads, HW, C / heads)
         x = x + self.proj(a.transpose(1, 2).reshape(B, H * W, C))
         x = x + self.mlp(x)
         return x.transpose(1, 2).reshape(B, C, H, W)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, told
-from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, check, group_norm, heads_of, zero
+from diffusion.nets.layers import Down, PixelAttention, ResBlock, Up, attention, check, group_norm, heads_of, zero
 
 Kind = Literal["res", "conv", "clsAtn", "atn", "chnAtn"]
 
@@ -55,7 +55,7 @@ class ClassAttention(nn.Module):
         B, C, H, W = x.shape
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).view(B, H * W, self.heads, -1).transpose(1, 2)
         k, v = self.kv(condition).view(B, self.tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        a = attention(q, k, v)  # (B, heads, HW, C / heads)
         return x + self.proj(a.transpose(1, 2).reshape(B, H * W, C)).transpose(1, 2).reshape(B, C, H, W)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, code, told
 from diffusion.nets.frozen_text import text_encoder
-from diffusion.nets.layers import MultiHead, check, modulate, zero
+from diffusion.nets.layers import MultiHead, attention, check, modulate, zero
 from diffusion.nets.text import Pooled, TextAttention
 
 
@@ -58,7 +58,7 @@ class RotaryHeads(MultiHead):
             rotated(F.rms_norm(u, u.shape[-1:], gain.to(u.dtype), 1e-6), by)
             for u, gain in zip((q, k), self.gain, strict=True)
         )
-        a = F.scaled_dot_product_attention(q, k, v)
+        a = attention(q, k, v)
         return self.proj(a.transpose(1, 2).reshape(B, N, -1))
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from diffusion.nets.base import Net
 from diffusion.nets.embed import ClockEmbedding, ConditionEmbedding, SecondClock, Sinusoids, told
-from diffusion.nets.layers import check
+from diffusion.nets.layers import attention, check
 
 MEMORY = 4  # learned keys and values of each attention layer
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         more_k, more_v = self.memory[:, None].expand(2, B, *self.memory.shape[1:])
         k, v = torch.cat([more_k, k], dim=2), torch.cat([more_v, v], dim=2)
         if self.full:
-            a = F.scaled_dot_product_attention(q, k, v)
+            a = attention(q, k, v)
         else:
             a = q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v) / q.shape[-1] ** 0.5
         return x + self.out(self.proj(a.transpose(-1, -2).reshape(B, -1, H, W)))

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffusion.nets.embed import code
-from diffusion.nets.layers import Norm, group_norm, heads_of, zero
+from diffusion.nets.layers import Norm, attention, group_norm, heads_of, zero
 from diffusion.support.tokens import PAD, Tokens
 
 
@@ -24,7 +23,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         B, L, W = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        a = attention(q, k, v, mask)
         x = x + self.proj(a.transpose(1, 2).reshape(B, L, W))
         return x + self.mlp(self.norm2(x))
 
@@ -152,7 +151,7 @@ class TextAttention(nn.Module):
         B, N, C = x.shape
         q = self.q(x).view(B, N, self.heads, -1).transpose(1, 2)
         k, v = self.kv(text).view(B, text.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C))
+        return self.proj(attention(q, k, v).transpose(1, 2).reshape(B, N, C))
 
 
 class Pooled(nn.Linear):

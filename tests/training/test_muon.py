@@ -49,6 +49,23 @@ def test_singular_vectors_are_kept():
     assert (inner - inner.diag().diag()).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("steps", [1, 5, 8])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-4, 1e-8, 0.0])
+def test_iterating_among_the_rows_equals_the_iteration_as_it_is_written(steps, smallest):
+    """A wide matrix, also one whose smallest singular values vanish in the rounding of its Gram matrix."""
+    matrix = with_values(16, 80, torch.cat([torch.linspace(0.01, 1, 8), torch.full((8,), smallest)]))
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    assert (newton_schulz(matrix, steps).double() - x).abs().max() < 1e-3  # of values of about 0.3
+
+
+def test_many_steps_keep_a_wide_matrix_without_full_rank_bounded():
+    matrix = with_values(16, 80, torch.cat([torch.linspace(0.01, 1, 8), torch.zeros(8)]))
+    assert float(torch.linalg.svdvals(newton_schulz(matrix, 30)).max()) < 1.15
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_steps_of_a_matrix_equal_torchs_up_to_its_bfloat16():
     ours = nn.Parameter(torch.randn(24, 40))
