@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from diffusion.data import ImageData
 from diffusion.data.prepared import Prepared
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
@@ -78,13 +79,23 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
         use = f"sample RUN --classifier {here} --scale 3" if noisy else f"evaluate RUN --features {here}"
         print(f"next:\n  {diffusion} {use}")
         return
-    image = " --image test" if model.pipeline.hint else ""
+    shows = given(model, trainer.datamodule)
     print(f"""next:
-  {diffusion} sample {here}{image} --n 64 --out grid.png
+  {diffusion} sample {here}{shows} --n 64 --out grid.png
   {diffusion} evaluate {here}
-  {diffusion} film {here}{image} --out denoising.gif
+  {diffusion} film {here}{shows} --out denoising.gif
   {board(here)}
   {diffusion} fit {shlex.join(without(argv, "--resume"))} --resume {here}""")
+
+
+def given(model: Diffusion, data: pl.LightningDataModule) -> str:
+    """The options of `diffusion sample` for what the model needs besides noise: an image, or a caption of the data."""
+    image = " --image test" if model.pipeline.hint else ""
+    if model.pipeline.tokens is None:
+        return image
+    captions = data.texts("test") if isinstance(data, ImageData) else []
+    text = next((text for text in captions if text), "")
+    return f"{image} --prompt {shlex.quote(text)}" if text else image
 
 
 def of_data(data: pl.LightningDataModule) -> list[str]:

@@ -1,5 +1,7 @@
 """Training with captions from end to end: the data's words reach the network, and a resumed run is the unbroken one."""
 
+import shlex
+
 import pytorch_lightning as pl
 import torch
 
@@ -10,7 +12,7 @@ from diffusion.guidance import ClassifierFree
 from diffusion.nets.unet import UNet
 from diffusion.noise import Cosine
 from diffusion.samplers import DDIM
-from diffusion.training.report import conditions
+from diffusion.training.report import conditions, given
 
 
 def test_a_run_with_captions_resumes_to_the_bit_and_rebuilds(tmp_path):
@@ -44,3 +46,5 @@ def test_a_run_with_captions_resumes_to_the_bit_and_rebuilds(tmp_path):
         conditions(resumed, data)
         == f", conditioned on text ({len(data.tokens['words'])} words, {again.tokens.length} tokens)"
     )
+    text = data.texts("test")[0]
+    assert shlex.split(given(resumed, data)) == ["--prompt", text] and " " in text
