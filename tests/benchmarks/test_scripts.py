@@ -15,6 +15,8 @@ SCRIPTS = {
     "growth": "--rounds 1 --plot {tmp}/growth.png",
     "origin": "--batch 2 --rounds 1",
     "layouts": "--rounds 1",
+    "attention": "--rounds 1",
+    "training": "--against . --precision 32-true --block 1 --pairs 2",
     "startup": "--rounds 1",
     "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
     "gpu": "race --small --minutes 0.2 --out {tmp}",
