@@ -65,20 +65,20 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
-SHORT = 64 * 64  # entries of the largest matrix of weights that training on a CPU computes as such
+SHORT = {torch.float32: 32 * 32, torch.bfloat16: 256 * 256}  # weights N M up to which the formula is faster, see below
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, with q of shape (..., N, d), k and v of (..., M, d).
 
-    The backward pass of PyTorch's own attention on a CPU takes 2 to 9 times as long as that of the plain formula where
-    N M is small, the longest in bf16 (docs/speed.md); elsewhere PyTorch's own is faster.
+    PyTorch's own attention takes longer than the formula in training on a CPU where there are few tokens, in bf16 5
+    times as long (`python -m benchmarks.attention`).
 
     Args:
         q, k, v: queries, keys and values.
         mask: bool, broadcast to (..., N, M); True is attended to.
     """
-    if q.device.type != "cpu" or not q.requires_grad or q.shape[-2] * k.shape[-2] > SHORT:
+    if q.device.type != "cpu" or not q.requires_grad or q.shape[-2] * k.shape[-2] > SHORT.get(q.dtype, 0):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
