@@ -2,6 +2,7 @@
 
 import shlex
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
@@ -15,6 +16,7 @@ from diffusion.samplers import DDIM
 from diffusion.training.report import conditions, given
 
 
+@pytest.mark.slow
 def test_a_run_with_captions_resumes_to_the_bit_and_rebuilds(tmp_path):
     """Two epochs equal one epoch and one resumed; the checkpoint holds the vocabulary."""
     data = Sprites(captions=True, batch_size=8, limit=16)
