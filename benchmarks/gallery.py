@@ -81,25 +81,25 @@ def kinds_of(y: Tensor) -> Tensor:
 # --- pictures -----------------------------------------------------------------------------------------------
 
 
-def row(images: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
+def row(images: np.ndarray, columns: int) -> np.ndarray:
     """The first images of a class (n, H, W, C); mid-grey where there are fewer."""
     missing = np.full((max(0, columns - len(images)), *images.shape[1:]), 128, np.uint8)
     return np.concatenate([images[:columns], missing])
 
 
-def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path) -> list[str]:
-    """Write the pictures, and return their names."""
+def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path, width: int) -> list[str]:
+    """Write the pictures, with so many images per row, and return their names."""
     encode, picture = pipeline.scaling.encode, pipeline.picture
     (test, y), kinds = data.arrays("test"), range(int(samples.kinds.max()) + 1)
     theirs = kinds_of(y) if len(kinds) > 1 else torch.zeros(len(y))
-    made = [row(picture(encode(samples.raw[samples.kinds == k][:COLUMNS]))) for k in kinds]
-    real = [row(picture(encode(test[theirs == k][:COLUMNS]))) for k in kinds]
+    made = [row(picture(encode(samples.raw[samples.kinds == k][:width])), width) for k in kinds]
+    real = [row(picture(encode(test[theirs == k][:width])), width) for k in kinds]
     if len(kinds) == 1:  # without classes: as many rows of samples
-        first = picture(encode(samples.raw[: 6 * COLUMNS]))
-        made = [row(first[k : k + COLUMNS]) for k in range(0, len(first), COLUMNS)]
-    pictures.save_png(pictures.grid(np.concatenate(made), COLUMNS), out / "grid.png")
+        first = picture(encode(samples.raw[: 6 * width]))
+        made = [row(first[k : k + width], width) for k in range(0, len(first), width)]
+    pictures.save_png(pictures.grid(np.concatenate(made), width), out / "grid.png")
     both = [part for pair in zip(made, real, strict=False) for part in pair]
-    pictures.save_png(pictures.grid(np.concatenate(both), COLUMNS, width=WIDE), out / "beside.png")
+    pictures.save_png(pictures.grid(np.concatenate(both), width, width=WIDE), out / "beside.png")
     first = torch.cat([(samples.kinds == k).nonzero()[: max(1, FILMED // len(kinds)), 0] for k in kinds])
     x0 = encode(samples.raw[first[:FILMED] if len(kinds) > 1 else slice(FILMED)])
     found = nearest_images(x0, seen(data, pipeline.scaling), NEIGHBOURS)
@@ -227,7 +227,7 @@ def made(args: argparse.Namespace) -> dict[str, Any]:
         "figures": figures,
         "ratio": over_floor(figures["frechet"]),
         "alerts": [f["alert"] for f in record["figures"] if f["alert"]],
-        "files": draw(pipeline, data, samples, out),
+        "files": draw(pipeline, data, samples, out, args.columns),
     }
     for name, text in (("gallery.json", json.dumps(report, indent=1) + "\n"), ("gallery.md", fragment(report))):
         with atomic(out / name) as temporary:
@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--grid", help="of the sampler's steps")
     parser.add_argument("--scale", type=float, help="of the guidance")
     parser.add_argument("--interval", help="of the guidance, low,high")
+    parser.add_argument("--columns", type=int, default=COLUMNS, help=f"images per row (default {COLUMNS})")
     parser.add_argument("--name", help="of the pictures on the page (default: of the data)")
     parser.add_argument("--title", help="of the fragment (default: the data's class)")
     parser.add_argument("--command", help="that trained the run (default: the configuration of the experiment's name)")
