@@ -81,7 +81,7 @@ def kinds_of(y: Tensor) -> Tensor:
 # --- pictures -----------------------------------------------------------------------------------------------
 
 
-def row(images: np.ndarray, columns: int) -> np.ndarray:
+def row(images: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
     """The first images of a class (n, H, W, C); mid-grey where there are fewer."""
     missing = np.full((max(0, columns - len(images)), *images.shape[1:]), 128, np.uint8)
     return np.concatenate([images[:columns], missing])

@@ -3,9 +3,9 @@
     python -m benchmarks.training --against FOLDER [--config configs/digits.yaml ...] [--precision 32-true bf16-mixed]
         [--block 4] [--pairs 12] [--clock cpu] [options of `diffusion fit`]
 
-Both sides train the configuration on random images of its size, each in a process of its own; one waits while the other
-takes its steps. A ratio above 1 is in favour of this checkout. With `--clock cpu` the time is that of the processors,
-which other load on the machine changes little.
+Both sides train the configuration, each in a process of its own; one waits while the other takes its steps. A ratio
+above 1 is in favour of this checkout. With `--clock cpu` the time is that of the processors, which other load on the
+machine changes little.
 """
 
 import argparse

@@ -262,7 +262,9 @@ def test_doctor_reports_a_sound_machine(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("argv", [["--help"], pytest.param(["describe", "configs/digits.yaml"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "argv", [["--help"], pytest.param(["describe", "configs/digits.yaml"], marks=pytest.mark.slow)]
+)
 def test_a_closed_output_pipe_is_not_an_error(argv, unbuffered):
     """As in `diffusion describe ... | head -1`: the shell's code for a closed pipe, and nothing on stderr."""
     there, here = os.pipe()
