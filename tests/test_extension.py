@@ -151,6 +151,7 @@ def test_film_works_with_the_new_parts(folder):
     assert Image.open(folder / "mine.gif").n_frames == 7  # the noise, and six steps
 
 
+@pytest.mark.slow
 def test_the_console_script_finds_the_module_too(folder, tmp_path):
     """Python puts the script's own folder on sys.path, not the current one."""
     (tmp_path / "script.py").write_text("import sys\nfrom diffusion.cli import main\nsys.exit(main())\n")

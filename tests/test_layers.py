@@ -312,5 +312,6 @@ def test_sampling_and_editing_import_neither_lightning_nor_torchvision(house):
     assert loaded(*sorted(n.removesuffix(".__init__") for n in below | SAMPLING)) == []
 
 
+@pytest.mark.slow
 def test_an_import_of_lightning_or_torchvision_is_found():
     assert loaded("diffusion.data.cifar") == list(HEAVY)

@@ -128,6 +128,7 @@ def test_validate_refuses_unknown_options(tiny, capsys):
     assert "required: run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_measured_precision_is_chosen_once_per_run(tmp_path, capsys, monkeypatch):
     found = precision.Choice("bf16-mixed", "contiguous", "said so")
     monkeypatch.setattr(precision, "measured", lambda *args: found)

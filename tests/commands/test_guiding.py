@@ -189,6 +189,7 @@ def test_guides_of_other_data_are_refused(tiny, classifier, tmp_path, capsys):
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_scales(tiny, free, classifier, tmp_path, monkeypatch, capsys):
     """A plot of figures against scale for two guidances, and an unconditional run measured with its classifier."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))

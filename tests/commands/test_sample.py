@@ -97,7 +97,7 @@ def test_film_is_written_as_gif(tiny, tmp_path, frames, expected):
     assert np.array_equal(first[::4, ::4].repeat(4, 0).repeat(4, 1), first)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".webp"])
+@pytest.mark.parametrize("suffix", [".mp4", pytest.param(".webm", marks=pytest.mark.slow), ".webp"])
 def test_film_has_the_format_of_its_suffix(suffix, tiny, tmp_path):
     """The same walk as a lossless APNG, by the alias `gif`, and in another format."""
     options = ["--n", "4", "--frames", "4", "--hold", "1", "--fps", "10", "--size", "28", "--seed", "3"]

@@ -55,7 +55,9 @@ def together(loaders, steps=None):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("worlds", [(1, 1, 1), (2, 2, 2), (2, 1, 2), (1, 2, 1), (3, 2, 4)])
+@pytest.mark.parametrize(
+    "worlds", [(1, 1, 1), (2, 2, 2), (2, 1, 2), (1, 2, 1), pytest.param((3, 2, 4), marks=pytest.mark.slow)]
+)
 def test_what_all_processes_see_of_an_epoch_is_a_prefix_of_its_order(worlds, workers):
     """13 batches in the first number of processes, 10 in the second, the rest in the third; then a whole epoch."""
     first, second, third = (lambda state=None, w=w: group(w, workers=workers, state=state) for w in worlds)

@@ -114,7 +114,13 @@ def guided(model, y, scale):
     return model.sampler.sample(denoise, x, model.denoiser.schedule, noise).clamp(-1, 1)
 
 
-@pytest.mark.parametrize("name", ["mapped", "mapped walk", "wrapped", "learned", "names of features", "vectors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mapped", pytest.param("mapped walk", marks=pytest.mark.slow), "wrapped", "learned", "names of features",
+        "vectors",
+    ],
+)  # fmt: skip
 def test_the_folders_pipeline_gives_our_pictures_of_labels(name, tmp_path):
     """Guided as the run by default, unguided, and without a condition; to 2e-4 of a range of 2."""
     model, y, labels = conditional(name)

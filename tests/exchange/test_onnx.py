@@ -36,6 +36,7 @@ def close(found, wanted):
     assert found.shape == wanted.shape and float((found - wanted).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_file_alone_gives_the_models_pictures(model, tmp_path):
     made = diffusion.export(model, tmp_path / "m.onnx")
     found = Pipeline.load(made.files[0])
@@ -51,7 +52,9 @@ def test_samplers_and_guidances_work_with_the_file(written, sampler, guidance):
     close(Pipeline.load(written).sample(5, **how), digits().sample(5, **how))
 
 
-@pytest.mark.parametrize("make", [digits, context, learned])
+@pytest.mark.parametrize(
+    "make", [digits, pytest.param(context, marks=pytest.mark.slow), pytest.param(learned, marks=pytest.mark.slow)]
+)
 def test_the_graph_takes_any_batch_and_condition(make):
     model = make()
     net = model.denoiser.net

@@ -108,6 +108,7 @@ def test_the_policy_allows_its_own_programs_alone(package, tmp_path):
     assert not re.search(r"<[^>]* (on\w+|style)=", page.replace(module, ""))  # neither would be allowed
 
 
+@pytest.mark.slow
 def test_names_cannot_leave_their_place(package, tmp_path):
     names = ("</script><script>alert(1)</script>", '"quotes" & \\ <!-- \u2028', "{{app}}")
     model = replace(context(), class_names=names)
@@ -271,6 +272,7 @@ def test_a_page_of_unipc_has_its_steps_and_grid(package, tmp_path):
     assert any("no UniPC; it begins with DPMSolver, 9 steps" in note for note in made.notes)
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_page(package, tmp_path, capsys):
     run = diffusion.export(digits(), tmp_path / "m.safetensors").files[0]
     assert main(["export", str(run), "--to", str(tmp_path / "p.html"), "--storage", "fp16", "--steps", "7"]) == 0

@@ -160,6 +160,7 @@ def fit(folder, *more):
     assert main(["fit", "-c", "configs/digits.yaml", *more, *small, *short, "--out", str(folder), "--gif.n", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_run_tuned_from_a_run_samples_without_its_teacher_and_refuses_another(tmp_path, capsys):
     """The recipe's commands on a small network; the teacher's hash is kept, and only training needs the teacher."""
     fit(tmp_path)

@@ -235,6 +235,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
         load(tmp_path / "data_batch_1")
 
 
+@pytest.mark.slow
 def test_torchvision_by_name(make):
     made = make("torchvision:FakeData", size=32)
     assert made.facts["images"]["train"] + made.facts["images"]["test"] == 1000 and made.facts["shape"] == [3, 32, 32]

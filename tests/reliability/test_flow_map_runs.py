@@ -67,7 +67,7 @@ def walks(folder):
 @pytest.mark.parametrize("objective", [
     lambda folder: FlowMap(Stratified(), gap=Seen(2.0, 4), weight=Unit()),
     lambda folder: FlowMap(Stratified(), Anywhere(), Even(4, 32), weight=Unit()),
-    walks,
+    pytest.param(walks, marks=pytest.mark.slow),
 ], ids=["ect", "mean flow", "walks"])  # fmt: skip
 def test_killed_and_resumed_flow_map_is_the_uninterrupted_run_to_the_bit(objective, tmp_path):
     """Killed within the first, second and third of its stages; weights, averages and optimizer are equal."""

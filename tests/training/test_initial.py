@@ -81,6 +81,7 @@ def test_other_shapes_and_meanings_are_told(run):
         initial.take(Diffusion(UNet(3, 12, (1, 2), head_width=12), Cosine(), shape=(3, 8, 8)), run)
 
 
+@pytest.mark.slow
 def test_fine_tuned_run_resumes_without_the_file_it_began_with(run, tmp_path, capsys):
     """The first step starts from the given weights; a resumed run is the uninterrupted one, and the file is gone."""
     copy = tmp_path / "copy"

@@ -193,7 +193,7 @@ def test_clipping_equals_torchs(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16-mixed", marks=pytest.mark.slow), "32-true"])
 def test_training_lowers_the_loss_in_either_precision(tmp_path, precision):
     model, data = tiny(), Digits(batch_size=64)
     first = trainer(tmp_path).validate(model, data, verbose=False)[0]["val/loss"]
