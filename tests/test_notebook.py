@@ -38,6 +38,7 @@ def test_training_resumes_and_reports_it(root, capsys):
     assert "resuming from" in said and "step 10" in said and "15 steps" in said and step(first) == 15
 
 
+@pytest.mark.slow
 def test_a_different_model_starts_a_new_run(root, capsys):
     first = notebook.train("Digits", preset="smoke")
     other = notebook.train("Digits", {"model.schedule.T": 100}, preset="smoke")

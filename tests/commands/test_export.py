@@ -28,6 +28,7 @@ def test_an_exported_run_gives_its_pictures(tiny, tmp_path, capsys, to, told, eq
     assert np.abs(found - wanted).max() <= 1 and np.mean(found == wanted) >= equal
 
 
+@pytest.mark.slow
 def test_engine_onnx_gives_a_runs_pictures(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     wanted, found = (pictures(tiny, tmp_path / f"{e}.npz", "--engine", e) for e in ("torch", "onnx"))

@@ -25,6 +25,7 @@ def nothing_said(monkeypatch):
 # --- the origin -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_program_of_the_origin(tmp_path, monkeypatch, capsys):
     from diffusion.compat import origin
     from diffusion.compat.origin import DiffSet, DiffusionModel

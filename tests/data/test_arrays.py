@@ -103,6 +103,7 @@ def test_arrays_refuse_files_that_are_not_arrays(tmp_path):
         Arrays("text.npy", root=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_sample_follows_its_vector(files):
     """Position and brightness of the bar in samples of unseen vectors, after seconds of training."""
     torch.manual_seed(0)

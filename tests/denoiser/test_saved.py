@@ -34,6 +34,7 @@ def test_averaged_and_raw_weights_differ():
     assert any(not torch.equal(ema[k], raw[k]) for k in ema)
 
 
+@pytest.mark.slow
 def test_a_denoiser_and_its_guides_load_without_lightning():
     code = (
         "import sys; from diffusion.denoiser import load_denoiser; import diffusion.guidance, diffusion.samplers; "

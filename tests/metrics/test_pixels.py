@@ -49,7 +49,7 @@ def figures(train, test, labelled=True, **options):
     return evaluator, evaluator.figures(samples, usable)
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labelled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_figures_of_images_in_files_are_those_of_images_in_memory(folder, few, labelled):
     data = Prepared(str(folder))
     memory, wanted = figures(data.arrays("train"), data.arrays("test"), labelled)
@@ -68,6 +68,7 @@ def test_figures_of_images_in_files_are_those_of_images_in_memory(folder, few, l
     assert figures(*held, labelled)[0].reference.hash == memory.reference.hash
 
 
+@pytest.mark.slow
 def test_figures_behind_an_address_are_those_of_the_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     monkeypatch.setattr(remote, "PAUSE", 0.01)

@@ -110,6 +110,7 @@ def test_smallest_is_the_smallest_batch_near_the_best_speed():
     assert smallest([(16, 0.5), (64, 1.6), (256, 6.5)]) == (16, 0.5)  # a CPU: 32, 40, 39
 
 
+@pytest.mark.slow
 def test_fit_with_a_budget_chooses_and_keeps_its_batch_size(tmp_path, capsys, monkeypatch):
     """On a clock that advances by 20 ms each time it is read: the choice does not depend on the machine."""
     now = count(step=0.02)

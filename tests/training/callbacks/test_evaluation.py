@@ -23,6 +23,7 @@ def figure(value, better="low", name="frechet"):
     return Figure(name, value, value - 1, value + 1, 0, value, 10, better)
 
 
+@pytest.mark.slow
 def test_fit_with_evaluations_writes_figures_curves_and_best(tmp_path, monkeypatch):
     """`diffusion fit` writes one line per figure, curves, and best.ckpt, from which runs are not resumed."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))

@@ -89,6 +89,7 @@ def trained(out, *options):
     return sorted(Path(out, "digits").glob("version_*"))[-1]
 
 
+@pytest.mark.slow
 def test_training_depends_on_the_seed_and_not_on_labels(tmp_path, monkeypatch):
     short = ("--trainer.max_steps", 6, "--trainer.val_check_interval", 3)
     load = Digits.load
