@@ -254,7 +254,7 @@ def evaluator(data: ImageData) -> Evaluator:
     return Evaluator(Extractor.of(net, "FeatureNet"), "random", data.arrays("train"), data.arrays("test"))
 
 
-LONG = ("64", "cifar", "inpaint", "superres", "walks")  # in the names of the configurations
+LONG = ("64", "cifar", "inpaint", "superres")  # in the names of the configurations
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")

@@ -58,6 +58,7 @@ def test_nll_in_python_equals_the_command(tiny, capsys):
     assert report.request.variance == "large"  # the network has no learned one
 
 
+@pytest.mark.slow
 def test_nll_without_labels_differs(tiny, capsys):
     def bits(*more):  # a coarse solver: an untrained flow is rough
         assert main(["nll", str(tiny), "--n", "3", "--method", "ode", "--tolerance", "0.1", *more]) == 0

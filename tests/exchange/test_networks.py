@@ -20,12 +20,8 @@ MORE = {
 }
 
 
-QUICK = ("reference",)  # the others take up to 20 s each
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in sorted([*NETS, *MORE])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted([*NETS, *MORE]))
 def test_every_network_is_a_graph(name):
     net = awake(MORE[name]() if name in MORE else make(name, num_classes=3)).eval()
     model = graph_of(net, (1, 8, 8))
