@@ -1,7 +1,7 @@
 """A trained run for docs/gallery.md: figures with floors, samples beside test images, nearest training images, a film.
 
     python -m benchmarks.gallery RUN [--n 1000] [--out FOLDER] [--sampler UniPC] [--steps 10] [--grid karras]
-        [--scale 1.5] [--interval 0.2,4] [--name sprites] [--title Sprites]
+        [--scale 1.5] [--interval 0.2,4] [--columns 16] [--name sprites] [--title Sprites]
         [--command "diffusion fit -c configs/sprites.yaml"] [--note "Both cores alone take 26 minutes."]
     python -m benchmarks.gallery --collect FOLDER [FOLDER ...] --page docs/gallery.md
 
@@ -87,26 +87,26 @@ def row(images: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
     return np.concatenate([images[:columns], missing])
 
 
-def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path, width: int) -> list[str]:
-    """Write the pictures, with so many images per row, and return their names."""
+def draw(pipeline: Pipeline, data: ImageData, samples: Samples, out: Path, columns: int) -> list[str]:
+    """Write the pictures, with a number of images per row, and return their names."""
     encode, picture = pipeline.scaling.encode, pipeline.picture
     (test, y), kinds = data.arrays("test"), range(int(samples.kinds.max()) + 1)
     theirs = kinds_of(y) if len(kinds) > 1 else torch.zeros(len(y))
-    made = [row(picture(encode(samples.raw[samples.kinds == k][:width])), width) for k in kinds]
-    real = [row(picture(encode(test[theirs == k][:width])), width) for k in kinds]
+    made = [row(picture(encode(samples.raw[samples.kinds == k][:columns])), columns) for k in kinds]
+    real = [row(picture(encode(test[theirs == k][:columns])), columns) for k in kinds]
     if len(kinds) == 1:  # without classes: as many rows of samples
-        first = picture(encode(samples.raw[: 6 * width]))
-        made = [row(first[k : k + width], width) for k in range(0, len(first), width)]
-    pictures.save_png(pictures.grid(np.concatenate(made), width), out / "grid.png")
+        first = picture(encode(samples.raw[: 6 * columns]))
+        made = [row(first[k : k + columns], columns) for k in range(0, len(first), columns)]
+    pictures.save_png(pictures.grid(np.concatenate(made), columns), out / "grid.png")
     both = [part for pair in zip(made, real, strict=False) for part in pair]
-    pictures.save_png(pictures.grid(np.concatenate(both), width, width=WIDE), out / "beside.png")
+    pictures.save_png(pictures.grid(np.concatenate(both), columns, width=WIDE), out / "beside.png")
     first = torch.cat([(samples.kinds == k).nonzero()[: max(1, FILMED // len(kinds)), 0] for k in kinds])
     x0 = encode(samples.raw[first[:FILMED] if len(kinds) > 1 else slice(FILMED)])
     found = nearest_images(x0, seen(data, pipeline.scaling), NEIGHBOURS)
     pictures.save_png(sheet(pipeline, x0, found, FILMED), out / "nearest.png")
-    columns = len(kinds) if 2 <= len(kinds) <= FILMED else FILMED
-    n = columns * max(1, FILMED // columns)
-    film = denoising(pipeline, n, frames=24, seed=1, columns=columns, given=examples(pipeline, data, n))
+    across = len(kinds) if 2 <= len(kinds) <= FILMED else FILMED
+    n = across * max(1, FILMED // across)
+    film = denoising(pipeline, n, frames=24, seed=1, columns=across, given=examples(pipeline, data, n))
     pictures.save_film(film, out / "film.gif", fps=10)
     return ["grid.png", "beside.png", "nearest.png", "film.gif"]
 

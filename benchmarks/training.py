@@ -100,12 +100,14 @@ def measure(config: str, precision: str, args: argparse.Namespace, more: list[st
             for k, checkout in enumerate((HERE, Path(args.against).resolve()))
         ]
         try:
-            rounds = [[side.seconds() for side in sides] for _ in range(args.pairs + 2)][2:]
+            found: list[list[float]] = [[], []]
+            for k in range(args.pairs + 2):
+                for which in (0, 1) if k % 2 else (1, 0):
+                    found[which].append(sides[which].seconds())
         finally:
             for side in sides:
                 side.close()
-    ours, theirs = zip(*rounds, strict=True)
-    return list(ours), list(theirs)
+    return found[0][2:], found[1][2:]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -91,11 +92,11 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
 def given(model: Diffusion, data: pl.LightningDataModule) -> str:
     """The options of `diffusion sample` for what the model needs besides noise: an image, or a caption of the data."""
     image = " --image test" if model.pipeline.hint else ""
-    if model.pipeline.tokens is None:
-        return image
-    captions = data.texts("test") if isinstance(data, ImageData) else []
-    text = next((text for text in captions if text), "")
-    return f"{image} --prompt {shlex.quote(text)}" if text else image
+    if model.pipeline.tokens is not None and isinstance(data, ImageData):
+        with suppress(ValueError):  # data of your own may have tokens without captions
+            if text := next((text for text in data.texts("test") if text), ""):
+                return f"{image} --prompt {shlex.quote(text)}"
+    return image
 
 
 def of_data(data: pl.LightningDataModule) -> list[str]:
