@@ -1,0 +1,1 @@
+"""The race: quality of samples at equal training time, beside other packages. See `__main__`."""

@@ -1,0 +1,74 @@
+"""This project's entries: `diffusion fit` with the data set's configuration, its steps as many as fit in the time."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+import diffusion
+from benchmarks.race.images import CONFIGS
+from benchmarks.recipes import (
+    QUIET,
+    CPUTime,  # noqa: F401  named in the options of the measurement
+)
+from diffusion.training.api import words
+from diffusion.training.run import train
+
+TIMED = 24  # steps of the measurement before, of which the first are dropped
+SPARE = 0.98  # of the planned steps are taken, since a step's time varies
+
+
+class Spent(pl.Callback):
+    """Seconds of this process from the first step's start to the end of training, and of the clock on the wall."""
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.begun = time.process_time(), time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.cpu, self.wall = time.process_time() - self.begun[0], time.perf_counter() - self.begun[1]
+
+
+class Trained(NamedTuple):
+    """A finished training: its folder, steps, batch, seconds and parameters."""
+
+    folder: Path
+    steps: int
+    batch: int
+    cpu: float
+    wall: float
+    parameters: int
+
+
+def fitted(data: str, labels: bool, steps: int, seed: int, out: Path, experiment: str, timer: str):
+    """A training of a number of steps, with a callback that takes the time."""
+    settings = QUIET | {
+        "trainer.max_steps": steps, "seed_everything": seed, "out": str(out), "experiment": experiment,
+        "trainer.callbacks": [{"class_path": timer}], "trainer.enable_checkpointing": True,
+    }  # fmt: skip
+    if not labels:
+        settings |= {"data.labels": False}
+    run = train(["-c", f"configs/{CONFIGS[data]}.yaml", *words(settings)], final=False)
+    return run, next(c for c in run.trainer.callbacks if type(c).__name__ == timer.rpartition(".")[2])
+
+
+def trained(data: str, labels: bool, minutes: float, seed: int, out: Path) -> Trained:
+    """A training that takes about so many minutes of this process; its learning rate falls to 0 at the end."""
+    name = f"{data}-{'labels' if labels else 'plain'}"
+    step = fitted(data, labels, TIMED, seed, out / "timing", name, "benchmarks.recipes.CPUTime")[1].seconds
+    steps = int(SPARE * 60 * minutes / step)
+    run, spent = fitted(data, labels, steps, seed, out / "runs", f"{name}-{minutes:g}m-seed{seed}", f"{__name__}.Spent")
+    count = sum(p.numel() for p in run.model.denoiser.net.parameters())
+    return Trained(run.folder, run.trainer.global_step, run.data.batch_size, spent.cpu, spent.wall, count)
+
+
+def sampler_of(data: str) -> dict[str, Any]:
+    """The sampler that judges found best for this configuration."""
+    return {"sampler": "UniPC", "steps": 10 if data == "digits" else 20}
+
+
+def sampled(folder: Path, data: str, labels: Tensor | None, n: int, seed: int) -> Tensor:
+    """n images (n, C, H, W) in [-1, 1]."""
+    chosen = {} if labels is None else {"labels": [int(k) for k in labels]}
+    return diffusion.sample(folder, n=n, seed=seed, batch_size=n, device="cpu", **chosen, **sampler_of(data))

@@ -1,0 +1,171 @@
+"""The figures, the table and the plot of a race."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import RESULTS
+from benchmarks.gallery import over_floor
+from benchmarks.race.entries import ENTRIES
+from benchmarks.race.environment import REPO
+from benchmarks.race.images import opened
+from diffusion.judging.judge import open_evaluator, open_extractor
+from diffusion.metrics.evaluator import Evaluator
+from diffusion.metrics.frechet import Frechet
+from diffusion.metrics.manifold import PrecisionRecall
+from diffusion.support.files import atomic
+from diffusion.training.extractor_of import train_extractor
+from diffusion.training.run import train
+
+
+def judged(file: Path, evaluator: Evaluator) -> dict[str, Any]:
+    """Kept samples: Frechet distance over the floor of as many test images with its interval, precision, recall."""
+    with np.load(file) as kept:
+        raw, y = torch.from_numpy(kept["images"]), torch.from_numpy(kept["labels"])
+    found = evaluator.describe(raw, None if int(y.min()) < 0 else y)
+    figures = {f.name: f._asdict() for f in evaluator.figures(found, [Frechet(), PrecisionRecall()])}
+    return over_floor(figures["frechet"]) | {k: figures[k]["value"] for k in ("precision", "recall")}
+
+
+def evaluator_of(name: str) -> Evaluator:
+    """The evaluator of a data set with its own classifier, trained if there is none yet."""
+    data = opened(name)
+    return open_evaluator(data, open_extractor(data, train=lambda d: train_extractor(d, train)))
+
+
+def together(records: list[dict]) -> dict[str, dict[float, dict]]:
+    """Records by entry and mark, seeds joined: means, and intervals that contain those of all seeds."""
+    found: dict[str, dict[float, dict]] = {}
+    for name in ENTRIES:
+        mine = [r for r in records if r["name"] == name]
+        for mark in sorted({r["minutes"] for r in mine}):
+            seeds = sorted((r for r in mine if r["minutes"] == mark), key=lambda r: r["seed"])
+            joined = {
+                k: fmean(r[k] for r in seeds) for k in ("value", "precision", "recall", "train_s", "sample_s", "steps")
+            }
+            joined |= {"low": min(r["low"] for r in seeds), "high": max(r["high"] for r in seeds)}
+            joined |= {"seeds": [r["seed"] for r in seeds], "n": seeds[0]["n"]}
+            joined |= {k: seeds[0].get(k) for k in ("recipe", "sampled", "parameters", "documented", "documented_s")}
+            found.setdefault(name, {})[mark] = joined
+    return found
+
+
+def ahead(entries: dict[str, dict[float, dict]], mark: float, labels: bool) -> tuple[str, str, bool] | None:
+    """The first entry at a mark, the best of another package, and whether ours and that one are apart; None without.
+
+    Args:
+        labels: compare the entries that are trained with labels, or those without.
+    """
+    own = "ours, labels" if labels else "ours"
+    there = {k: v[mark] for k, v in entries.items() if mark in v and ENTRIES[k].labels == labels}
+    others = {k: v for k, v in there.items() if ENTRIES[k].kind is not None}
+    if own not in there or not others:
+        return None
+    best = min(others, key=lambda k: others[k]["value"])
+    ours, other = there[own], others[best]
+    apart = ours["high"] < other["low"] or ours["low"] > other["high"]
+    return (own if ours["value"] < other["value"] else best), best, apart
+
+
+def said(value: float) -> str:
+    """Three digits at most."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value >= 10 else f"{value:.2f}"
+
+
+def table(entries: dict[str, dict[float, dict]], machine: str, versions: dict[str, str]) -> str:
+    """The Markdown table of a race."""
+    marks = sorted({mark for found in entries.values() for mark in found})
+    columns = [f"after {mark:g} min" for mark in marks]
+    lines = [
+        f"| entry | recipe | parameters | steps | {' | '.join(columns)} | precision, recall | s per 1,000 samples |",
+        "|---|---|---:|---:|" + "---:|" * len(marks) + "---:|---:|",
+    ]
+    for name, found in sorted(entries.items(), key=lambda pair: pair[1][max(pair[1])]["value"]):
+        last = found[max(found)]
+        cells = [
+            f"**{said(found[m]['value'])}** ({said(found[m]['low'])} .. {said(found[m]['high'])})" if m in found else ""
+            for m in marks
+        ]
+        spent = f"{said(last['sample_s'])} ({last['sampled']})"
+        if last["documented"]:
+            spent += f"; {said(last['documented_s'])} ({last['documented']})"
+        seeds = f", {len(last['seeds'])} seeds" if len(last["seeds"]) > 1 else ""
+        sizes = f"{last['parameters']:,} | {last['steps']:,.0f}"
+        quality = f"{last['precision']:.2f}, {last['recall']:.2f}"
+        lines.append(f"| {name} | {last['recipe']}{seeds} | {sizes} | {' | '.join(cells)} | {quality} | {spent} |")
+    count = sorted({found[max(found)]["n"] for found in entries.values()})
+    lines += [
+        "",
+        f"{machine}; {' or '.join(map(str, count))} samples each; "
+        + ", ".join(f"{k} {v}" for k, v in versions.items()),
+    ]
+    return "\n".join(lines)
+
+
+def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
+    """Quality against training time, and against the time of 1,000 samples at the last mark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    packages = list(dict.fromkeys(name.partition(",")[0] for name in entries))
+    for name, found in entries.items():
+        package, _, kind = name.partition(",")
+        style = {"color": f"C{packages.index(package)}", "marker": "s" if kind else "o", "markersize": 5}
+        marks = sorted(found)
+        values = [found[m]["value"] for m in marks]
+        error = [[v - found[m]["low"] for v, m in zip(values, marks, strict=True)],
+                 [found[m]["high"] - v for v, m in zip(values, marks, strict=True)]]  # fmt: skip
+        line = "--" if kind else "-"
+        left.errorbar(
+            marks, values, error, linestyle=line, capsize=2, linewidth=2.4 if package == "ours" else 1.2, **style
+        )
+        last = found[marks[-1]]
+        right.plot(last["sample_s"], last["value"], linestyle="", label=name, **style)
+        if last["documented"]:
+            right.plot([last["sample_s"], last["documented_s"]], [last["value"]] * 2, ":", color=style["color"], lw=1)
+    left.set(xscale="log", yscale="log", xlabel="minutes of training", ylabel="Frechet distance over the floor")
+    right.set(xscale="log", xlabel="seconds per 1,000 samples (dotted: to the documented sampler)")
+    marks = sorted({mark for found in entries.values() for mark in found})
+    left.set_xticks(marks, [f"{m:g}" for m in marks])
+    left.minorticks_off()
+    for axes in (left, right):
+        axes.axhline(1, color="0.6", linewidth=1)
+        axes.grid(alpha=0.3)
+    left.set_title(title)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    with atomic(file) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+
+
+def made(data: str, out: Path) -> int:
+    """Judge what is in a folder, print the table, and write results and plot."""
+    evaluator, records = evaluator_of(data), []
+    for file in sorted(out.glob(f"{data}-*.json")):
+        record = json.loads(file.read_text())
+        records.append(record | judged(file.with_suffix(".npz"), evaluator))
+    if not records:
+        print(f"no samples of {data} in {out}: run the race first")
+        return 1
+    entries = together(records)
+    text = table(entries, records[0]["machine"], records[0]["versions"])
+    print(text)
+    path = RESULTS / f"race-{data}.json"
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(records, indent=1) + "\n")
+    picture = REPO / "docs" / "images" / f"race_{data}.png"
+    plot(entries, picture, f"{data}, one CPU core")
+    for mark in sorted({m for found in entries.values() for m in found}):
+        for labels in (False, True):
+            if found := ahead(entries, mark, labels):
+                first, best, apart = found
+                kind = "with" if labels else "without"
+                print(
+                    f"{mark:g} min, {kind} labels: first {first}; best other {best}; {'apart' if apart else 'overlap'}"
+                )
+    print(f"written: {path}, {picture}")
+    return 0

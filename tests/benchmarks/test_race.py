@@ -1,0 +1,121 @@
+"""The race: its queue, its figures, and this project's entry."""
+
+import json
+import sys
+from argparse import Namespace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.race import __main__ as race
+from benchmarks.race import environment, report, run
+from benchmarks.race.entries import ENTRIES
+from diffusion.data import Digits
+from diffusion.metrics.evaluator import Evaluator
+from diffusion.metrics.extractor import Extractor
+
+
+def record(name, minutes, value, seed=0, half=0.5):
+    return {
+        "name": name, "minutes": minutes, "seed": seed, "value": value, "low": value - half, "high": value + half,
+        "precision": 0.9, "recall": 0.8, "train_s": 60 * minutes, "sample_s": 2.0, "steps": 100, "n": 360,
+        "recipe": "a recipe", "sampled": "DDIM 50", "parameters": 1234567, "documented": None,
+    }  # fmt: skip
+
+
+def test_seeds_are_averaged_and_their_intervals_joined():
+    records = [record("ours", 1, value, seed) for seed, value in enumerate((2.0, 3.0, 7.0))]
+    found = report.together([*records, record("azula", 1, 9.0)])
+    assert found["ours"][1]["value"] == 4 and (found["ours"][1]["low"], found["ours"][1]["high"]) == (1.5, 7.5)
+    assert found["ours"][1]["seeds"] == [0, 1, 2] and list(found) == ["ours", "azula"]
+
+
+def test_who_is_ahead_and_whether_intervals_are_apart():
+    def at(ours, other, labels=False):
+        names = ("ours, labels", "azula") if labels else ("ours", "torchcfm")
+        records = [record(names[0], 1, ours), record(names[1], 1, other), record("origin", 1, 50.0)]
+        return report.ahead(report.together(records), 1, labels)
+
+    assert at(2.0, 9.0) == ("ours", "torchcfm", True)
+    assert at(9.0, 2.0) == ("torchcfm", "torchcfm", True)
+    assert at(2.0, 2.9) == ("ours", "torchcfm", False)
+    assert at(2.0, 9.0, labels=True) == ("ours, labels", "azula", True)
+    assert report.ahead(report.together([record("ours", 1, 1.0), record("azula", 1, 9.0)]), 1, True) is None
+
+
+def test_table_has_one_line_per_entry_best_first():
+    records = [record("origin", 1, 120.0), record("ours", 1, 2.0), record("ours", 5, 1.0)]
+    lines = report.table(report.together(records), "a machine", {"azula": "0.1"}).splitlines()
+    assert lines[2].startswith(
+        "| ours | a recipe | 1,234,567 | 100 | **2.00** (1.50 .. 2.50) | **1.00** (0.50 .. 1.50)"
+    )
+    assert lines[3].startswith("| origin ") and "**120** (120 .. 120) |  |" in lines[3]
+    assert lines[-1] == "a machine; 360 samples each; azula 0.1"
+
+
+class Flat(torch.nn.Module):
+    """The pixels of rows 2 to 5 as features."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def features(self, x):
+        return x[:, 0, 2:6].flatten(1) * self.scale
+
+    def head(self, f):
+        return f[:, :10]
+
+
+def test_test_images_are_at_the_floor(tmp_path):
+    data = Digits()
+    extractor = Extractor(Flat(), "Flat", data.shape, data.class_names, "0")
+    evaluator = Evaluator(extractor, "Digits", data.arrays("train"), data.arrays("test"))
+    raw, y = data.arrays("test")
+    np.savez(tmp_path / "real.npz", images=raw.numpy(), labels=np.full(len(y), -1))
+    found = report.judged(tmp_path / "real.npz", evaluator)
+    assert found["value"] == pytest.approx(1, abs=1e-6) and found["low"] < 1 < found["high"]
+    np.savez(tmp_path / "grey.npz", images=np.random.default_rng(0).integers(0, 256, raw.shape, np.uint8), labels=y)
+    assert report.judged(tmp_path / "grey.npz", evaluator)["low"] > 10
+
+
+def test_queue_skips_what_is_finished_or_taken(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(environment, "python", lambda: sys.executable)
+    monkeypatch.setattr(
+        race.subprocess, "run", lambda command, **_: calls.append(command) or SimpleNamespace(returncode=0)
+    )
+    args = Namespace(data="digits", minutes="1,2", n=8, out=tmp_path)
+    task = race.Task("ours, labels", 3, args)
+    task.taken.touch()
+    task.run(None)
+    assert not calls and task.taken.exists()
+    task.taken.unlink()
+    task.run(1)
+    assert calls[0][:3] == ["taskset", "-c", "1"] and "ours, labels" in calls[0] and not task.taken.exists()
+    for mark in (1, 2):
+        (tmp_path / f"digits-ours,_labels-{mark}m-seed3.json").touch()
+    task.run(None)
+    assert task.done and len(calls) == 1
+
+
+def test_every_entry_but_ours_has_a_training_loop():
+    assert [name for name, entry in ENTRIES.items() if entry.kind is None] == ["ours", "ours, labels"]
+
+
+@pytest.mark.slow
+def test_ours_trains_for_the_time_and_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.environment, "versions", dict)
+    words = ["--data", "digits", "--minutes", "0.02", "--seed", "1", "--n", "8", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["run", "ours, labels", *words])
+    threads = torch.get_num_threads()
+    try:
+        run.main()
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "digits-ours,_labels-0.02m-seed1.json").read_text())
+    kept = np.load(tmp_path / "digits-ours,_labels-0.02m-seed1.npz")
+    assert kept["images"].shape == (8, 1, 8, 8) and set(kept["labels"]) <= set(range(10))
+    assert found["steps"] >= 1 and found["train_s"] > 0 and found["sampled"] == "UniPC 10"
