@@ -37,10 +37,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import diffusion.training.run  # noqa: E402, F401 - for the forks
 from diffusion.cli import main as diffusion  # noqa: E402
 from diffusion.support import runs  # noqa: E402
-from diffusion.support.paths import REPO  # noqa: E402
+from diffusion.support.paths import CONFIGS  # noqa: E402
 
 RUN = [
-    "fit", "-c", str(REPO / "configs" / "digits.yaml"), "--trainer.accelerator", "cpu", "--trainer.max_epochs", "5",
+    "fit", "-c", str(CONFIGS / "digits.yaml"), "--trainer.accelerator", "cpu", "--trainer.max_epochs", "5",
     "--trainer.check_val_every_n_epoch", "1", "--trainer.limit_val_batches", "3", "--trainer.log_every_n_steps", "1",
     "--trainer.accumulate_grad_batches", "2", "--model.objective.times", "LossAware",
     "--model.objective.times.bins", "4", "--model.net.widths", "[8,16]", "--model.net.attention", "1",
@@ -123,12 +123,12 @@ def contents(run: Path) -> dict:
 
 
 def curves(run: Path) -> dict:
-    """The points (step, value) of every curve except that of the speed."""
+    """The points (step, value) of every curve except those of the speed and the machine."""
     events = EventAccumulator(str(run)).Reload()
     return {
         tag: [(e.step, e.value) for e in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
-        if tag != "train/images_per_s"
+        if tag != "train/images_per_s" and not tag.startswith("watch/")
     }
 
 

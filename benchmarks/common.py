@@ -14,7 +14,8 @@ import torch
 from diffusion.data import ImageData
 from diffusion.support.files import atomic
 
-RESULTS = Path(__file__).parent / "results"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 
 
 class RandomGrey(ImageData):
@@ -73,21 +74,23 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Duration of a piece of work in seconds, including the device."""
     wait()
-    begun = time.perf_counter()
+    begun = clock()
     work()
     wait()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
-def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each side in each round, after one warm-up round; every second round in reverse order."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for k in range(rounds + 1):
         for name in list(sides)[:: 1 if k % 2 else -1]:
-            spent = seconds(sides[name])
+            spent = seconds(sides[name], clock)
             if k:
                 found[name].append(spent)
     return found

@@ -3,7 +3,8 @@
     python -m benchmarks.hooks [--config configs/mnist.yaml] [--batch 16] [--steps 30] [--tiny] [--precision bf16-mixed]
 
 --tiny gives the network 4 channels, so that host work dominates: the time a fast GPU would wait for. On a GPU a hook's
-time is that of launching its work, not of the work itself.
+time is that of launching its work, not of the work itself. Separately, a row of `Watch`:
+its time, and the slowest one's share of the time between two rows.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import pytorch_lightning as pl
 from benchmarks.common import machine, save
 from benchmarks.overhead import options
 from diffusion.training.build import quiet
+from diffusion.training.callbacks import Watch
 from diffusion.training.run import assemble, begin
 
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
@@ -48,6 +50,21 @@ def timed(spent: dict[str, list[float]], thing: object, hook: str, name: str) ->
     setattr(thing, hook, outer)
 
 
+def watching(trainer: pl.Trainer, rows: int = 20) -> dict[str, float]:
+    """Milliseconds of a row of `Watch`, and its share of the time between two rows.
+
+    Args:
+        rows: that are written, once training has ended.
+    """
+    (watch,) = (c for c in trainer.callbacks if isinstance(c, Watch))
+    spent = []
+    for _ in range(rows):
+        begun = time.perf_counter()
+        watch.write(trainer)
+        spent.append(time.perf_counter() - begun)
+    return {"row_ms": 1e3 * statistics.median(spent), "every_s": watch.every, "of_time": max(spent) / watch.every}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/mnist.yaml")
@@ -70,6 +87,7 @@ def main() -> None:
             timed(spent, run.model, part, part)
         trainer.callbacks.insert(0, steps)
         trainer.fit(run.model, run.data)
+        watch = watching(trainer)
     whole = [1e3 * (b - a) for a, b in zip(steps.began[5:], steps.began[6:], strict=False)]
     rows = [{"part": "a step", "ms": statistics.median(whole)}]
     rows += [{"part": k, "ms": 1e3 * statistics.median(v[5:])} for k, v in spent.items()]
@@ -77,7 +95,9 @@ def main() -> None:
     print(f"{machine()}; {args.config}{', 4 channels' * args.tiny}, batch {args.batch}, {args.precision}; medians")
     for row in rows:
         print(f"{row['ms']:9.3f} ms  {row['part']}")
-    kept = {"config": args.config, "batch": args.batch, "precision": args.precision, "tiny": args.tiny, "rows": rows}
+    print(f"{watch['row_ms']:9.3f} ms  a row of Watch, every {watch['every_s']:g} s: at most {watch['of_time']:.3%}")
+    kept = {"config": args.config, "batch": args.batch, "precision": args.precision, "tiny": args.tiny}
+    kept |= {"rows": rows, "watch": watch}
     print(f"written: {save('hooks-tiny' if args.tiny else 'hooks', kept)}")
 
 

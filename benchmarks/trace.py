@@ -19,9 +19,9 @@ from types import FrameType
 import pytorch_lightning as pl
 
 from diffusion.cli import run
-from diffusion.support.paths import REPO
+from diffusion.support import paths
 
-PACKAGE = str(REPO / "diffusion") + "/"
+PACKAGE = f"{paths.PACKAGE}/"
 INSIDE = ("<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>", "<lambda>")
 STEP = 12
 
@@ -92,7 +92,7 @@ def train(options: list[str]) -> Trace:
     quiet()
     trace = Trace()
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["-c", str(REPO / "configs" / "digits.yaml"), "--trainer.max_steps", str(STEP + 2), "--gif.n", "1"]
+        argv = ["-c", str(paths.CONFIGS / "digits.yaml"), "--trainer.max_steps", str(STEP + 2), "--gif.n", "1"]
         argv += ["--samples.n", "1", "--model.sampler.steps", "2", "--diagnostics.images", "2"]
         run = begin(assemble([*argv, "--out", folder, *options]))
         run.trainer.callbacks.append(OneBatch(trace))  # the very last

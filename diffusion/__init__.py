@@ -3,7 +3,7 @@
 import warnings
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm without ipywidgets, where its bar is text
 

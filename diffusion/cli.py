@@ -23,6 +23,7 @@ COMMANDS = {
     "pull": "get a published model:     diffusion pull NAME; diffusion sample zoo:digits",
     "serve": "a web page with models:    diffusion serve lightning_logs",
     "describe": "a network's cost:          diffusion describe configs/cifar10.yaml | RUN",
+    "top": "watch the machine:         diffusion top RUN",
     "demo": "train and sample digits:   diffusion demo",
     "check": "verify the mathematics:    diffusion check --sampler my_module.MySampler",
     "doctor": "inspect this machine:      diffusion doctor",

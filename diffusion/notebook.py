@@ -18,8 +18,9 @@ from diffusion.denoiser import Denoiser
 from diffusion.generation.pipeline import Pipeline
 from diffusion.guidance import Plain
 from diffusion.support import runs
+from diffusion.support.configurations import bundled
 from diffusion.support.console import shown
-from diffusion.support.paths import REPO, home, run_root, tensorboard_address
+from diffusion.support.paths import home, run_root, tensorboard_address
 from diffusion.training.api import fit, words
 from diffusion.training.build import DiffusionCLI, quiet
 from diffusion.training.compare import OtherModel
@@ -55,8 +56,7 @@ def config(name: str) -> Path:
         ValueError: there is no such data set or file.
     """
     stem = CONFIGS[name][not torch.cuda.is_available()] if name in CONFIGS else name
-    path = REPO / "configs" / f"{stem}.yaml"
-    if not path.is_file():
+    if (path := bundled().get(stem)) is None:
         raise ValueError(f"data {name!r}: wanted one of {', '.join(CONFIGS)}")
     return path
 

@@ -13,7 +13,8 @@ import traceback
 from pathlib import Path
 
 from diffusion.support import signals
-from diffusion.support.paths import REPO, run_root
+from diffusion.support.configurations import configuration
+from diffusion.support.paths import run_root
 
 SHORT = {"epochs": "trainer.max_epochs", "batch_size": "data.batch_size", "lr": "model.lr"}
 
@@ -68,7 +69,7 @@ def arguments(argv: list[str]) -> list[str]:
     """Arguments of `diffusion fit` from a job's hyperparameters: `--name value` pairs, else $SM_HPS.
 
     Raises:
-        ValueError: there is no such configuration.
+        FileNotFoundError: there is no such configuration.
     """
     if not argv:
         argv = [w for k, v in json.loads(os.environ.get("SM_HPS", "{}")).items() for w in (f"--{k}", str(v))]
@@ -84,21 +85,6 @@ def arguments(argv: list[str]) -> list[str]:
             given.append(word)
     defaults = {"--resume": "auto", "--out": str(run_root())}
     return given + [w for option, value in defaults.items() if option not in given for w in (option, value)]
-
-
-def configuration(name: str) -> Path:
-    """A configuration file: a path, or a name in configs/ with or without .yaml.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    for path in (Path(name), REPO / "configs" / name, REPO / "configs" / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    from diffusion.support.specs import suggest
-
-    there = sorted(p.name for p in (REPO / "configs").glob("*.yaml"))
-    raise ValueError(f"config: there is no file {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
 
 
 def keep(run: Path) -> None:

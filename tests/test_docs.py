@@ -9,8 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 THEORY = (ROOT / "docs" / "theory.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINES = [line for line in THEORY.splitlines() if line.startswith(("code: ", "test: "))]
+LEARN = sorted((ROOT / "docs" / "learn").glob("*.md"))
+WRITTEN = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "site")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *WRITTEN]
+PROVEN = [THEORY, *(page.read_text() for page in LEARN)]
+LINES = [line for text in PROVEN for line in text.splitlines() if line.startswith(("code: ", "test: "))]
 CODE = sorted({n for line in LINES for n in re.findall(r"`(diffusion\.[\w.]+)`", line)})
 TESTS = sorted({n for line in LINES for n in re.findall(r"`(tests/[\w/]+\.py::\w+)`", line)})
 
@@ -63,7 +66,7 @@ def test_every_section_with_an_equation_is_proven():
 def test_the_theory_page_names_every_test_of_the_theory():
     tree = ast.parse((ROOT / "tests" / "test_theory.py").read_text())
     written = {n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
-    assert written == {n.split("::")[1] for n in TESTS if n.startswith("tests/test_theory.py")}
+    assert written == set(re.findall(r"`tests/test_theory\.py::(\w+)`", THEORY))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

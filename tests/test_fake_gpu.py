@@ -51,8 +51,9 @@ from diffusion.noise.draws import ImageDraws, StepDraws
 from diffusion.noise.schedule import Schedule
 from diffusion.noise.times import Times
 from diffusion.samplers import DDIM, DDPM, DEIS, DPMSolver, Euler, Heun, ProbabilityFlow, Sampler, UniPC
+from diffusion.support import watched as records
 from diffusion.support.specs import PACKAGES, concrete, gather
-from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples
+from diffusion.training.callbacks import Checkpoint, Diagnostics, Evaluation, Gif, Samples, Watch
 from diffusion.training.run import Run, assemble
 from diffusion.training.systems import Diffusion
 from tests.fake_gpu import DEVICE, Allowed, FakeGPU, Ledger, fake, supported
@@ -230,6 +231,8 @@ def trained(run: Run, folder: Path, whole: bool) -> pl.Trainer:
     for callback in callbacks:
         if isinstance(callback, Diagnostics):
             callback.images = 4 if whole else 0
+        if isinstance(callback, Watch):
+            callback.every = 1e-6  # a row after every step
     with gpu.on(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about random images
         for callback in callbacks:
@@ -275,6 +278,8 @@ def test_training_of_every_configuration(config, tmp_path, random_images):
     trainer = trained(run, tmp_path, whole)
     assert trainer.global_step == (3 if whole else 1)
     assert any(isinstance(c, Checkpoint) for c in trainer.callbacks)
+    rows = records.read(Path(trainer.log_dir) / "watch.csv")
+    assert [row["step"] for row in rows] == list(range(1, trainer.global_step + 1))
 
 
 # --- the loss -----------------------------------------------------------------------------------------------

@@ -92,8 +92,10 @@ def test_no_callback_of_fit_waits_between_two_logs(tmp_path):
     argv = [
         "-c", "configs/digits.yaml", "--out", str(tmp_path), "--trainer.max_steps", "12", "--trainer.max_epochs", "-1",
         "--trainer.log_every_n_steps", "100", "--checkpoint.every_n_steps", "100", "--model.sampler.steps", "2",
+        "--watch.every", "0.001",
     ]  # fmt: skip
     cli, seen = DiffusionCLI(argv), []
+    cli.trainer.logger = pl.loggers.TensorBoardLogger(tmp_path)
 
     class Strict(pl.Callback):
         def on_train_batch_start(self, trainer, *args):

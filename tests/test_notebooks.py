@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from diffusion.support import runs
+from docs.site import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -54,6 +55,7 @@ def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
     book.cells.insert(place + 1, nbformat.v4.new_code_cell('preset = "smoke"'))
     where = {"metadata": {"path": str(ROOT / "notebooks")}}
     NotebookClient(book, timeout=3000, kernel_name="python3", resources=where).execute()
+    notebooks.keep(path.stem, "smoke", book)  # for the page that shows it
     shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert sum("image/png" in o["data"] or "image/gif" in o["data"] for o in shown) >= 3
     for name in FILES.get(path.stem, []):

@@ -221,10 +221,14 @@ def test_extras_depend_on_the_command_and_are_kept(fake):
     assert [c["pip"][-1] for c in fake.pips] == [".[notebook]", ".[notebook,test]"]
     assert fake.run("text", "-q").stdout.splitlines()[-1] == "pytest -m pretrained -q"
     assert fake.pips[-1]["pip"][-1] == ".[notebook,test,text]"
+    assert re.search(
+        "No module named '?docs", fake.run("docs").stderr
+    )  # installed, and then run, where there are pages
+    assert fake.pips[-1]["pip"][-1] == ".[docs,notebook,test,text]"
     with (fake.repo / "constraints.txt").open("a") as file:
         file.write("# a change\n")
     assert "changed since the last set-up" in fake.run("--check").stdout
-    assert fake.run().returncode == 0 and fake.pips[-1]["pip"][-1] == ".[notebook,test,text]"
+    assert fake.run().returncode == 0 and fake.pips[-1]["pip"][-1] == ".[docs,notebook,test,text]"
 
 
 def test_marker_is_verified(fake):
@@ -438,7 +442,7 @@ def test_every_pin_is_in_range(python):
         if pin.marker is None or pin.marker.evaluate(env):
             assert canonicalize_name(pin.name) not in pins, f"{pin.name} is pinned twice for Python {python}"
             pins[canonicalize_name(pin.name)] = next(iter(pin.specifier)).version
-    needs = [r for extra in ("", "notebook", "text", "test", "dev") for r in wanted(extra)]
+    needs = [r for extra in ("", "notebook", "text", "test", "dev", "docs") for r in wanted(extra)]
     assert len(needs) >= 18
     for need in needs:
         if need.name != "litdiffusion":

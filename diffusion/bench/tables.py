@@ -20,26 +20,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def section(title: str, text: str) -> str:
+    """A section of the report."""
     return f"## {title}\n\n{text}\n"
 
 
 def flow(text: str) -> str:
+    """Text on one line."""
     return " ".join(text.split())
 
 
 def verdict(problem: str) -> str:
+    """The last column of a row: ok, or what is wrong."""
     return f"FAIL: {problem}" if problem else "ok"
 
 
 def percent(values: Sequence[float]) -> str:
+    """Fractions as percentages, separated by slashes."""
     return " / ".join(map(one, values))
 
 
 def one(value: float) -> str:
+    """A fraction as a percentage with one decimal."""
     return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0: no -0.0
 
 
 def schedule_table(facts: list[Facts]) -> str:
+    """A row per schedule: its ends, and the errors of its inverse, its SDE and its targets."""
     head = ["schedule", "log-SNR at t = 1", "at t_min", "time(log_snr)", "f", "g^2", "targets", "prior_std", "verdict"]
     return table(head, [
         [f.schedule, f"{f.noisy:.1f}", f"{f.clean:.1f}", *(f"{v:.0e}" for v in (f.time, f.f, f.g2, f.targets)),
@@ -49,6 +55,7 @@ def schedule_table(facts: list[Facts]) -> str:
 
 
 def map_table(facts: Sequence[flow_maps.Facts]) -> str:
+    """A row per schedule: the errors of its flow map, exact, as a target and in chains."""
     levels = " / ".join(map(str, flow_maps.CHAIN))
     head = ["schedule", "exact map", "target", f"chain of {levels} levels", "from the cosines", "r = s", "verdict"]
     return table(head, [
@@ -59,6 +66,7 @@ def map_table(facts: Sequence[flow_maps.Facts]) -> str:
 
 
 def every_row(results: list[Result]) -> str:
+    """A row per sampler and schedule: the order and the errors."""
     head = ["sampler", "schedule", "expected", "measured", f"% of the data's std at {AT} steps", "verdict"]
     rows = []
     for r in results:

@@ -13,7 +13,7 @@ from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import denoising
 from diffusion.metrics import Judge, Labelled
 from diffusion.support.console import board, clock, shown, tool
-from diffusion.support.paths import REPO
+from diffusion.support.paths import CONFIGS
 from diffusion.training.callbacks.pictures import averaged
 from diffusion.training.callbacks.progress import Rate
 from diffusion.training.run import train
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser = Parser("demo", "Train on the included digits, sample, evaluate the samples, and export a grid and a GIF.")
     parser.epilog = "Options of `diffusion fit` are accepted as well, e.g. --trainer.max_epochs 20."
     parser.add_argument("--n", type=int, default=1000, help="samples to evaluate, a multiple of 10 (default 1000)")
-    parser.add_argument("--config", default=str(REPO / "configs" / "digits.yaml"), help=SUPPRESS)
+    parser.add_argument("--config", default=str(CONFIGS / "digits.yaml"), help=SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if args.n < 20 or args.n % 10:
         raise ValueError(f"--n must be a multiple of 10 and at least 20, got {args.n}")

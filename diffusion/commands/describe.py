@@ -2,6 +2,7 @@
 
 from diffusion.commands.options.parser import Parser
 from diffusion.commands.options.settings import split
+from diffusion.support.configurations import configuration
 from diffusion.training.describe import describe
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> int:
     add("-c", "--config", action="append", default=[], metavar="FILE", help="a configuration file, as for fit")
     mine, settings = split(parser, argv)
     words = parser.read(mine)
-    if not (what := [*words.what, *words.config]):
+    if not (what := [*words.what, *map(configuration, words.config)]):
         parser.error("a configuration file or a run is required")
     print(describe(what, settings))
     return 0

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from diffusion import __version__
-from diffusion.support.paths import data_root, home, kept, run_root
+from diffusion.support.paths import INSTALLED, data_root, home, kept, run_root
 
 PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "jsonargparse", "tensorboard", "numpy", "pillow", "imageio",
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
             say(name, version(name))
         except PackageNotFoundError:
             sound = False
-            say(name, "MISSING: run ./setup.sh")
+            say(name, "MISSING: " + (f"pip install {name}" if INSTALLED else "run ./setup.sh"))
     from diffusion.nets.speed import has_amx
 
     say("processor", f"{os.cpu_count()} cores, {'AMX: trains in bf16' if has_amx() else 'no AMX: trains in float32'}")
@@ -83,13 +83,16 @@ def gpu() -> str:
 
 
 def writes(folder: Path) -> str:
-    """Empty if a file can be written, synced and removed there, else the reason."""
+    """Empty if a file can be written, synced and removed there, else the reason. A missing folder stays missing."""
+    made = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"x" * 4096)
             file.flush()
             os.fsync(file.fileno())
+        for above in made:
+            above.rmdir()
     except OSError as error:
         return f"CANNOT BE WRITTEN ({error.strerror})"
     return ""

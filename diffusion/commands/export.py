@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--to", type=Path, required=True, help="x.safetensors, x.onnx, x.html, or a folder")
     add("--format", choices=list(FORMATS), help="default: by the suffix of --to")
-    add("--precision", choices=["32", "bf16"], default="32", help="of the weights in x.safetensors (default 32)")
+    add(
+        "--precision", choices=["32", "bf16", "fp16"], default="32", help="of the weights in x.safetensors (default 32)"
+    )
     add(
         "--storage",
         choices=["fp32", "fp16", "int8"],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusion.commands.options.parser import Parser, add_run, fields_of
+from diffusion.commands.options.parser import Parser, add_run, add_threads, fields_of
 from diffusion.judging.nll import Request, answer
 from diffusion.support.files import check_writable
 
@@ -25,11 +25,13 @@ def main(argv: list[str]) -> int:
     add("--batch_size", type=int, default=256, help="images per batch (default 256)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
     add("--out", type=Path, help="also write every term of every image to this .json file")
+    add_threads(parser)
     words = parser.read(argv)
     request = Request(**fields_of(words, "out", "arguments"))
     if words.out:
         check_writable(words.out)
-    report = answer(request)
+    with parser.explaining():
+        report = answer(request)
     print(report)
     if words.out:
         report.save(words.out)

@@ -34,7 +34,7 @@ class DiffSet(Dataset):
     Args:
         train: the training images, else the test images.
         dataset: "MNIST", "Fashion" or "CIFAR".
-        root: folder of the data sets; $DIFFUSION_DATA or the repository's data by default.
+        root: folder of the data sets; by default as for `diffusion fit`.
     Attributes:
         size: 32.
         depth: channels, 1 or 3.

@@ -39,7 +39,7 @@ class Arrays(ImageData):
         test: fraction of the images in the test split, in (0, 1).
         batch_size: images per batch and process, >= 1.
         seed: seed of the order and the flips, >= 0.
-        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, $DIFFUSION_DATA, or `data` (from a wheel: here).
         labels: False declares no labels and no vectors (an unconditional model).
         limit: use the first n training images only; 0 uses all.
         layout: of the files: HWC, channels last, or CHW; auto takes the last axis for the channels if it is at most 4

@@ -49,7 +49,7 @@ class Prepared(ImageData):
             (tokens of the captions).
         batch_size: images per batch and process, >= 1.
         seed: seed of the order and the flips, >= 0.
-        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, $DIFFUSION_DATA, or `data` (from a wheel: here).
         labels: False declares no classes, targets or words (an unconditional model).
         limit: use the first n training images only; 0 uses all.
         augment: further random changes of the training images, see `data.augment`.

@@ -42,7 +42,7 @@ class Sprites(ImageData):
     Args:
         batch_size: images per batch and process, >= 1.
         seed: seed of the order, >= 0.
-        root: folder of the data; default $SM_CHANNEL_TRAINING, then $DIFFUSION_DATA, then `data` in the repository.
+        root: folder of the data; default $SM_CHANNEL_TRAINING, $DIFFUSION_DATA, or `data` (from a wheel: here).
         labels: False declares no context (an unconditional model).
         limit: use the first n training images only; 0 uses all.
         images: file of the images; requires `labels_file`.

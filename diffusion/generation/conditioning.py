@@ -11,13 +11,14 @@ from diffusion.denoiser import Condition, Denoiser
 from diffusion.denoiser.hints import Hint, Paired
 from diffusion.guidance import Guidance
 from diffusion.noise.draws import ImageDraws, seed_of
+from diffusion.support.console import Notice
 from diffusion.support.specs import suggest
 from diffusion.support.tokens import Tokens
 
 HINTS = 3  # key of the random stream that hints are drawn from
 
 
-class PromptWarning(UserWarning):
+class PromptWarning(Notice):
     """A prompt is not read as it stands: it has unknown words, is too long, or is empty."""
 
 

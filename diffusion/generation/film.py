@@ -9,6 +9,7 @@ from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import NAMES, Request
 from diffusion.generation.sheets import Opened, denoising
+from diffusion.nets.threads import restored
 from diffusion.support.files import check_writable
 
 PICTURES = 9  # unless a number is given
@@ -42,6 +43,7 @@ def film(
     return Path(out)
 
 
+@restored()
 def write(
     request: Request, out: Path, frames: int = 40, fps: float = 15.0, hold: float = 2.0, size: int = 0
 ) -> tuple[Opened, list[np.ndarray]]:

@@ -1,6 +1,7 @@
 """Pipeline: a trained denoiser with everything that sampling requires, independent of training."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +17,17 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.codecs.saved import load_codec
 from diffusion.denoiser.hints import Hint
 from diffusion.generation.conditioning import Conditioning, repeated
-from diffusion.generation.engine import in_onnx
+from diffusion.generation.engine import ENGINES, ROWS, Engine, fastest, in_onnx, threads_of
 from diffusion.generation.latents import Pixels
 from diffusion.guidance import Bound, Clamp, Guidance, Plain
+from diffusion.nets.fastest import Measured
 from diffusion.nets.onnx_net import OnnxNet
 from diffusion.nets.speed import compiled
 from diffusion.noise.draws import ImageDraws
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support import console
+from diffusion.support.crowd import Crowded, Watch
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import part
 
@@ -47,6 +50,7 @@ class Pipeline(Conditioning):
         scaling: between x_0 and the raw values of the data.
         bands: channels that pictures show, from 1; () is the usual choice, see `pictures.visible`.
         codec: from images to what the denoiser works on; shape, hints and all results are of images.
+        engine: the way in which the network is evaluated, one of `nets.fastest.WAYS`.
     """
 
     denoiser: Denoiser
@@ -60,6 +64,7 @@ class Pipeline(Conditioning):
     scaling: Scaling = Scaling()
     bands: tuple[int, ...] = ()
     codec: Codec = field(default_factory=Identity)
+    engine: str = "torch"
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
@@ -74,7 +79,9 @@ class Pipeline(Conditioning):
         device: torch.device | str = "cpu",
         precision: Literal["32", "bf16"] = "32",
         compile: str = "",
-        engine: Literal["torch", "onnx"] = "torch",
+        engine: Engine = "torch",
+        threads: int | str | None = None,
+        rows: int = ROWS,
     ) -> "Pipeline":
         """The model of a run directory, an experiment folder (its newest run), a checkpoint or an exported file.
 
@@ -83,25 +90,35 @@ class Pipeline(Conditioning):
             device: of the network; "auto" is a GPU if there is one.
             precision: of the network's matrix products.
             compile: mode of `torch.compile`; "" does not compile.
-            engine: "onnx" evaluates the network with ONNX Runtime, on the CPU; an .onnx file always does.
+            engine: "onnx" evaluates the network with ONNX Runtime, on the CPU; an .onnx file always does. "fastest"
+                measures the ways of evaluating it here, once, and tells the choice and the difference that it makes.
+            threads: of torch in this process from now on: a number, or "fastest", measured; None leaves it as it is.
+            rows: images per evaluation, for what is measured.
         Raises:
             FileNotFoundError: there is no checkpoint.
             ValueError: not a valid checkpoint of a diffusion model of this project, or options that exclude each other.
         """
+        if engine not in ENGINES:
+            raise ValueError(f"engine: wanted {', '.join(ENGINES)}; got {engine!r}")
         saved = load_denoiser(run, weights, "cpu" if engine == "onnx" and device == "auto" else device)
         denoiser, given = saved.denoiser, saved.hyper_parameters
         shape = tuple(given["shape"])
-        if engine == "onnx" or isinstance(denoiser.net, OnnxNet):
-            plain = precision == "32" and not compile and str(device) in ("auto", "cpu")
-            denoiser = in_onnx(denoiser, shape, plain)
-        denoiser.precision = torch.bfloat16 if precision == "bf16" else None
-        if compile:
-            compiled(denoiser.net, compile)
+        codec = load_codec(saved, next((p.device for p in denoiser.parameters()), "cpu"))
+        inner, free = codec.latent_shape(shape), precision == "32" and not compile
+        if said := threads_of(denoiser, inner, threads, rows):
+            warnings.warn(said, Measured, stacklevel=2)
+        if engine == "fastest":
+            denoiser, engine = fastest(denoiser, inner, rows, free)
+        else:
+            if engine == "onnx" or isinstance(denoiser.net, OnnxNet):
+                denoiser = in_onnx(denoiser, inner, free and str(device) in ("auto", "cpu"))
+            denoiser.precision = torch.bfloat16 if precision == "bf16" else None
+            if compile:
+                compiled(denoiser.net, compile)
         parts = [part(given, name, kind) for name, kind in PARTS.items()]
         names, seed = given.get("class_names", ()), given.get("seed", 0)
         scaling = Scaling.of(given.get("scaling"))
-        codec = load_codec(saved, next((p.device for p in denoiser.parameters()), "cpu"))
-        return cls(denoiser, *parts, shape, tuple(names), seed, scaling, codec=codec)
+        return cls(denoiser, *parts, shape, tuple(names), seed, scaling, codec=codec, engine=engine)
 
     @property
     def first(self) -> "Pipeline":
@@ -208,8 +225,13 @@ class Pipeline(Conditioning):
         training = [module for module in self.denoiser.modules() if module.training]
         if training:
             self.denoiser.eval()
+        watch = Watch(torch.get_num_threads() if x.device.type == "cpu" else 1)
         try:
-            yield from self.pixels.frames((sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise))
+            walk = (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
+            for frame in self.pixels.frames(walk):
+                yield frame
+                if said := watch.look():
+                    warnings.warn(said, Crowded, stacklevel=2)
         finally:
             for module in training:
                 module.training = True

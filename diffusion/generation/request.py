@@ -8,6 +8,7 @@ from typing import Any, Literal
 from diffusion.generation.cascade import Cascade
 from diffusion.generation.choices import Choices
 from diffusion.generation.conditions import Asked
+from diffusion.generation.engine import ROWS, Engine
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.sheets import Opened
 from diffusion.pictures.bands import bands_of
@@ -25,7 +26,7 @@ class Request:
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         batch_size: pictures per batch; it does not change them.
-        device, precision, compile, engine: see `Pipeline.load`.
+        device, precision, compile, engine, threads: see `Pipeline.load`.
         data: overrides of the data set's arguments, for the image "test".
         then: super-resolution models that enlarge its pictures one after the other: runs or open pipelines.
         bands: one or three channels that pictures show, from 1: "3,2,1" or a sequence; see `pictures.visible`.
@@ -41,7 +42,8 @@ class Request:
     device: str = "auto"
     precision: Literal["32", "bf16"] = "32"
     compile: str = ""
-    engine: Literal["torch", "onnx"] = "torch"
+    engine: Engine = "torch"
+    threads: int | str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     then: Sequence[str | Path | Pipeline] = ()
     bands: str | Sequence[int] = ()
@@ -65,7 +67,9 @@ class Request:
     def _load(self, run: str | Path | Pipeline) -> Pipeline:
         if isinstance(run, Pipeline):
             return run
-        return Pipeline.load(run, self.weights, self.device, self.precision, self.compile, self.engine)
+        rows = min(self.n or ROWS, self.batch_size)
+        how = self.weights, self.device, self.precision, self.compile, self.engine, self.threads
+        return Pipeline.load(run, *how, rows)
 
     def open(self, default: int) -> Opened:
         """The model with the chosen sampler and guidance, and the pictures requested.

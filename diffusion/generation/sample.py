@@ -14,11 +14,13 @@ from torch import Tensor
 
 from diffusion import pictures
 from diffusion.denoiser.hints import Paired
+from diffusion.generation.engine import Engine
 from diffusion.generation.nearest import COLUMNS, Nearest, nearest_images, sheet, training_images
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sheets import Opened, save_sheet
 from diffusion.guidance import Guidance
+from diffusion.nets.threads import restored
 from diffusion.samplers import Sampler
 from diffusion.support.files import check_writable
 from diffusion.support.processes import Processes, together
@@ -27,6 +29,7 @@ from diffusion.support.scaling import LAST, Scaling, arranged
 PICTURES = 64  # unless a number is given
 
 
+@restored()
 def sample(
     run: str | Path | Pipeline,
     n: int | None = None,
@@ -57,7 +60,8 @@ def sample(
     device: str = "auto",
     precision: Literal["32", "bf16"] = "32",
     compile: str = "",
-    engine: Literal["torch", "onnx"] = "torch",
+    engine: Engine = "torch",
+    threads: int | str | None = None,
     data: Mapping[str, Any] | None = None,
     then: str | Path | Pipeline | Sequence[str | Path | Pipeline] = (),
     augment: float | Sequence[float] | None = None,
@@ -80,7 +84,7 @@ def sample(
         seed: picture k is a function of (seed, k) and its condition alone.
         weights: averaged or raw.
         batch_size: pictures per batch; it does not change them.
-        device, precision, compile, engine: see `Pipeline.load`.
+        device, precision, compile, engine, threads: see `Pipeline.load`.
         data: overrides of the data set's arguments, for image="test".
         then: super-resolution models that enlarge the pictures one after the other, see `cascade.Cascade`.
         augment: noise on the input of each of them, one strength or one per model; 0 by default.
@@ -96,7 +100,7 @@ def sample(
         each=each, image=image, sampler=sampler, steps=steps, guidance=guidance, scale=scale, w=w, rescale=rescale,
         negative=negative, interval=interval, guide=guide, classifier=classifier,
         clip_prompt=clip_prompt, clip=clip, clip_scale=clip_scale, seed=seed, weights=weights,
-        batch_size=batch_size, device=device, precision=precision, compile=compile, engine=engine,
+        batch_size=batch_size, device=device, precision=precision, compile=compile, engine=engine, threads=threads,
         data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path, Pipeline)) else tuple(then),
     )  # fmt: skip
@@ -130,6 +134,7 @@ class Written(NamedTuple):
     nearest: Nearest | None = None
 
 
+@restored()
 def write(request: Request, out: Path, columns: int = 0, nearest: int = 0) -> Written | None:
     """Sample, and write a .png grid, a .npy, a .npz, or a folder of files, atomically.
 

@@ -16,7 +16,7 @@ from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor, load_extractor
 from diffusion.metrics.inception import Inception
 from diffusion.support import runs
-from diffusion.support.paths import REPO, cache_root
+from diffusion.support.paths import CONFIGS, cache_root
 from diffusion.support.processes import Processes
 from diffusion.support.specs import spec
 
@@ -77,8 +77,8 @@ def no_extractor(data: ImageData) -> str:
 def configuration(data: ImageData) -> Path:
     """The configuration file that trains a data set's own extractor."""
     if not data.labelled:
-        return REPO / "configs" / "features_unlabelled.yaml"
-    config = REPO / "configs" / f"features_{type(data).__name__.lower()}.yaml"
+        return CONFIGS / "features_unlabelled.yaml"
+    config = CONFIGS / f"features_{type(data).__name__.lower()}.yaml"
     return config if config.exists() else config.with_name("features.yaml")
 
 

@@ -64,11 +64,12 @@ class Job(NamedTuple):
 
 def open_pipelines(request: Request) -> list[tuple[Path, Pipeline]]:
     """The checkpoint files of the runs, and their frozen models; of cascades the file is that of the last stage."""
-    how = request.weights, request.device, request.precision, request.compile, request.engine
+    how = request.weights, request.device, request.precision, request.compile, request.engine, request.threads
+    rows = min(request.n, request.batch_size)
     opened = []
     for run in request.runs:
         files = files_of(run, request)
-        stages = [Pipeline.load(file, *how) for file in files]
+        stages = [Pipeline.load(file, *how, rows) for file in files]
         for stage in stages:
             stage.denoiser.requires_grad_(False)
         opened.append((files[-1], Cascade.of(*stages)))
@@ -152,10 +153,15 @@ def setting_of(job: Job, request: Request) -> dict:
         "extractor": f"{run.evaluator.extractor.name}-{run.evaluator.extractor.hash}",
         "reference": run.evaluator.reference.hash,
         **({} if request.precision == "32" else {"precision": request.precision}),
-        **({} if request.engine == "torch" else {"engine": request.engine}),
+        **({} if (engine := engine_of(job.pipeline)) == "torch" else {"engine": engine}),
         **({WIDTH: job.setting[WIDTH]} if WIDTH in job.setting else {}),
         **({"cascade": job.pipeline.setting} if isinstance(job.pipeline, Cascade) else {}),
     }
+
+
+def engine_of(pipeline: Pipeline) -> str:
+    """The way in which the networks of all stages are evaluated; the ways in turn if they differ."""
+    return ", then ".join(dict.fromkeys(stage.engine for stage in pipeline.stages))
 
 
 def given(choices: Choices) -> dict[str, str | float]:

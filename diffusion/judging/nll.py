@@ -19,6 +19,7 @@ from diffusion.denoiser import Condition
 from diffusion.generation.pipeline import Pipeline
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
+from diffusion.nets.threads import restored
 from diffusion.noise.draws import ImageDraws
 from diffusion.support import runs
 from diffusion.support.console import shown
@@ -46,6 +47,7 @@ class Request:
     batch_size: int = 256
     device: str = "auto"
     data: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | str | None = None
 
     def __post_init__(self) -> None:
         if min(v for v in (self.batch_size, self.n, self.steps) if v is not None) < 1 or self.tolerance <= 0:
@@ -144,6 +146,7 @@ def nll(
     batch_size: int = 256,
     device: str = "auto",
     data: Mapping[str, Any] | None = None,
+    threads: int | str | None = None,
 ) -> Report:
     """Negative log-likelihood of a split of a run's data in bits per dimension: what `diffusion nll` prints.
 
@@ -164,20 +167,23 @@ def nll(
         batch_size: images per batch, >= 1.
         device: "auto" is a GPU if there is one.
         data: overrides of the data set's arguments, e.g. {"root": "/data"}.
+        threads: of torch, a number or "fastest"; see `Pipeline.load`.
     Raises:
         FileNotFoundError: no checkpoint, no configuration beside it, or no data.
         ValueError: a number out of range, a learned variance of a network without one, or an unknown argument.
     """
     return answer(Request(
         run, method, split, n, steps, variance, exact, tolerance, unconditional, seed, weights, batch_size, device,
-        data or {},
+        data or {}, threads,
     ))  # fmt: skip
 
 
+@restored()
 def answer(request: Request) -> Report:
     """Open a run and measure the requested likelihood; see `nll`."""
     path = runs.find_checkpoint(request.run)
-    pipeline = Pipeline.load(path, request.weights, request.device)
+    rows = min(request.n or request.batch_size, request.batch_size)
+    pipeline = Pipeline.load(path, request.weights, request.device, threads=request.threads, rows=rows)
     pipeline.denoiser.requires_grad_(False)
     data = open_data(path, **request.data)
     index = torch.arange(len(data.store(request.split)[0]))[: request.n]

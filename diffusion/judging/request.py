@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusion.generation.choices import Choices
+from diffusion.generation.engine import Engine
 from diffusion.judging import sweep
 from diffusion.metrics.base import Metric, metric
 
@@ -32,7 +33,7 @@ class Request:
         keep: keep the samples beside the figures, as .npz.
         again: repeat measurements that are already recorded.
         batch_size: samples per batch, >= 1; it does not change them.
-        device, precision, compile, engine: see `Pipeline.load`.
+        device, precision, compile, engine, threads: see `Pipeline.load`.
         data: overrides of the data set's arguments.
         then: super-resolution models that enlarge the samples one after the other, see `generation.cascade`; the
             samples are compared with the data of the last one.
@@ -55,7 +56,8 @@ class Request:
     device: str = "auto"
     precision: Literal["32", "bf16"] = "32"
     compile: str = ""
-    engine: Literal["torch", "onnx"] = "torch"
+    engine: Engine = "torch"
+    threads: int | str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     bound: int | None = None
     then: tuple[str | Path, ...] = ()

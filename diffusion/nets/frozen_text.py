@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn import functional as F
 
 from diffusion.nets.text import BaseTextEncoder, TextEncoder
@@ -58,7 +59,7 @@ class FrozenTextEncoder(BaseTextEncoder):
         out = self.proj(F.layer_norm(h, h.shape[-1:]).to(self.proj.weight.dtype))
         return self.nulled(out, some, there)
 
-    @torch.compiler.disable
+    @_disable_dynamo  # torch.compiler.disable would import the compiler, as long as torch itself takes
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The frozen model's features (B, L, H) of tokens (B, L), of which only those of the mask are read."""
         with torch.no_grad():

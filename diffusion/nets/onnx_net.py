@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusion.nets.onnx_graph import graph_of, session
+from diffusion.nets.onnx_graph import example, graph_of, inputs_of, session
+from diffusion.nets.onnx_tuned import tuned
 from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 from diffusion.support.paths import cache_root
@@ -19,6 +21,7 @@ from diffusion.support.pretrained import tokens_of
 from diffusion.support.released import intact, with_metadata
 from diffusion.support.specs import spec
 
+CACHED = 2**21  # bytes per thread: larger batches are evaluated in parts whose largest tensors have this size
 FACTS = ("num_classes", "context_dim", "image_channels", "self_condition", "learn_variance")  # and tokens, of text
 
 
@@ -31,19 +34,20 @@ class OnnxNet(nn.Module):
         graph: the bytes of an ONNX file, see `onnx_graph`.
         facts: num_classes, context_dim, image_channels, self_condition, learn_variance and tokens of the network.
         threads: of ONNX Runtime; torch's number by default.
+        rows: images of one call of ONNX Runtime, so that what it computes on fits the processor's caches; 0 for all.
     Raises:
         ImportError: onnxruntime is not installed.
         ValueError: it cannot open the graph.
     """
 
-    def __init__(self, graph: bytes, facts: dict[str, Any], threads: int = 0) -> None:
+    def __init__(self, graph: bytes, facts: dict[str, Any], threads: int = 0, rows: int = 0) -> None:
         super().__init__()
         self.num_classes, self.context_dim = int(facts.get("num_classes", 0)), int(facts.get("context_dim", 0))
         self.image_channels = int(facts.get("image_channels", 0))
         self.self_condition = bool(facts.get("self_condition", False))
         self.learn_variance = bool(facts.get("learn_variance", False))
         self.tokens = facts.get("tokens")
-        self.session = session(graph, threads)
+        self.session, self.rows = session(graph, threads), rows
         self.names = [given.name for given in self.session.get_inputs()]
 
     def forward(self, x: Tensor, clock: Tensor, y: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
@@ -65,11 +69,13 @@ class OnnxNet(nn.Module):
             feeds["y"] = feeds["y"].float() if self.context_dim else feeds["y"].long()
             feeds["keep"] = kept if keep is None or y is None else keep.bool()
         values = {name: value.detach().cpu().contiguous().numpy() for name, value in feeds.items()}
+        count = -(-len(x) // self.rows) if self.rows else 1
+        parts = zip(*(np.array_split(value, count) for value in values.values()), strict=True)
         try:
-            (out,) = self.session.run(None, values)
+            outs = [self.session.run(None, dict(zip(values, part, strict=True)))[0] for part in parts]
         except Exception as error:
             raise ValueError(f"ONNX Runtime: {' '.join(str(error).split())[:300]}") from error
-        return torch.from_numpy(out).to(x.device)
+        return torch.from_numpy(outs[0] if count == 1 else np.concatenate(outs)).to(x.device)
 
 
 def facts_of(net: nn.Module) -> dict[str, Any]:
@@ -88,10 +94,29 @@ def accelerated(net: nn.Module, shape: Sequence[int]) -> OnnxNet:
     file = cache_root() / "engines" / f"{key_of(net, shape)}.onnx"
     data = file.read_bytes() if file.is_file() else b""
     if not intact(data):
-        data = with_metadata(graph_of(net, shape, resizable=False).SerializeToString(deterministic=True), {})
+        model = tuned(graph_of(net, shape, resizable=False))
+        data = with_metadata(model.SerializeToString(deterministic=True), {})
         with atomic(file) as temporary:
             temporary.write_bytes(data)
-    return OnnxNet(data, facts_of(net))
+    rows = max(1, CACHED * torch.get_num_threads() // largest(net, shape))
+    return OnnxNet(data, facts_of(net), rows=rows)
+
+
+@torch.no_grad()
+def largest(net: nn.Module, shape: Sequence[int]) -> int:
+    """Bytes per image of the largest output of any part of a network."""
+    sizes = [1]
+
+    def note(module: nn.Module, given: Any, out: Any) -> None:
+        sizes.extend([out.numel() * out.element_size()] if isinstance(out, Tensor) else [])
+
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
+    try:
+        net(*example(inputs_of(net, shape, False), 1, shape[1:]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
 
 
 def key_of(net: nn.Module, shape: Sequence[int]) -> str:

@@ -28,6 +28,13 @@ def has_amx() -> bool:
     return info.exists() and "amx_bf16" in info.read_text()
 
 
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bf16 (AMX or AVX512-bf16; ARM's bf16)."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
 def affordable(step: Callable[[int], object], most: int, few: int = 4) -> int:
     """A number of images, at most `most`, whose step takes at most about `STEP` seconds of CPU time."""
     few = min(few, most)
@@ -38,19 +45,24 @@ def affordable(step: Callable[[int], object], most: int, few: int = 4) -> int:
     return max(few, min(most, int(few * STEP / spent)))
 
 
-def interleaved(steps: list[Callable[[], object]], rounds: int = ROUNDS) -> list[list[float]]:
+def interleaved(
+    steps: list[Callable[[], object]], rounds: int = ROUNDS, before: list[Callable[[], object]] | None = None
+) -> list[list[float]]:
     """CPU seconds of each step, measured alternately for `rounds` rounds, after one warm-up each.
 
     CPU time rather than wall-clock time: it is hardly affected by other programs on the machine.
+
+    Args:
+        before: called before each step, outside of its time.
     """
-    for step in steps:
-        step()
     spent: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds):
-        for step, mine in zip(steps, spent, strict=True):
+    for k in range(rounds + 1):
+        for step, mine, prepare in zip(steps, spent, before or [lambda: None] * len(steps), strict=True):
+            prepare()
             begun = time.process_time()
             step()
-            mine.append(time.process_time() - begun)
+            if k:
+                mine.append(time.process_time() - begun)
     return spent
 
 
@@ -71,10 +83,20 @@ def compiled(net: nn.Module, mode: str = "default") -> nn.Module:
     """
     if mode not in MODES:
         raise ValueError(f"compile: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
-    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise ValueError("compile: torch.compile needs a C++ compiler, but none was found; install g++")
+    compiler()
     net.compile(mode=None if mode == "default" else mode)
     return net
+
+
+def compiler() -> str:
+    """The C++ compiler that `torch.compile` uses.
+
+    Raises:
+        ValueError: none is installed.
+    """
+    if not (found := next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)):
+        raise ValueError("compile: torch.compile needs a C++ compiler, but none was found; install g++")
+    return found
 
 
 def recomputed(net: nn.Module) -> nn.Module:

@@ -32,10 +32,11 @@ def philox(counter: Words, key: int) -> Words:
     low, high = key & WORD, key >> 32 & WORD
     for _ in range(ROUNDS):
         first, second = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
-        a, c = (second >> 32 & WORD) ^ b ^ low, (first >> 32 & WORD) ^ d ^ high
-        b, d = second & WORD, first & WORD
+        a = ((second >> 32) ^ b).bitwise_xor_(low).bitwise_and_(WORD)
+        c = ((first >> 32) ^ d).bitwise_xor_(high).bitwise_and_(WORD)
+        b, d = second, first  # the low words; what is above them never reaches a word
         low, high = low + WEYL[0] & WORD, high + WEYL[1] & WORD
-    return a, b, c, d
+    return a, b & WORD, c, d & WORD
 
 
 def normals(key: int, rows: Tensor, draw: int, size: int) -> Tensor:
@@ -53,10 +54,11 @@ def normals(key: int, rows: Tensor, draw: int, size: int) -> Tensor:
     """
     blocks = torch.arange(-(-size // 4), device=rows.device)
     row, high = (rows & WORD)[:, None], (rows >> 32)[:, None]
-    words = philox((blocks, torch.full_like(blocks, draw), row, high), key)
-    u, v, s, t = ((word.double() + 0.5) * 2.0**-32 for word in words)
-    pairs = []
-    for radius, angle in ((u, v), (s, t)):
+    words = philox((blocks, blocks.new_full((1,), draw), row, high), key)
+    u, v, s, t = (word.double().add_(0.5).mul_(2.0**-32) for word in words)
+    numbers = torch.empty(*u.shape, 4, device=rows.device)
+    for k, (radius, angle) in enumerate(((u, v), (s, t))):
         radius, angle = radius.log_().mul_(-2).sqrt_(), angle.mul_(2 * math.pi)
-        pairs += [(radius * angle.cos()).float(), (radius * angle.sin()).float()]
-    return torch.stack(pairs, dim=2).flatten(1)[:, :size]
+        numbers[..., 2 * k] = radius * angle.cos()
+        numbers[..., 2 * k + 1] = radius.mul_(angle.sin_())
+    return numbers.flatten(1)[:, :size]

@@ -143,6 +143,51 @@ def lines(chosen: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, mark
     return made
 
 
+PANELS = {  # of `watched`: title -> figures, with the names of several in one panel
+    "images per second": {"images_per_s": ""},
+    "J per image": {"joules_per_image": ""},
+    "GPU power, W": {"gpu_watts": ""},
+    "GPU busy, %": {"gpu_busy_percent": "computing", "gpu_memory_busy_percent": "memory"},
+    "GPU memory, MiB": {"gpu_used_mib": "in use", "gpu_reserved_mib": "reserved", "gpu_allocated_mib": "tensors"},
+    "GPU temperature, C": {"gpu_celsius": ""},
+    "clocks, MHz": {"gpu_sm_mhz": "GPU", "gpu_memory_mhz": "its memory", "cpu_mhz": "processor"},
+    "cores used": {"cpu_cores": ""},
+    "memory, MiB": {"resident_mib": "this process", "available_mib": "available"},
+}
+PAUSE = 5  # times the usual time between two rows: a longer one breaks the line
+
+
+def watched(rows: Sequence[Mapping[str, float | str]]):
+    """The machine during a training, one panel for each kind of figure that was recorded.
+
+    Args:
+        rows: as `support.watched.read` gives them, at least 2.
+    """
+    panels = {title: [k for k in names if any(k in row for row in rows)] for title, names in PANELS.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    times = np.array([row["time"] for row in rows])
+    minutes, gaps = (times - times[0]) / 60, np.diff(times)
+    breaks = np.flatnonzero(gaps > PAUSE * np.median(gaps)) + 1
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    made = blank(4 * across, 2.2 * down)
+    every = made.subplots(down, across, squeeze=False).flat
+    for axes, (title, names) in zip(every, panels.items(), strict=False):
+        for name in names:
+            values = np.array([row.get(name, np.nan) for row in rows])
+            axes.plot(np.insert(minutes, breaks, np.nan), np.insert(values, breaks, np.nan), lw=1.2,
+                      label=PANELS[title][name])  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("minutes", fontsize=8)
+        axes.set_ylim(bottom=0)
+        plain(axes)
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=7)
+    for axes in made.axes[len(panels) :]:
+        axes.set_visible(False)
+    return made
+
+
 def points(clouds: Mapping[str, Tensor], limit: float = 2.5, size: float = 4):
     """Clouds of points in the plane, one panel each: name -> (N, 2) or (N, 2, 1, 1)."""
     made = blank(3 * len(clouds), 3.2)

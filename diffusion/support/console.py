@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from diffusion.support.processes import Processes
 
 
+class Notice(UserWarning):
+    """What a user should know about a computation that goes on; commands print it as a line of theirs."""
+
+
 def working_directory() -> Path:
     """The current folder, in which names are shown and typed; files are found without it."""
     return Path.cwd().resolve()

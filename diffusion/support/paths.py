@@ -1,29 +1,35 @@
-"""The environment and the location of files, decided in one place and independent of the current directory."""
+"""The environment and the location of files, decided in one place; in a repository, whatever the current directory."""
 
 import json
 import os
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "configs").is_dir()  # from a wheel; a repository has them beside the package
+CONFIGS = (PACKAGE if INSTALLED else PACKAGE.parent) / "configs"
 METADATA = Path("/opt/ml/metadata/resource-metadata.json")  # on SageMaker's notebook instances and Studio
 
 
+def base() -> Path:
+    """The folder that has `data` and `lightning_logs`: the repository, or the current one if a wheel is installed."""
+    return Path.cwd() if INSTALLED else PACKAGE.parent
+
+
 def data_root(explicit: str | os.PathLike | None = None) -> Path:
-    """The folder of the data sets: explicit | $SM_CHANNEL_TRAINING | $DIFFUSION_DATA | <repository>/data."""
+    """The folder of the data sets: explicit | $SM_CHANNEL_TRAINING | $DIFFUSION_DATA | <base>/data."""
     chosen = explicit or os.environ.get("SM_CHANNEL_TRAINING") or os.environ.get("DIFFUSION_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else REPO / "data"
+    return Path(chosen).expanduser().absolute() if chosen else base() / "data"
 
 
 def run_root(explicit: str | os.PathLike | None = None) -> Path:
-    """The folder of the runs: explicit | $DIFFUSION_OUT | `checkpoints` beside $SM_MODEL_DIR | lightning_logs.
+    """The folder of the runs: explicit | $DIFFUSION_OUT | `checkpoints` beside $SM_MODEL_DIR | <base>/lightning_logs.
 
-    In a SageMaker training job that is /opt/ml/checkpoints, which is synced while the job runs; lightning_logs is the
-    repository's.
+    In a SageMaker training job that is /opt/ml/checkpoints, which is synced while the job runs.
     """
     chosen = explicit or os.environ.get("DIFFUSION_OUT")
     if not chosen and os.environ.get("SM_MODEL_DIR"):
         chosen = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
-    return Path(chosen).expanduser().absolute() if chosen else REPO / "lightning_logs"
+    return Path(chosen).expanduser().absolute() if chosen else base() / "lightning_logs"
 
 
 def cache_root() -> Path:

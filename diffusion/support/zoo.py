@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from diffusion.support.paths import cache_root
+from diffusion.support.paths import PACKAGE, cache_root
 from diffusion.support.specs import suggest
 
-PACKAGE = Path(__file__).resolve().parents[1]
 LISTED = PACKAGE / "zoo.yaml"
 PREFIX = "zoo:"
 OWN = "litdiffusion"  # the importer of this project's own checkpoints

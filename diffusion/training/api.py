@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffusion.nets.speed import LAYOUTS
 from diffusion.support import runs
-from diffusion.support.paths import REPO
+from diffusion.support.configurations import configuration
 from diffusion.training.build import quiet, recorded
 from diffusion.training.report import speed
 from diffusion.training.run import train
@@ -24,6 +24,7 @@ def fit(
     max_steps: int | None = None,
     budget: str | None = None,
     precision: str | None = None,
+    threads: int | str | None = None,
     seed: int | None = None,
     resume: str | Path | None = None,
     init: str | Path | None = None,
@@ -38,14 +39,15 @@ def fit(
     Signal handlers are restored on return; none are installed in a thread.
 
     Args:
-        config: configuration files, later ones overriding earlier ones; a file not found here is looked up in the
-            repository.
+        config: configuration files, later ones overriding earlier ones; names of files that are not here are looked up
+            among the package's.
         data: the name of a data set, or its `class_path` and `init_args`.
         max_epochs: passes over the training images; -1 for no limit.
         max_steps: optimizer steps; training ends at whichever limit comes first.
         budget: total time, "90s", "20m" or "1h30m"; chooses batch size and steps.
         precision: "32-true", "bf16-mixed", any other name that Lightning knows, or "fastest", which measures. By
             default it depends on the capabilities of the device.
+        threads: of torch on a CPU: a number, or "fastest", which measures. It is torch's own again on return.
         seed: of weights, data order, noise and previews.
         resume: "auto" for the newest run of the experiment, or a new one; a run; or a checkpoint file.
         init: a run or file whose weights a new run begins with; matching tensors are taken, others are named in the
@@ -66,6 +68,7 @@ def fit(
         "trainer.max_steps": max_steps,
         "budget": budget,
         "precision": precision,
+        "threads": threads,
         "seed_everything": seed,
         "resume": resume,
         "init": init,
@@ -74,7 +77,7 @@ def fit(
     }
     files = [config] if isinstance(config, (str, Path)) else config
     given = {k: v for k, v in options.items() if v is not None} | dict(settings or {})
-    argv = [w for file in files for w in ("-c", str(found(file)))] + words(given)
+    argv = [w for file in files for w in ("-c", str(configuration(file)))] + words(given)
     run = train(argv, final=False)
     if run.trainer.is_global_zero:
         print(speed(run.trainer), end="")
@@ -112,9 +115,3 @@ def words(settings: Mapping[str, Any]) -> list[str]:
     """Settings as command-line options of `diffusion fit`."""
     return [f"--{name}={value if isinstance(value, (str, Path)) else json.dumps(value)}" for name, value in
             settings.items()]  # fmt: skip
-
-
-def found(config: Config) -> Path:
-    """A configuration file here, else in the repository."""
-    path = Path(config).expanduser()
-    return path if path.exists() or not (REPO / path).is_file() else REPO / path

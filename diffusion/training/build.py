@@ -19,8 +19,9 @@ from diffusion.denoiser.codecs.identity import Identity
 from diffusion.denoiser.hints import Paired
 from diffusion.nets.speed import LAYOUTS, MODES
 from diffusion.support import runs
+from diffusion.support.configurations import located
 from diffusion.support.files import atomic
-from diffusion.support.paths import REPO
+from diffusion.support.paths import CONFIGS
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import PACKAGES, build, gather, suggest, today
 from diffusion.training import initial, launch
@@ -35,6 +36,7 @@ from diffusion.training.callbacks import (
     PostHoc,
     Reconstructions,
     Samples,
+    Watch,
 )
 from diffusion.training.precision import FASTEST, wanted
 from diffusion.training.refusal import explained
@@ -72,7 +74,8 @@ class DiffusionCLI(LightningCLI):
     def __init__(self, argv: list[str], judge: Callable[[ImageData, str, torch.device], Any] | None = None) -> None:
         for package in PACKAGES:
             gather(f"diffusion.{package}")  # classes are then known by their short names
-        self.argv, self.judge, self.known_codec = argv, judge, None
+        self.argv = argv = located(argv)
+        self.judge, self.known_codec = judge, None
         self.system = system_of(argv)
         kind, defaults, self.configured = SYSTEMS[self.system]
         super().__init__(
@@ -82,7 +85,7 @@ class DiffusionCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=None,
             parser_kwargs={
-                "default_config_files": [str(REPO / "configs" / defaults)],
+                "default_config_files": [str(CONFIGS / defaults)],
                 "exit_on_error": False,
                 "allow_abbrev": False,
             },
@@ -108,10 +111,11 @@ class DiffusionCLI(LightningCLI):
         add("--lr_scale", type=str, default="", help="learning rates of parts, e.g. 'condition=10,ups.*=0.1'")
         add("--budget", type=str, default="", help="total time: 90s, 20m, 1h30m; chooses batch size and steps")
         add("--precision", type=str, default="", help=f"as --trainer.precision, or {FASTEST}: measured here")
+        add("--threads", type=str, default="", help=f"of torch on a CPU: a number, or {FASTEST}: measured here")
         add("--compile", type=str, default="", help=f"torch.compile the network: {', '.join(MODES)}")
         add("--layout", type=str, default="", help=f"of the weights: {' or '.join(LAYOUTS)} (default: by precision)")
         add("--recompute", type=bool, default=False, help="gradient checkpointing: less memory, a third more time")
-        for kind in self.configured:
+        for kind in (Watch, *self.configured):  # it is called before others do their work
             parser.add_lightning_class_args(kind, kind.__name__.lower())
         for fact, target in LINKS.items():
             if self.system == "Diffusion" and fact == "channels":
@@ -289,10 +293,6 @@ def quiet() -> None:
     """Silence Lightning's announcements and warnings that do not apply to our loaders."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        "LightningCLI's args",
-        "Found .* module.* in eval mode",
-        "The number of training batches",
-        ".*LeafSpec",
-    ):
+    ours = "LightningCLI's args", "Found .* module.* in eval mode", "The number of training batches", ".*LeafSpec"
+    for message in ours:
         warnings.filterwarnings("ignore", message)

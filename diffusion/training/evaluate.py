@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.generation.engine import Engine
 from diffusion.guidance import Guidance
 from diffusion.judging.evaluate import answer
 from diffusion.judging.request import Request
@@ -43,7 +44,8 @@ def evaluate(
     device: str = "auto",
     precision: Literal["32", "bf16"] = "32",
     compile: str = "",
-    engine: Literal["torch", "onnx"] = "torch",
+    engine: Engine = "torch",
+    threads: int | str | None = None,
     data: Mapping[str, Any] | None = None,
     then: str | Path | Sequence[str | Path] = (),
     augment: float | Sequence[float] | None = None,
@@ -69,7 +71,7 @@ def evaluate(
         keep: save the samples beside the figures, as .npz.
         again: repeat measurements instead of reusing cached results.
         batch_size: samples per batch, >= 1; it does not change the samples.
-        device, precision, compile, engine: see `Pipeline.load`.
+        device, precision, compile, engine, threads: see `Pipeline.load`.
         data: arguments of the runs' data set to override, e.g. {"root": "/data"}.
         then: super-resolution models that enlarge the samples, see `judging.request.Request`.
         augment: noise on the input of each of them; a sweep of it is sweep="augment=0,0.1,0.3".
@@ -83,7 +85,7 @@ def evaluate(
         scale=scale, w=w, rescale=rescale, negative=negative, interval=interval, guide=guide, classifier=classifier,
         clip_prompt=clip_prompt, clip=clip, clip_scale=clip_scale, seed=seed, weights=weights, features=features,
         keep=keep, again=again, batch_size=batch_size, device=device, precision=precision, compile=compile,
-        engine=engine, data=data or {}, augment=augment,
+        engine=engine, threads=threads, data=data or {}, augment=augment,
         then=(then,) if isinstance(then, (str, Path)) else tuple(then),
     )  # fmt: skip
     with together() as processes:

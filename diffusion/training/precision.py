@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion.nets import speed
+from diffusion.nets import speed, threads
 
 FASTEST = "fastest"  # in place of a precision: measure
 
@@ -110,9 +110,7 @@ def measured(
 
     def step(way: Choice, n: int) -> None:
         net.to(memory_format=speed.LAYOUTS[way.layout])
-        with torch.autocast(device.type, torch.bfloat16, enabled=way.precision == "bf16-mixed"):
-            value = loss(n)
-        value.backward()
+        backward(way, loss, n, device)
 
     n = speed.affordable(lambda n: step(choices[0], n), batch)
     spent = speed.interleaved([lambda way=way: step(way, n) for way in choices])
@@ -124,6 +122,34 @@ def measured(
     gain, differs = mean[0] / mean[best], choices[best].precision != choices[0].precision
     than = choices[0].precision if differs else choices[0].layout
     return choices[best]._replace(reason=f"{gain:.1f} times as fast as {than} here, +- {spread:.0%}")
+
+
+def backward(way: Choice, loss: Callable[[int], Tensor], n: int, device: torch.device) -> None:
+    """Forward and backward pass of n images in a precision."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=way.precision == "bf16-mixed"):
+        value = loss(n)
+    value.backward()
+
+
+def threaded(
+    asked: str, loss: Callable[[int], Tensor], batch: int, device: torch.device, way: Choice, free: bool
+) -> str:
+    """Set torch's number of threads as requested for steps of a precision, and say what was measured.
+
+    It is not recorded in the run: as without the option, the number belongs to the machine, and a run may be resumed
+    on another one.
+
+    Args:
+        asked: a number, "fastest", or "".
+        loss: (n) -> the loss of a batch of n images.
+        batch: the largest batch size to time.
+        free: a single process that trains a diffusion model.
+    """
+    refused = "" if free and device.type == "cpu" else "requires a CPU, a single process and a diffusion model"
+    if threads.wanted(asked) != threads.FASTEST or refused:
+        return threads.take(asked, lambda: None, refused)
+    n = speed.affordable(lambda n: backward(way, loss, n, device), batch)
+    return threads.take(asked, lambda: backward(way, loss, n, device))
 
 
 def device_of(trainer: Any) -> torch.device:

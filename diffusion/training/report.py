@@ -12,7 +12,7 @@ from diffusion.data.prepared import Prepared
 from diffusion.support import runs
 from diffusion.support.console import board, clock, shown, tool
 from diffusion.support.specs import arguments, spec
-from diffusion.training.callbacks import Budget, PostHoc, Rate
+from diffusion.training.callbacks import Budget, PostHoc, Rate, Watch
 from diffusion.training.systems import Autoencoder, Diffusion, NoisyClassifier
 
 NAMED = 5  # classes or words that are named at the start
@@ -60,6 +60,7 @@ def hints(run: Path, argv: list[str], trainer: pl.Trainer) -> None:
     if not runs.checkpoints(run):
         return
     print(speed(trainer), end="")
+    print("".join(c.said for c in trainer.callbacks if isinstance(c, Watch)), end="")
     for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
         print(f"budget {clock(keeper.total)}, spent {clock(keeper.spent)}")
     here = shown(run)

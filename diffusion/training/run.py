@@ -15,14 +15,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from diffusion.data import ImageData
 from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.metrics.evaluator import Evaluator
-from diffusion.nets import speed
+from diffusion.nets import speed, threads
 from diffusion.support import runs
 from diffusion.support.console import clock, in_notebook, shown
 from diffusion.support.paths import cache_root, run_root
 from diffusion.support.signals import Interrupted, Listener, Stopped, listening
 from diffusion.training import initial, launch, pace, precision, report
 from diffusion.training.build import EXTRACTORS, DiffusionCLI, quiet
-from diffusion.training.callbacks import Budget, Lines, Ranks, Rate, Signals
+from diffusion.training.callbacks import Budget, Crowd, Lines, Ranks, Rate, Signals
 from diffusion.training.callbacks.budget import seconds
 from diffusion.training.callbacks.progress import Live
 from diffusion.training.compare import differences, hparams_of
@@ -42,6 +42,7 @@ class Run:
         start: its own folder, and the checkpoint that it resumes from.
         why: the reason for the precision, or "".
         taken: the weights that a new run begins with, if they are those of another.
+        counted: what was measured to choose the number of threads, or "".
     """
 
     cli: DiffusionCLI
@@ -52,6 +53,7 @@ class Run:
     start: Start
     why: str = ""
     taken: initial.Taken | None = None
+    counted: str = ""
 
     @property
     def folder(self) -> Path:
@@ -103,6 +105,7 @@ def built(cli: DiffusionCLI, start: Start, experiment: Path, listener: Listener 
     model.lr_scales = initial.scaled(model, config.lr_scale)
     if config.recompute:
         speed.recomputed(net)
+    threads.preset(config.threads)
 
     def measure(choices: list[precision.Choice]) -> precision.Choice:
         if not alone or not diffusion:  # several processes would measure different times
@@ -111,12 +114,15 @@ def built(cli: DiffusionCLI, start: Start, experiment: Path, listener: Listener 
 
     nodes = launch.count(config.trainer)["num_nodes"]
     chosen = precision.choose(config, start.recorded, device, measure, conv=diffusion, nodes=nodes)
-    model.zero_grad(set_to_none=True)
     config.trainer.precision, config.layout, config.precision = chosen.precision, chosen.layout, ""
     net.to(memory_format=speed.LAYOUTS[chosen.layout])
+    free = alone and diffusion
+    counted = precision.threaded(config.threads, partial(pace.loss_of, model), data.batch_size, device, chosen, free)
+    config.threads = ""  # of this machine, not of the run
+    model.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for float32 products
-    callbacks: list[pl.Callback] = [Ranks(), Signals(listener)]
+    callbacks: list[pl.Callback] = [Ranks(), Signals(listener), Crowd()]
     if config.budget:
         free = alone and not cli.given("data.batch_size")
         found = pace.choose(config, model, device, start.recorded, free)
@@ -124,7 +130,7 @@ def built(cli: DiffusionCLI, start: Start, experiment: Path, listener: Listener 
         callbacks.append(Budget(seconds(config.budget), found.step, started))
     if config.compile:
         speed.compiled(net, config.compile)
-    return Run(cli, model, data, trainer_of(cli, callbacks), experiment, start, chosen.reason, taken)
+    return Run(cli, model, data, trainer_of(cli, callbacks), experiment, start, chosen.reason, taken, counted)
 
 
 def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
@@ -142,6 +148,7 @@ def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
     return trainer
 
 
+@threads.restored()
 def train(argv: list[str], final: bool = True, started: float | None = None) -> Run:
     """Train as the words of `diffusion fit` say.
 
@@ -199,8 +206,8 @@ def begin(run: Run) -> Run:
             changes = differences(resume, hparams_of(run.model), before, run.cli.config)
         if trainer.is_global_zero:
             print(report.begins(run.model, trainer, run.data, run.folder, run.why))
-            if run.taken:
-                print(run.taken, flush=True)
+            for said in filter(None, (run.counted, run.taken)):
+                print(said, flush=True)
             for keeper in (c for c in trainer.callbacks if isinstance(c, Budget)):
                 print(
                     f"budget {clock(keeper.total)}: batch {run.data.batch_size}, lr {run.model.lr:.2g}, "

@@ -18,6 +18,7 @@ SCRIPTS = {
     "attention": "--rounds 1",
     "training": "--against . --precision 32-true --block 1 --pairs 2",
     "startup": "--rounds 1",
+    "threads": "--rounds 1 --seconds 0.3",
     "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
     "gpu": "race --small --minutes 0.2 --out {tmp}",
 }

@@ -35,6 +35,24 @@ def test_rows_depend_on_key_number_and_draw_alone():
         assert not (whole == other).any()
 
 
+def test_normal_numbers_are_those_of_their_words():
+    """By Python's integers and floats, to float32's rounding: rows and draws that use all 64 bits of the counter."""
+    key, rows, draw, size = 0x1234567890ABCDEF, (3, 2**40 + 9), 2**32 - 1, 10
+    wanted = []
+    for row in rows:
+        for block in range(3):
+            a, b, c, d, low, high = block, draw, row % 2**32, row >> 32, key % 2**32, key >> 32
+            for _ in range(10):
+                first, second = a * 0xD2511F53, c * 0xCD9E8D57
+                a, b, c, d = second >> 32 ^ b ^ low, second % 2**32, first >> 32 ^ d ^ high, first % 2**32
+                low, high = (low + 0x9E3779B9) % 2**32, (high + 0xBB67AE85) % 2**32
+            for u, v in ((a, b), (c, d)):
+                radius, angle = math.sqrt(-2 * math.log((u + 0.5) / 2**32)), 2 * math.pi * (v + 0.5) / 2**32
+                wanted += [radius * math.cos(angle), radius * math.sin(angle)]
+    wanted = torch.tensor(wanted, dtype=torch.float64).view(2, 12)[:, :size].float()
+    torch.testing.assert_close(normals(key, torch.tensor(rows), draw, size), wanted, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.slow
 def test_ten_million_numbers_are_normal():
     """Bounds of 5 standard errors; the Kolmogorov-Smirnov statistic has the 1e-6 quantile 2.69 / sqrt(n)."""

@@ -20,7 +20,7 @@ from diffusion.noise.times import LossAware
 from diffusion.samplers import DDIM
 from diffusion.support import runs
 from diffusion.support.signals import Stopped
-from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals
+from diffusion.training.callbacks import EMA, Checkpoint, Diagnostics, DurableIO, Rate, Signals, Watch
 from tests import prepared
 
 EPOCHS, BATCHES = 3, 6
@@ -62,7 +62,15 @@ def train(folder, killer=None, every=1, signals=False, data=None, hint=None, als
     else:
         shutil.rmtree(folder / "x", ignore_errors=True)  # the command would use a new folder
     ema = EMA(0.9)
-    callbacks = [*([Signals()] if signals else []), *([killer] if killer else []), ema, *also, Rate(), Diagnostics(0)]
+    callbacks = [
+        *([Signals()] if signals else []),
+        *([killer] if killer else []),
+        ema,
+        *also,
+        Rate(),
+        Diagnostics(0),
+        Watch(0.01),
+    ]
     trainer = pl.Trainer(
         accelerator="cpu", logger=pl.loggers.TensorBoardLogger(folder, name="x", version=0, default_hp_metric=False),
         callbacks=[*callbacks, Checkpoint(every, keep=2)], num_sanity_val_steps=0, plugins=[DurableIO()],
@@ -94,9 +102,9 @@ def state(run):
 
 
 def curves(run):
-    """Every logged scalar except the speed: name -> [(step, value)], by step (files of one second are unordered)."""
+    """Every scalar except the speed and the machine's: name -> [(step, value)], by step (files of a second mix)."""
     events = EventAccumulator(str(run)).Reload()
-    tags = [t for t in events.Tags()["scalars"] if "images_per_s" not in t]
+    tags = [t for t in events.Tags()["scalars"] if "images_per_s" not in t and not t.startswith("watch/")]
     return {t: sorted((e.step, e.value) for e in events.Scalars(t)) for t in tags}
 
 

@@ -50,7 +50,7 @@ def test_fit_trains_as_the_command_does(tmp_path, capsys):
     ({"max_epochs": "many"}, ValueError, "max_epochs"),
     ({"budget": "soon"}, ValueError, "wanted a time such as 90s"),
     ({"resume": "nowhere"}, FileNotFoundError, "nowhere: no such checkpoint"),
-    ({"config": "configs/nothing.yaml"}, ValueError, "nothing.yaml"),
+    ({"config": "configs/nothing.yaml"}, FileNotFoundError, "nothing.yaml"),
 ])  # fmt: skip
 def test_fit_refuses_in_one_line(options, error, message, tmp_path):
     given = {"config": "configs/digits.yaml", "out": tmp_path / "runs"} | options

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffusion.generation.choices import UnknownArgument
-from diffusion.generation.conditioning import PromptWarning
+from diffusion.generation.engine import ENGINES
 from diffusion.nets.speed import MODES
+from diffusion.nets.threads import FASTEST
+from diffusion.support.console import Notice
 from diffusion.support.specs import suggest
 
 FURTHER = "Any argument of the sampler and of the guidance is an option too: --eta 0.5, --variance large."
@@ -90,12 +92,12 @@ class Parser(ArgumentParser):
 
 @contextmanager
 def in_one_line(program: str) -> Iterator[None]:
-    """Print hints about prompts as lines of the program."""
+    """Print notices as lines of the program."""
     with warnings.catch_warnings():
         before = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-            if issubclass(category, PromptWarning):
+            if issubclass(category, Notice):
                 print(f"{program}: {message}", file=sys.stderr)
             else:
                 before(message, category, *where)
@@ -201,7 +203,17 @@ def add_machine(parser: Parser, batch_size: int) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     add("--precision", choices=["32", "bf16"], default="32", help="of the network (default 32)")
     add("--compile", default="", metavar="MODE", help=f"torch.compile the network: {', '.join(MODES)}")
-    add("--engine", choices=["torch", "onnx"], default="torch", help="onnx: ONNX Runtime, on the CPU (default torch)")
+    add(
+        "--engine", choices=ENGINES, default="torch",
+        help="onnx: ONNX Runtime, on the CPU; fastest: measured here and remembered (default torch)",
+    )  # fmt: skip
+    add_threads(parser)
+
+
+def add_threads(parser: Parser) -> None:
+    """Add --threads."""
+    help = f"of torch: a number, or {FASTEST}: measured here (default: the cores, or OMP_NUM_THREADS)"
+    parser.add_argument("--threads", metavar=f"N|{FASTEST}", help=help)
 
 
 def add_request(parser: Parser, n: str, out: str) -> None:

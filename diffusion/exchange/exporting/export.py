@@ -51,7 +51,7 @@ def export(
     *,
     format: str | None = None,
     weights: Literal["ema", "raw"] = "ema",
-    precision: Literal["32", "bf16"] = "32",
+    precision: Literal["32", "bf16", "fp16"] = "32",
     storage: Storage = "fp32",
     arguments: Mapping[str, Any] | None = None,
     **choices: Any,
@@ -83,7 +83,7 @@ def export(
         )
     if storage != "fp32" and format not in ("onnx", "page"):
         raise ValueError(
-            f"--storage {storage} is an option of .onnx and .html; for a .safetensors file give --precision bf16"
+            f"--storage {storage} is an option of .onnx and .html; for .safetensors give --precision fp16 or bf16"
         )
     if format == "diffusers":
         from diffusion.exchange.exporting.diffusers_folder import write_folder

@@ -10,10 +10,10 @@ from diffusion.support.extras import extra
 from diffusion.support.files import atomic
 from diffusion.support.released import CODEC, beside
 
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def write_native(source: Source, to: Path, precision: Literal["32", "bf16"] = "32") -> list[Path]:
+def write_native(source: Source, to: Path, precision: Literal["32", "bf16", "fp16"] = "32") -> list[Path]:
     """Write the weights and their description; the same bytes at every call.
 
     The description has the checksum of the weights, so that a pair of which only one file was replaced is refused.

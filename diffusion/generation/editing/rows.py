@@ -77,6 +77,7 @@ class Job(NamedTuple):
 
 
 def inpaint_rows(job: Job) -> tuple[list[Row], str]:
+    """The input, the masked input and a row per seed; with the words for the mask."""
     edit, x0 = job.edit, job.inputs.images
     mask, words = given_mask(edit.mask, job.pipeline.shape, job.seed)
     rows = [Row("input", x0), Row("masked", x0.masked_fill(mask, 0.0))]
@@ -87,6 +88,7 @@ def inpaint_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def img2img_rows(job: Job) -> tuple[list[Row], str]:
+    """The input, its noised form and a row per seed; with the words for the strength."""
     strength, x0, sampler = job.edit.strength, job.inputs.images, job.pipeline.sampler
     schedule = job.pipeline.denoiser.schedule
     start = beginning(sampler, schedule, strength)
@@ -99,6 +101,7 @@ def img2img_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def interpolate_rows(job: Job) -> tuple[list[Row], str]:
+    """A row from each picture to the next."""
     x0, y, _ = job.inputs
     if len(x0) < 2:
         raise ValueError("interpolate: wanted at least two pictures; give them, e.g. --numbers 0,1")
@@ -110,6 +113,7 @@ def interpolate_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def vary_rows(job: Job) -> tuple[list[Row], str]:
+    """The input and a row per variation; with the words for the amount."""
     (x0, y, _), amount = job.inputs, job.edit.amount
     made = vary(job.pipeline, x0, amount, job.n, y, job.seed, iterations=job.edit.iterations, **job.how)
     rows = [Row(f"variation, seed {job.seed + k}", made[:, k]) for k in range(job.n)]
@@ -117,6 +121,7 @@ def vary_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def reconstruct_rows(job: Job) -> tuple[list[Row], str]:
+    """The input and its reconstruction; with the error of each picture."""
     x0, y, _ = job.inputs
     made, error = reconstruct(job.pipeline, x0, y, iterations=job.edit.iterations, **job.how)
     errors = " ".join(f"{e:.2g}" for e in error.tolist())
@@ -124,6 +129,7 @@ def reconstruct_rows(job: Job) -> tuple[list[Row], str]:
 
 
 def stop_rows(job: Job) -> tuple[list[Row], str]:
+    """x_t and the predicted x_0 of each picture, a column per time."""
     frames = stop(job.pipeline, job.edit.at, job.n, job.inputs.y, job.seed, guidance=job.pipeline.guidance)
     rows = []
     for k in range(job.n):

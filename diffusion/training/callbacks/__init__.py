@@ -1,7 +1,8 @@
-"""Callbacks: averaged weights, checkpoints, diagnostics, evaluation, guard, pictures and progress."""
+"""Callbacks: averaged weights, checkpoints, diagnostics, evaluation, guard, pictures, progress and the machine."""
 
 from diffusion.training.callbacks.budget import Budget
 from diffusion.training.callbacks.checkpoint import Checkpoint, DurableIO
+from diffusion.training.callbacks.crowd import Crowd
 from diffusion.training.callbacks.diagnostics import Diagnostics
 from diffusion.training.callbacks.ema import EMA
 from diffusion.training.callbacks.evaluation import Evaluation
@@ -12,11 +13,13 @@ from diffusion.training.callbacks.progress import Lines, Rate
 from diffusion.training.callbacks.ranks import Ranks
 from diffusion.training.callbacks.reconstructions import Reconstructions
 from diffusion.training.callbacks.signals import Signals
+from diffusion.training.callbacks.watch import Watch
 
 __all__ = [
     "EMA",
     "Budget",
     "Checkpoint",
+    "Crowd",
     "Diagnostics",
     "DurableIO",
     "Evaluation",
@@ -29,4 +32,5 @@ __all__ = [
     "Reconstructions",
     "Samples",
     "Signals",
+    "Watch",
 ]

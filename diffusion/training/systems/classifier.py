@@ -21,7 +21,9 @@ class Classifier(System):
         net: images (B, C, H, W) -> logits, with `features` and `head`.
         lr: peak learning rate, > 0.
         weight_decay: of AdamW, >= 0.
-        degrees, shift, scale: largest rotation, shift (in units of half the image size) and scaling of an image.
+        degrees: largest rotation of an image.
+        shift: largest shift of an image, in units of half its size.
+        scale: largest scaling of an image, as a fraction.
         seed: of the jitter and dropout.
         shape: (C, H, W) of an image.
         class_names: names of the classes.

@@ -31,7 +31,9 @@ class NoisyClassifier(NoisyImageClassifier, System):
         times: distribution of the training times.
         lr: peak learning rate, > 0.
         weight_decay: of AdamW, >= 0.
-        degrees, shift, scale: largest rotation, shift (in units of half the image size) and scaling of an image.
+        degrees: largest rotation of an image.
+        shift: largest shift of an image, in units of half its size.
+        scale: largest scaling of an image, as a fraction.
         seed: of jitter, dropout and noise.
         shape: (C, H, W) of an image; linked from the data.
         class_names: names of the classes; linked from the data.

@@ -29,7 +29,9 @@ class VICReg(System):
         net: images (B, C, H, W) -> features (B, D), with `features` and the attribute `width`, D; without classes.
         expanded: E, >= 2.
         area: smallest crop, as a share of an image, in (0, 1].
-        invariance, variance, covariance: weights of the terms, >= 0.
+        invariance: weight of the first term, >= 0.
+        variance: weight of the second term, >= 0.
+        covariance: weight of the third term, >= 0.
         lr: peak learning rate, > 0.
         weight_decay: of AdamW, >= 0.
         seed: of crops and dropout.
