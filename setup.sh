@@ -7,13 +7,14 @@ here=$(pwd -P)
 
 usage() {
   cat <<'END'
-usage: ./setup.sh [--python PATH] [--check] [demo | test | text | lint] [arguments passed on]
+usage: ./setup.sh [--python PATH] [--check] [demo | test | text | lint | docs] [arguments passed on]
 
   ./setup.sh            install, and register the Jupyter kernel "Python (diffusion)"
   ./setup.sh demo ...   the same, then: python -m diffusion demo ...
   ./setup.sh test ...   the same with the test packages, then: python -m pytest ...   (test -m slow: slow tests)
   ./setup.sh text ...   the same with transformers as well, for the tests of pretrained text models alone
   ./setup.sh lint ...   the same with the developer packages, then: python -m ruff check ...
+  ./setup.sh docs       the same with the packages of the documentation, then builds its site (--serve: and shows it)
 
   --check         report the state and change nothing; exit with 0 if ready, 1 if not
   --python PATH   the Python of an environment (installs into it), or a plain Python (creates .venv with it)
@@ -386,7 +387,7 @@ while (( $# )); do
     --check) check=1 ;;
     --python) (( $# > 1 )) || bad "--python requires a path"; python=$2; shift ;;
     --python=*) python=${1#*=}; [[ -n $python ]] || bad "--python requires a path" ;;
-    demo | test | text | lint) command=$1; shift; break ;;
+    demo | test | text | lint | docs) command=$1; shift; break ;;
     *) bad "unknown argument '$1'" ;;
   esac
   shift
@@ -397,6 +398,7 @@ case $command in
   test) extras=(notebook test) ;;
   text) extras=(notebook test text) ;;
   lint) extras=(notebook test dev) ;;
+  docs) extras=(notebook test docs) ;;
   *) extras=(notebook) ;;
 esac
 
@@ -414,5 +416,6 @@ case $command in
   test) exec "$py" -m pytest "$@" ;;
   text) exec "$py" -m pytest -m pretrained "$@" ;;
   lint) exec "$py" -m ruff check "$@" ;;
+  docs) exec "$py" -m docs.site.build "$@" ;;
   *) finish ;;
 esac
