@@ -7,6 +7,7 @@ since a mirrored digit is not a digit. Levels of a network that are smaller than
 
 import copy
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from os import devnull
@@ -16,13 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.race.images import endless
+from benchmarks.race.images import endless, scaled
 
 EQUAL_LR = 1e-3
 EVALUATIONS = 50  # of samplers that would otherwise take hundreds
 
 
-class Entrant:
+class Entrant(ABC):
     """A training loop in the race.
 
     Attributes:
@@ -41,9 +42,9 @@ class Entrant:
     def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
         self.shape, self.size = tuple(images.shape[1:]), images.shape[-1]
 
+    @abstractmethod
     def step(self) -> None:
         """One training step."""
-        raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights that it samples with."""
@@ -53,9 +54,9 @@ class Entrant:
         """Sample with these weights from now on."""
         self.net.load_state_dict(weights)
 
+    @abstractmethod
     def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
         """n images (n, C, H, W) in [-1, 1], and their labels if it was asked for classes."""
-        raise NotImplementedError
 
     @property
     def parameters(self) -> int:
@@ -193,8 +194,6 @@ class SmallDiffusion(Entrant):
 
     def loop(self, training_loop, images: Tensor, y: Tensor, rate: float) -> Iterator:
         from accelerate import Accelerator
-
-        from benchmarks.race.images import scaled
 
         loader = torch.utils.data.DataLoader(scaled(images), self.batch, shuffle=True)
         with open(devnull, "w") as nothing, redirect_stderr(nothing):

@@ -9,7 +9,7 @@ from diffusion import pictures
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import NAMES, Request
 from diffusion.generation.sheets import Opened, denoising
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.support.files import check_writable
 
 PICTURES = 9  # unless a number is given
@@ -43,7 +43,7 @@ def film(
     return Path(out)
 
 
-@restored()
+@threads_restored()
 def write(
     request: Request, out: Path, frames: int = 40, fps: float = 15.0, hold: float = 2.0, size: int = 0
 ) -> tuple[Opened, list[np.ndarray]]:

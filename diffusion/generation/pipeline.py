@@ -27,7 +27,7 @@ from diffusion.noise.draws import ImageDraws
 from diffusion.pictures.bands import visible
 from diffusion.samplers import DDIM, Frame, Sampler
 from diffusion.support import console
-from diffusion.support.crowd import Crowded, Watch
+from diffusion.support.crowd import CoreWaits, Crowded
 from diffusion.support.scaling import Scaling
 from diffusion.support.specs import part
 
@@ -225,12 +225,12 @@ class Pipeline(Conditioning):
         training = [module for module in self.denoiser.modules() if module.training]
         if training:
             self.denoiser.eval()
-        watch = Watch(torch.get_num_threads() if x.device.type == "cpu" else 1)
+        waits = CoreWaits(torch.get_num_threads() if x.device.type == "cpu" else 1)
         try:
             walk = (sampler or self.sampler).iterate(denoise, x, self.denoiser.schedule, noise)
             for frame in self.pixels.frames(walk):
                 yield frame
-                if said := watch.look():
+                if said := waits.look():
                     warnings.warn(said, Crowded, stacklevel=2)
         finally:
             for module in training:

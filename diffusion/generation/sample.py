@@ -20,7 +20,7 @@ from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import Request
 from diffusion.generation.sheets import Opened, save_sheet
 from diffusion.guidance import Guidance
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.samplers import Sampler
 from diffusion.support.files import check_writable
 from diffusion.support.processes import Processes, together
@@ -29,7 +29,7 @@ from diffusion.support.scaling import LAST, Scaling, arranged
 PICTURES = 64  # unless a number is given
 
 
-@restored()
+@threads_restored()
 def sample(
     run: str | Path | Pipeline,
     n: int | None = None,
@@ -134,7 +134,7 @@ class Written(NamedTuple):
     nearest: Nearest | None = None
 
 
-@restored()
+@threads_restored()
 def write(request: Request, out: Path, columns: int = 0, nearest: int = 0) -> Written | None:
     """Sample, and write a .png grid, a .npy, a .npz, or a folder of files, atomically.
 

@@ -14,12 +14,12 @@ from diffusion.judging.request import Request
 from diffusion.judging.table import Table
 from diffusion.metrics.base import Features, Metric
 from diffusion.metrics.bits import Bits
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.support.console import progress
 from diffusion.support.processes import Processes
 
 
-@restored()
+@threads_restored()
 def answer(
     request: Request,
     processes: Processes = Processes(),

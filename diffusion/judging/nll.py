@@ -19,7 +19,7 @@ from diffusion.denoiser import Condition
 from diffusion.generation.pipeline import Pipeline
 from diffusion.likelihood import vlb
 from diffusion.likelihood.flow import bits_per_dim, dequantise, log_likelihood
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.noise.draws import ImageDraws
 from diffusion.support import runs
 from diffusion.support.console import shown
@@ -178,7 +178,7 @@ def nll(
     ))  # fmt: skip
 
 
-@restored()
+@threads_restored()
 def answer(request: Request) -> Report:
     """Open a run and measure the requested likelihood; see `nll`."""
     path = runs.find_checkpoint(request.run)

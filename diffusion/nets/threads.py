@@ -45,7 +45,7 @@ def counts(most: int) -> list[int]:
 
 
 @contextmanager
-def restored() -> Iterator[None]:
+def threads_restored() -> Iterator[None]:
     """Torch's number of threads is at the end what it was; as a decorator, of a function."""
     before = torch.get_num_threads()
     try:
@@ -66,7 +66,7 @@ def measured(
     what distinguishes numbers of threads.
     """
     spent: list[list[float]] = [[] for _ in numbers]
-    with restored():
+    with threads_restored():
         for round in range(rounds + 1):
             for number, mine in zip(numbers, spent, strict=True):
                 torch.set_num_threads(number)

@@ -31,7 +31,7 @@ def waits() -> dict[str, int]:
     return found
 
 
-class Watch:
+class CoreWaits:
     """Looks, while a computation of several threads runs, whether they wait for cores; tells so once.
 
     The threads of an operation wait for the slowest of them, so one that waits for a core delays all. That is the time

@@ -148,7 +148,7 @@ def trainer_of(cli: DiffusionCLI, first: list[pl.Callback]) -> pl.Trainer:
     return trainer
 
 
-@threads.restored()
+@threads.threads_restored()
 def train(argv: list[str], final: bool = True, started: float | None = None) -> Run:
     """Train as the words of `diffusion fit` say.
 

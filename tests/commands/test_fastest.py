@@ -8,7 +8,7 @@ import torch
 
 from diffusion.cli import main
 from diffusion.nets import fastest
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.training.callbacks import Crowd
 from diffusion.training.run import assemble
 
@@ -60,7 +60,7 @@ def test_wrong_numbers_of_threads_are_refused(tiny, verb, capsys):
 @pytest.mark.parametrize(("asked", "words"), [("3", ""), ("fastest", "threads: ")])
 def test_fit_sets_them_and_does_not_record_them(tmp_path, asked, words):
     """Training watches whether they wait for cores."""
-    with restored():
+    with threads_restored():
         run = assemble(["-c", "configs/digits.yaml", "--data.limit", "64", "--out", str(tmp_path), "--threads", asked,
                         "--trainer.accelerator", "cpu", "--model.net.widths", "[8,16]"])  # fmt: skip
         assert run.cli.config.threads == "" and run.counted.startswith(words)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from diffusion.nets import threads
-from diffusion.nets.threads import counts, restored, take, wanted
+from diffusion.nets.threads import counts, take, threads_restored, wanted
 
 
 @pytest.fixture(autouse=True)
 def unchanged():
-    with restored():
+    with threads_restored():
         yield
 
 
@@ -61,7 +61,7 @@ def test_powers_of_two_and_all_cores_are_measured():
 def test_the_number_is_restored_also_after_an_error():
     before = torch.get_num_threads()
 
-    @restored()
+    @threads_restored()
     def fails():
         torch.set_num_threads(before + 1)
         raise KeyError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusion.support import crowd
-from diffusion.support.crowd import Watch, waits
+from diffusion.support.crowd import CoreWaits, waits
 
 
 class Machine:
@@ -15,7 +15,7 @@ class Machine:
 
     def __init__(self, threads, waiting):
         self.now, self.waited, self.reads, self.waiting = 0.0, dict.fromkeys(map(str, range(threads)), 0), 0, waiting
-        self.watch = Watch(threads, lambda: self.now, self.read)
+        self.watch = CoreWaits(threads, lambda: self.now, self.read)
 
     def read(self):
         self.reads += 1
@@ -83,5 +83,5 @@ def test_systems_without_the_figures_are_never_crowded(monkeypatch, tmp_path):
     monkeypatch.setattr(crowd, "TASKS", tmp_path / "missing")
     assert waits() == {}
     now = iter(range(0, 1000, 3))
-    watch = Watch(2, lambda: float(next(now)))
+    watch = CoreWaits(2, lambda: float(next(now)))
     assert [watch.look() for _ in range(50)] == [""] * 50

@@ -32,7 +32,7 @@ from diffusion.generation.editing.rows import (
 from diffusion.generation.pipeline import Pipeline
 from diffusion.generation.request import NAMES, Request
 from diffusion.guidance import Plain
-from diffusion.nets.threads import restored
+from diffusion.nets.threads import threads_restored
 from diffusion.samplers import DDIM
 from diffusion.support.console import progress
 from diffusion.support.files import atomic, check_writable
@@ -105,7 +105,7 @@ def edit(verb: str, run: str | Path | Pipeline, out: str | Path | None = None, *
     return {row.title: sheet.job.pipeline.in_units(row.images) for row in sheet.rows}
 
 
-@restored()
+@threads_restored()
 def perform(verb: str, request: Request, edit: Edit, out: Path | None = None) -> Sheet:
     """Validate the request, edit, and write the sheet if a file is given.
 
