@@ -40,11 +40,11 @@ def main() -> None:
         record, pictures, y = found
         record |= {"name": args.name, "data": args.data, "minutes": mark, "seed": args.seed, "machine": machine()}
         record |= {"versions": environment.versions(), "load": os.getloadavg()[0]}
-        stem = args.out / f"{args.data}-{args.name.replace(' ', '_')}-{mark:g}m-seed{args.seed}"
+        stem = f"{args.data}-{args.name.replace(' ', '_')}-{mark:g}m-seed{args.seed}"
         raw = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-        with atomic(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+        with atomic(args.out / f"{stem}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=raw, labels=np.full(len(raw), -1) if y is None else y.numpy())
-        with atomic(stem.with_suffix(".json")) as temporary:
+        with atomic(args.out / f"{stem}.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
