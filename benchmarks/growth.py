@@ -1,6 +1,6 @@
 """Time and memory per image as batch size, image size, data set and number of samples grow.
 
-    python -m benchmarks.growth [--rounds 3] [--plot docs/images/growth.png]
+    python -m benchmarks.growth [--rounds 3] [--sizes 9] [--plot docs/images/growth.png]
 
 A U-Net of 1.2 million parameters on one device. Memory: on a GPU torch's peak allocation, otherwise the process's
 peak resident memory, less the initial value.
@@ -67,6 +67,7 @@ def epoch(n: int, device: torch.device) -> Batches:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, default=len(BATCHES), help="of each kind, from the smallest (default all)")
     parser.add_argument("--plot", type=Path, default=Path("docs/images/growth.png"))
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,16 +80,16 @@ def main() -> None:
         print(f"{kind:8} {n:>9,}: {1e3 * spent / images:9.4f} ms per image, {most / 2**20:8.1f} MiB", flush=True)
 
     trained = model(16, device)
-    for batch in BATCHES:
+    for batch in BATCHES[: args.sizes]:
         keep("batch", batch, batch, lambda b=batch: step(trained, b))
-    for size in SIZES:
+    for size in SIZES[: args.sizes]:
         trained = model(size, device)
         keep("size", size, 32, lambda m=trained: step(m, 32))
-    for n in IMAGES:
+    for n in IMAGES[: args.sizes]:
         loader = epoch(n, device)
         keep("data", n, n, lambda b=loader: [None for _ in b])
     small = model(8, device).eval().pipeline
-    for n in SAMPLES:
+    for n in SAMPLES[: args.sizes]:
         keep("samples", n, n, lambda k=n: [None for _ in small.batches(k, batch_size=32)])
     print(f"written: {save('growth', {'rows': rows})}, {draw(rows, args.plot)}")
 

@@ -1,6 +1,6 @@
 """Contiguous against channels_last weights, in float32 and bfloat16: forward and backward passes of several networks.
 
-    python -m benchmarks.layouts [--rounds 6]
+    python -m benchmarks.layouts [--rounds 6] [--only "digits (AttentionUNet)"]
 
 Reports the ratio of their times.
 """
@@ -30,11 +30,13 @@ def step(net: torch.nn.Module, x: torch.Tensor, mixed: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     print(machine())
-    for name, (make, shape) in NETWORKS.items():
+    for name in args.only:
+        make, shape = NETWORKS[name]
         torch.manual_seed(0)
         net, x = make().to(device), torch.randn(shape, device=device)
         last = copy.deepcopy(net).to(memory_format=torch.channels_last)

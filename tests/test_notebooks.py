@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom with its smoke preset and writes its files."""
+"""Every notebook runs from top to bottom, with its full preset where that is quick, and writes its files."""
 
 import json
 import threading
@@ -46,16 +46,17 @@ def test_notebook_is_short_and_stored_without_outputs(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs_with_its_smoke_preset(path, tmp_path, monkeypatch):
+def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_OUT", str(tmp_path))
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     book = read(path)
+    preset = notebooks.preset_of(path.stem)
     place = next(k for k, c in enumerate(book.cells) if "parameters" in c.metadata.get("tags", []))
-    book.cells.insert(place + 1, nbformat.v4.new_code_cell('preset = "smoke"'))
+    book.cells.insert(place + 1, nbformat.v4.new_code_cell(f'preset = "{preset}"'))
     where = {"metadata": {"path": str(ROOT / "notebooks")}}
     NotebookClient(book, timeout=3000, kernel_name="python3", resources=where).execute()
-    notebooks.keep(path.stem, "smoke", book)  # for the page that shows it
+    notebooks.keep(path.stem, preset, book)  # for the page that shows it
     shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert sum("image/png" in o["data"] or "image/gif" in o["data"] for o in shown) >= 3
     for name in FILES.get(path.stem, []):

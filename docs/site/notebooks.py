@@ -1,8 +1,9 @@
 """The notebooks as pages: text, code and, of an executed copy, everything that they show.
 
 A notebook in notebooks/ has no outputs. Copies with outputs are in outputs/notebooks/, which git ignores: the slow
-tests leave those of the smoke preset there, and `python -m docs.site.notebooks NAME --preset full` makes a full one.
-A copy counts only as long as its cells are those of the notebook.
+tests leave them there, those of the full preset where it takes under two minutes on a CPU, else of the smoke preset;
+`python -m docs.site.notebooks NAME --preset full` makes a full one. A copy counts only as long as its cells are those
+of the notebook.
 """
 
 import argparse
@@ -20,7 +21,7 @@ FOLDER = ROOT / "notebooks"
 COPIES = ROOT / "outputs" / "notebooks"
 PRESETS = ("full", "smoke")  # the better first
 ORDER = ("entry", "noise", "theory", "sampling", "context", "editing", "text", "gallery")
-QUICK = ("noise", "theory")  # whose smoke preset takes seconds: executed by the build where no copy is
+QUICK = ("noise", "theory")  # whose full preset takes under two minutes on a CPU
 PICTURES = {"image/png": "png", "image/gif": "gif", "image/webp": "webp", "image/jpeg": "jpg"}
 ESCAPES = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 Cell = dict[str, Any]
@@ -67,6 +68,11 @@ def keep(name: str, preset: str, book: Any) -> None:
     temporary.replace(copy(name, preset))
 
 
+def preset_of(name: str) -> str:
+    """The preset that tests and the build execute."""
+    return "full" if name in QUICK else "smoke"
+
+
 def kept(name: str) -> tuple[list[Cell], str]:
     """The cells to show and the preset that their outputs are of; "" without outputs."""
     cells = read(FOLDER / f"{name}.ipynb")
@@ -101,10 +107,10 @@ def execute(name: str, preset: str) -> None:
 
 
 def prepare() -> None:
-    """Execute the smoke preset of the quick notebooks that have no copy; the others are shown as they are."""
+    """Execute the quick notebooks that have no copy; the others are shown as they are."""
     for name in QUICK:
         if not kept(name)[1]:
-            execute(name, "smoke")
+            execute(name, preset_of(name))
 
 
 def page(name: str, dotted: dict[str, str]) -> tuple[str, dict[str, bytes]]:
@@ -116,7 +122,7 @@ def page(name: str, dotted: dict[str, str]) -> tuple[str, dict[str, bytes]]:
     cells, preset = kept(name)
     pictures: dict[str, bytes] = {}
     said = {
-        "full": "Executed as it stands.",
+        "full": "Executed as it stands, with its full preset.",
         "smoke": 'Executed with `preset = "smoke"`, tiny models after a few steps of training, as the tests do: it '
         "shows what each cell prints and draws, not what a trained model achieves.",
         "": "Not executed here: open it in Jupyter to see its pictures.",

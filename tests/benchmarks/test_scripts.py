@@ -1,6 +1,7 @@
 """Benchmark scripts run on the smallest input and save their figures."""
 
 import json
+import shlex
 from importlib import import_module
 
 import pytest
@@ -12,12 +13,12 @@ SCRIPTS = {
     "diagnostics": "--pairs 2 --widths 8 16",
     "hooks": "--tiny --batch 8 --steps 3",
     "sampling": "--n 2 --steps 2 --rounds 2 --empty",
-    "growth": "--rounds 1 --plot {tmp}/growth.png",
+    "growth": "--rounds 1 --sizes 2 --plot {tmp}/growth.png",
     "origin": "--batch 2 --rounds 1",
-    "layouts": "--rounds 1",
+    "layouts": "--rounds 1 --only 'digits (AttentionUNet)'",
     "attention": "--rounds 1",
     "training": "--against . --precision 32-true --block 1 --pairs 2",
-    "startup": "--rounds 1",
+    "startup": "--rounds 1 --only 'import torch' 'sample a picture' 'import torch and Lightning' 'fit to its first step'",
     "threads": "--rounds 1 --seconds 0.3",
     "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
     "gpu": "race --small --minutes 0.2 --out {tmp}",
@@ -29,7 +30,7 @@ PRINTED = ("diagnostics", "unlabelled", "gpu")  # without a file
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_benchmark_script_runs_to_its_end(name, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", [name, *SCRIPTS[name].format(tmp=tmp_path).split()])
+    monkeypatch.setattr("sys.argv", [name, *shlex.split(SCRIPTS[name].format(tmp=tmp_path))])
     import_module(f"benchmarks.{name}").main()
     saved = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
     assert name in PRINTED or saved[0]["machine"]

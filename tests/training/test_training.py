@@ -42,8 +42,6 @@ def data():
     "config, bound",
     [
         ("mnist", 0.08),
-        ("fashion", 0.26),
-        ("sprites_course", 0.20),
         ("sprites", 0.30),
     ],
 )
