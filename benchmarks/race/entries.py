@@ -14,11 +14,13 @@ class Entry(NamedTuple):
     kind: Callable | None
     equal: bool = False  # this project's batch and about its size of network
     labels: bool = False  # trained with labels
+    clusters: bool = False  # trained with clusters of the images as labels
 
 
 ENTRIES = {
     "ours": Entry(None),
     "ours, labels": Entry(None, labels=True),
+    "ours, clusters": Entry(None, clusters=True),
     "lucidrains": Entry(peers.Lucidrains),
     "lucidrains, equal": Entry(peers.Lucidrains, equal=True),
     "diffusers": Entry(peers.Diffusers),

@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 import diffusion
+from benchmarks.race.clustered import KINDS, clusters
 from benchmarks.race.images import CONFIGS
 from benchmarks.recipes import (
     QUIET,
@@ -18,6 +20,7 @@ from diffusion.training.run import train
 
 TIMED = 24  # steps of the measurement before, of which the first are dropped
 SPARE = 0.98  # of the planned steps are taken, since a step's time varies
+Given = Literal["nothing", "labels", "clusters"]  # what the network is conditioned on
 
 
 class Spent(pl.Callback):
@@ -41,26 +44,40 @@ class Trained(NamedTuple):
     parameters: int
 
 
-def fitted(data: str, labels: bool, steps: int, seed: int, out: Path, experiment: str, timer: str):
+def fitted(data: str, given: Given, steps: int, seed: int, out: Path, experiment: str, timer: str):
     """A training of a number of steps, with a callback that takes the time."""
     settings = QUIET | {
         "trainer.max_steps": steps, "seed_everything": seed, "out": str(out), "experiment": experiment,
         "trainer.callbacks": [{"class_path": timer}], "trainer.enable_checkpointing": True,
     }  # fmt: skip
-    if not labels:
+    if given == "nothing":
         settings |= {"data.labels": False}
+    if given == "clusters":
+        settings |= {"data.class_path": f"{KINDS[data].__module__}.{KINDS[data].__name__}"}
     run = train(["-c", f"configs/{CONFIGS[data]}.yaml", *words(settings)], final=False)
     return run, next(c for c in run.trainer.callbacks if type(c).__name__ == timer.rpartition(".")[2])
 
 
-def trained(data: str, labels: bool, minutes: float, seed: int, out: Path) -> Trained:
-    """A training that takes about so many minutes of this process; its learning rate falls to 0 at the end."""
-    name = f"{data}-{'labels' if labels else 'plain'}"
-    step = fitted(data, labels, TIMED, seed, out / "timing", name, "benchmarks.recipes.CPUTime")[1].seconds
-    steps = int(SPARE * 60 * minutes / step)
-    run, spent = fitted(data, labels, steps, seed, out / "runs", f"{name}-{minutes:g}m-seed{seed}", f"{__name__}.Spent")
+def trained(data: str, given: Given, minutes: float, seed: int, out: Path) -> Trained:
+    """A training that takes about so many minutes of this process; its learning rate falls to 0 at the end.
+
+    The time of finding clusters is part of it.
+    """
+    name = f"{data}-{given}"
+    cpu, wall = clusters(KINDS[data], None, seed)[2:] if given == "clusters" else (0.0, 0.0)
+    step = fitted(data, given, TIMED, seed, out / "timing", name, "benchmarks.recipes.CPUTime")[1].seconds
+    steps = max(1, int(SPARE * (60 * minutes - cpu) / step))
+    run, spent = fitted(data, given, steps, seed, out / "runs", f"{name}-{minutes:g}m-seed{seed}", f"{__name__}.Spent")
     count = sum(p.numel() for p in run.model.denoiser.net.parameters())
-    return Trained(run.folder, run.trainer.global_step, run.data.batch_size, spent.cpu, spent.wall, count)
+    seconds = cpu + spent.cpu, wall + spent.wall
+    return Trained(run.folder, run.trainer.global_step, run.data.batch_size, *seconds, count)
+
+
+def asked(data: str, given: Given, y: Tensor, n: int, seed: int) -> Tensor | None:
+    """The labels of n samples, as frequent as in the training images: theirs y, or their clusters."""
+    if given == "clusters":
+        y = clusters(KINDS[data], None, seed).y.sort().values
+    return None if given == "nothing" else y[torch.arange(n) * len(y) // n]
 
 
 def sampler_of(data: str) -> dict[str, Any]:

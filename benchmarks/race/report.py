@@ -57,16 +57,17 @@ def together(records: list[dict]) -> dict[str, dict[float, dict]]:
 def ahead(entries: dict[str, dict[float, dict]], mark: float, labels: bool) -> tuple[str, str, bool] | None:
     """The first entry at a mark, the best of another package, and whether ours and that one are apart; None without.
 
+    Of several entries of ours, it is the better one.
+
     Args:
         labels: compare the entries that are trained with labels, or those without.
     """
-    own = "ours, labels" if labels else "ours"
     there = {k: v[mark] for k, v in entries.items() if mark in v and ENTRIES[k].labels == labels}
-    others = {k: v for k, v in there.items() if ENTRIES[k].kind is not None}
-    if own not in there or not others:
+    mine, others = ([k for k in there if (ENTRIES[k].kind is None) == own] for own in (True, False))
+    if not mine or not others:
         return None
-    best = min(others, key=lambda k: others[k]["value"])
-    ours, other = there[own], others[best]
+    own, best = (min(names, key=lambda k: there[k]["value"]) for names in (mine, others))
+    ours, other = there[own], there[best]
     apart = ours["high"] < other["low"] or ours["low"] > other["high"]
     return (own if ours["value"] < other["value"] else best), best, apart
 
@@ -115,12 +116,13 @@ def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
     packages = list(dict.fromkeys(name.partition(",")[0] for name in entries))
     for name, found in entries.items():
         package, _, kind = name.partition(",")
-        style = {"color": f"C{packages.index(package)}", "marker": "s" if kind else "o", "markersize": 5}
+        marker = "^" if ENTRIES[name].clusters else "s" if kind else "o"
+        style = {"color": f"C{packages.index(package)}", "marker": marker, "markersize": 5}
         marks = sorted(found)
         values = [found[m]["value"] for m in marks]
         error = [[v - found[m]["low"] for v, m in zip(values, marks, strict=True)],
                  [found[m]["high"] - v for v, m in zip(values, marks, strict=True)]]  # fmt: skip
-        line = "--" if kind else "-"
+        line = ":" if ENTRIES[name].clusters else "--" if kind else "-"
         left.errorbar(
             marks, values, error, linestyle=line, capsize=2, linewidth=2.4 if package == "ours" else 1.2, **style
         )

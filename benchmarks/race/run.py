@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.common import machine
 from benchmarks.race import environment, images, ours
+from benchmarks.race.clustered import KINDS
 from benchmarks.race.entries import ENTRIES, entrant
 from diffusion.support.files import atomic
 
@@ -57,20 +58,20 @@ def timed(make) -> tuple[float, object]:
 
 def mine(args: argparse.Namespace, marks: list[float]):
     """This project's entry: one training per mark."""
-    data = images.opened(args.data)
+    y, entry = images.opened(args.data).arrays("train")[1], ENTRIES[args.name]
+    given = "labels" if entry.labels else "clusters" if entry.clusters else "nothing"
+    told = {"nothing": "", "labels": ", with labels", "clusters": f", {KINDS[args.data].count} clusters as labels"}
     for mark in marks:
-        labels = ENTRIES[args.name].labels
-        run = ours.trained(args.data, labels, mark, args.seed, args.out)
-        y = data.arrays("train")[1]
-        asked = y[torch.arange(args.n) * len(y) // args.n] if labels else None
+        run = ours.trained(args.data, given, mark, args.seed, args.out)
+        asked = ours.asked(args.data, given, y, args.n, args.seed)
         spent, found = timed(lambda r=run, a=asked: ours.sampled(r.folder, args.data, a, args.n, args.seed))
         how = ours.sampler_of(args.data)
         yield mark, ({
             "steps": run.steps, "batch": run.batch, "train_s": run.cpu, "wall_s": run.wall, "n": args.n,
             "parameters": run.parameters, "sample_s": 1000 * spent / args.n,
-            "recipe": f"`fit -c configs/{images.CONFIGS[args.data]}.yaml`" + (", with labels" if labels else ""),
+            "recipe": f"`fit -c configs/{images.CONFIGS[args.data]}.yaml`" + told[given],
             "sampled": f"{how['sampler']} {how['steps']}",
-        }, found, asked)  # fmt: skip
+        }, found, asked if entry.labels else None)  # fmt: skip
 
 
 def theirs(args: argparse.Namespace, marks: list[float]):

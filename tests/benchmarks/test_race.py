@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from benchmarks.race import __main__ as race
-from benchmarks.race import environment, report, run
+from benchmarks.race import environment, ours, report, run
+from benchmarks.race.clustered import KINDS, ClusteredDigits, clusters
 from benchmarks.race.entries import ENTRIES
+from benchmarks.race.images import CONFIGS
 from diffusion.data import Digits
+from diffusion.data.clusters import nearest
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
 
@@ -42,6 +45,8 @@ def test_who_is_ahead_and_whether_intervals_are_apart():
     assert at(9.0, 2.0) == ("torchcfm", "torchcfm", True)
     assert at(2.0, 2.9) == ("ours", "torchcfm", False)
     assert at(2.0, 9.0, labels=True) == ("ours, labels", "azula", True)
+    clusters = [record("ours", 1, 9.0), record("ours, clusters", 1, 2.0), record("torchcfm", 1, 5.0)]
+    assert report.ahead(report.together(clusters), 1, False) == ("ours, clusters", "torchcfm", True)
     assert report.ahead(report.together([record("ours", 1, 1.0), record("azula", 1, 9.0)]), 1, True) is None
 
 
@@ -102,20 +107,35 @@ def test_queue_skips_what_is_finished_or_taken(tmp_path, monkeypatch):
 
 
 def test_every_entry_but_ours_has_a_training_loop():
-    assert [name for name, entry in ENTRIES.items() if entry.kind is None] == ["ours", "ours, labels"]
+    mine = ["ours", "ours, labels", "ours, clusters"]
+    assert [name for name, entry in ENTRIES.items() if entry.kind is None] == mine
+
+
+def test_clusters_replace_labels():
+    data, plain = ClusteredDigits(seed=1), Digits()
+    (images, y), (test, other) = data.arrays("train"), data.arrays("test")
+    assert torch.equal(images, plain.arrays("train")[0]) and torch.equal(test, plain.arrays("test")[0])
+    centres = clusters(ClusteredDigits, None, 1).centres
+    assert data.num_classes == 30 and len(y.unique()) == 30 and torch.equal(other, nearest(test, centres))
+    asked = ours.asked("digits", "clusters", plain.arrays("train")[1], 360, 1).bincount(minlength=30)
+    assert (asked / 360 - y.bincount() / len(y)).abs().max() < 1 / 360
+    assert ours.asked("digits", "nothing", y, 360, 1) is None
+    assert all(kind.count == len(kind.class_names) for kind in KINDS.values()) and KINDS.keys() == CONFIGS.keys()
 
 
 @pytest.mark.slow
-def test_ours_trains_for_the_time_and_samples(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name, classes", [("ours, labels", 10), ("ours, clusters", 0)])
+def test_ours_trains_for_the_time_and_samples(name, classes, tmp_path, monkeypatch):
     monkeypatch.setattr(run.environment, "versions", dict)
     words = ["--data", "digits", "--minutes", "0.02", "--seed", "1", "--n", "8", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["run", "ours, labels", *words])
+    monkeypatch.setattr("sys.argv", ["run", name, *words])
     threads = torch.get_num_threads()
     try:
         run.main()
     finally:
         torch.set_num_threads(threads)
-    found = json.loads((tmp_path / "digits-ours,_labels-0.02m-seed1.json").read_text())
-    kept = np.load(tmp_path / "digits-ours,_labels-0.02m-seed1.npz")
-    assert kept["images"].shape == (8, 1, 8, 8) and set(kept["labels"]) <= set(range(10))
-    assert found["steps"] >= 1 and found["train_s"] > 0 and found["sampled"] == "UniPC 10"
+    stem = f"digits-{name.replace(' ', '_')}-0.02m-seed1"
+    found, kept = json.loads((tmp_path / f"{stem}.json").read_text()), np.load(tmp_path / f"{stem}.npz")
+    assert kept["images"].shape == (8, 1, 8, 8) and set(kept["labels"]) <= (set(range(classes)) or {-1})
+    assert found["steps"] >= 1 and found["batch"] == 64 and found["train_s"] > 0 and found["sampled"] == "UniPC 10"
+    assert found["recipe"].endswith("with labels" if classes else ", 30 clusters as labels")
