@@ -46,9 +46,9 @@ def clusters(kind: type[Clustered], root: str | None, seed: int) -> Found:
 
 
 class ClusteredDigits(Clustered, Digits):
-    """`Digits` with 30 clusters."""
+    """`Digits` with 60 clusters."""
 
-    count, class_names = 30, tuple(map(str, range(30)))
+    count, class_names = 60, tuple(map(str, range(60)))
 
 
 class ClusteredMNIST(Clustered, MNIST):
