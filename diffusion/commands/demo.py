@@ -37,9 +37,10 @@ def main(argv: list[str]) -> int:
         report(model.pipeline, run.data, run.folder, args.n)
     loss, rate = trainer.callback_metrics, next(c for c in trainer.callbacks if isinstance(c, Rate))
     pace = f"{rate.per_second:,.0f} images/s, {trainer.precision}"
+    validation = f", validation {float(loss['val/loss']):.4f}" if "val/loss" in loss else ""
     print(f"""
   training         {trainer.global_step:,} steps in {clock(rate.seconds)}, {pace}
-  loss             train {float(loss["train/loss"]):.4f}, validation {float(loss.get("val/loss", float("nan"))):.4f}
+  loss             train {float(loss["train/loss"]):.4f}{validation}
   the whole demo   {clock(time.perf_counter() - started)}""")
     hints(run.folder)
     return 0

@@ -138,4 +138,4 @@ def test_ours_trains_for_the_time_and_samples(name, classes, tmp_path, monkeypat
     found, kept = json.loads((tmp_path / f"{stem}.json").read_text()), np.load(tmp_path / f"{stem}.npz")
     assert kept["images"].shape == (8, 1, 8, 8) and set(kept["labels"]) <= (set(range(classes)) or {-1})
     assert found["steps"] >= 1 and found["batch"] == 64 and found["train_s"] > 0 and found["sampled"] == "UniPC 10"
-    assert found["recipe"].endswith("with labels" if classes else ", 30 clusters as labels")
+    assert found["recipe"].endswith("with labels" if classes else ", 60 clusters as labels")

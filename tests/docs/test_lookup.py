@@ -73,9 +73,17 @@ def sections(page: str) -> dict[str, set[str]]:
 
 def test_every_variable_that_the_package_reads_is_on_the_page_and_no_other():
     found = sections("environment.md")
-    listed = set().union(*(names for part, names in found.items() if part not in ("setup.sh", "Tests")))
+    listed = set().union(*(names for part, names in found.items() if part not in ("setup.sh", "Tests", "Benchmarks")))
     read = [reads(ast.parse(text)) for text in sources().values() if "environ" in text or "getenv" in text]
     assert set().union(*read) == listed and len(listed) > 25
+
+
+def test_every_variable_of_the_benchmarks_alone_is_on_the_page_and_no_other():
+    read = [reads(ast.parse(path.read_text())) for path in (ROOT / "benchmarks").rglob("*.py")]
+    named = sections("environment.md")
+    mine = named.pop("Benchmarks")
+    shared = set().union(*named.values()) | {"PYTHONPATH", "OMP_NUM_THREADS"}
+    assert set().union(*read) - shared == mine
 
 
 def test_every_variable_that_setup_and_the_tests_read_is_on_the_page_and_no_other():
