@@ -78,6 +78,7 @@ def report(found: Gathered, chosen: Chosen, facts: dict, listing: Listing, setti
         listing.columns,
         refused / max(1, found.items),
         found.captions,
+        settings.clusters,
     )
     images = [
         ("source", listing.kind),
@@ -98,7 +99,7 @@ def report(found: Gathered, chosen: Chosen, facts: dict, listing: Listing, setti
     if found.classes:
         test = found.label[chosen.used & (chosen.split == 1)]
         rows = [(name, f"{n:,}", f"{(test == k).sum():,}") for k, (name, n) in enumerate(figures.classes.items())]
-        sections.append(Section("classes", ("", "train", "test"), rows, bar=1))
+        sections.append(Section("clusters" if settings.clusters else "classes", ("", "train", "test"), rows, bar=1))
     sections += _of_the_pictures(found, facts, listing)
     if found.reasons:
         sections.append(Section("refused", ("", "images"), [(r, f"{n:,}") for r, n in _most(found.reasons)]))
