@@ -9,9 +9,11 @@ from PIL import Image
 
 from diffusion.cli import main
 from diffusion.data import Prepared
+from diffusion.metrics.evaluator import Evaluator
+from diffusion.metrics.extractor import Extractor
+from diffusion.metrics.features import FeatureNet
 from diffusion.preparing import clusters as module
 from diffusion.preparing.prepare import prepare
-from diffusion.preparing.report.advice import Figures, advice
 
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))
 
@@ -49,6 +51,11 @@ def test_a_model_is_conditioned_on_clusters_and_a_judge_is_not(make, coloured):
     data = Prepared(str(make(coloured, clusters=3).folder), batch_size=8)
     assert (data.num_classes, data.conditions, data.labelled) == (3, "clusters", False)
     assert torch.equal(data.arrays("train")[1].unique(), torch.arange(3))
+    extractor = Extractor(FeatureNet(3, 0), "FeatureNet", data.shape, (), "0")
+    evaluator = Evaluator(extractor, "Prepared", data.arrays("train"), data.arrays("test"), labelled=data.labelled)
+    train = data.arrays("train")[1]
+    assert torch.equal(evaluator.labels(len(train)).bincount(), train.bincount())  # samples are requested by cluster
+    assert evaluator.reference.test.labels is None and evaluator.classes(train) is None
     assert Prepared(str(data.path), y="classes").conditions == "clusters"
     assert Prepared(str(data.path), labels=False).num_classes == 0
     with pytest.raises(ValueError, match="balance is between classes, and the images have clusters"):
@@ -116,11 +123,3 @@ def test_numbers_that_are_refused_are_one_line(k, said, coloured, tmp_path, caps
     assert main(words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("diffusion prepare: error: ") and said in line, line
-
-
-def test_clusters_may_be_uneven_and_should_not_be_small():
-    given = {"train": 9000, "test": 1000, "classes": {"cluster 0": 8000, "cluster 1": 40}}
-    assert advice(Figures(**given, clusters=2)) == [
-        "1 clusters have fewer than 50 training images, e.g. cluster 1; fewer --clusters are larger"
-    ]
-    assert "uneven" in advice(Figures(**given))[1]

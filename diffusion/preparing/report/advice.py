@@ -26,7 +26,6 @@ class Figures:
         columns: number columns that are not in use.
         refused: fraction of the items that were refused.
         captions: images with a caption.
-        clusters: number of clusters, which are the classes; 0 for others.
     """
 
     train: int
@@ -40,7 +39,6 @@ class Figures:
     columns: tuple[str, ...] = ()
     refused: float = 0.0
     captions: int = 0
-    clusters: int = 0
 
 
 def few(f: Figures) -> str | None:
@@ -53,14 +51,13 @@ def few_of_a_class(f: Figures) -> str | None:
     """A class has few training images."""
     rare = [name for name, n in f.classes.items() if n < FEW_OF_CLASS]
     if rare and f.train >= FEW:
-        kind, then = ("clusters", "; fewer --clusters are larger") if f.clusters else ("classes", "")
-        return f"{len(rare)} {kind} have fewer than {FEW_OF_CLASS} training images, e.g. {rare[0]}{then}"
+        return f"{len(rare)} classes have fewer than {FEW_OF_CLASS} training images, e.g. {rare[0]}"
 
 
 def uneven(f: Figures) -> str | None:
-    """The classes have very different numbers of training images, which clusters may have."""
+    """The classes have very different numbers of training images."""
     most, least = max(f.classes.values(), default=0), min(f.classes.values(), default=0)
-    if most > UNEVEN * max(1, least) and not f.clusters:
+    if most > UNEVEN * max(1, least):
         large = max(f.classes, key=f.classes.__getitem__)
         small = min(f.classes, key=f.classes.__getitem__)
         return (
