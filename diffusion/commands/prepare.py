@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
         default="keep",
         help="exact: leave out copies; drop: near ones, too",
     )
+    add("--clusters", metavar="K", type=int, default=0, help="K clusters of the images as classes, not their labels")
     add("--test", default="0.1", help="fraction of the test split, unless the source has one (default 0.1)")
     add("--max-bad", "--max_bad", default="1%", help="fraction of images that may be refused (default 1%%)")
     add("--name", default="", help="of the data set (default: that of the folder)")

@@ -58,7 +58,7 @@ class ImageData(pl.LightningDataModule, ABC):
     changed_by: ClassVar[tuple[str, ...]] = ()  # changes of `loss.augment` that may turn an image into another class's
     variant: str = ""  # which images of several kinds; each has its own judge
     context: ClassVar[bool] = False  # y is a float32 vector (N, len(class_names)) rather than a label
-    conditions: ClassVar[str] = "classes"  # what class_names are: classes, targets, words; or text
+    conditions: ClassVar[str] = "classes"  # what class_names are: classes, clusters, targets, words; or text
 
     def __init__(
         self,

@@ -44,9 +44,9 @@ class Prepared(ImageData):
             s3://bucket/photos or https://host/photos.
         flip: mirror training images left to right.
         no_flip: names of classes whose images are never mirrored.
-        y: what the images are conditioned on: classes, targets (vectors), words (vectors of 0 and 1, one entry per word
-            of the captions' vocabulary, see `data.words`), or auto: the first of these that the folder has; or text
-            (tokens of the captions).
+        y: what the images are conditioned on: classes (or the clusters that replace them), targets (vectors), words
+            (vectors of 0 and 1, one entry per word of the captions' vocabulary, see `data.words`), or auto: the first
+            of these that the folder has; or text (tokens of the captions).
         batch_size: images per batch and process, >= 1.
         seed: seed of the order and the flips, >= 0.
         root: folder of the data; default $SM_CHANNEL_TRAINING, $DIFFUSION_DATA, or `data` (from a wheel: here).
@@ -118,6 +118,8 @@ class Prepared(ImageData):
         self.conditions = next((kind for kind, names in has.items() if names), "classes") if y == "auto" else y
         self.context = self.conditions in ("targets", "words")
         self.class_names = () if y == "text" else has[self.conditions]
+        if self.conditions == "classes" and self.facts.get("clusters"):
+            self.conditions = "clusters"  # classes for a network, but not for a judge
         if unknown := [name for name in self.no_flip if self.context or name not in self.class_names]:
             there = "the images have none" if self.context else f"there are: {', '.join(self.class_names)}"
             raise ValueError(f"Prepared: no_flip {unknown[0]!r} is no class; {there}")

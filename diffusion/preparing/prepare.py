@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
+from diffusion.preparing.clusters import clustered, unlabelled
 from diffusion.preparing.items import Listing, plain
 from diffusion.preparing.report.contact import handedness, sheet, write_sheet
 from diffusion.preparing.report.page import page, report, write_page
@@ -49,6 +50,7 @@ def prepare(
     key: str = "",
     layout: Literal["auto", "NHWC", "NCHW"] = "auto",
     duplicates: Literal["keep", "exact", "drop"] = "keep",
+    clusters: int = 0,
     test: float | str = 0.1,
     max_bad: float | str = 0.01,
     name: str = "",
@@ -81,6 +83,7 @@ def prepare(
         key: array of a .npz or HDF5 file, or image column of a Parquet file.
         layout: of arrays with four dimensions.
         duplicates: leave out equal pictures ("exact"), nearly equal ones, too ("drop"), or none.
+        clusters: number of clusters of the training images, which become the classes in place of labels; 0: none.
         test: fraction of the test split, in [0, 1), unless the source has a split of its own.
         max_bad: fraction of the images that may be refused, or "1%".
         name: of the data set; by default that of the folder.
@@ -118,10 +121,13 @@ def run(asked: Settings, tell: Callable[[str], None] = lambda text: None) -> Pat
             return out
         whole = gather(out, numbers, form, found.classes, len(found.targets))
         check_bad(asked, whole.items, whole.refused)
-        chosen = choose(whole, Stored(out, whole.shards), asked)
+        whole, stored = unlabelled(whole) if asked.clusters else whole, Stored(out, whole.shards)
+        chosen = choose(whole, stored, asked)
+        handed = handedness(whole, chosen, stored)  # not of clusters: mirror images may be in another one
+        if asked.clusters:
+            whole = clustered(whole, chosen, stored, asked.clusters)
         facts = write(whole, chosen, found, numbers, asked)
-        stored = Stored(out, whole.shards)
-        said = report(whole, chosen, facts, found, asked, handedness(whole, chosen, stored))
+        said = report(whole, chosen, facts, found, asked, handed)
         picture = sheet(whole, chosen, found, stored, asked)
         write_sheet(picture, out / "contact.png")
         write_page(page(said, picture), out / "report.html")
@@ -178,6 +184,7 @@ def same(asked: Settings) -> None:
         before = json.loads((asked.out / DATASET).read_text())["settings"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{asked.out / DATASET}: damaged; delete the folder and prepare it again") from None
+    before = {"clusters": 0} | before  # of older folders, which have none
     if changed := [name for name, value in asked.words.items() if before.get(name) != value]:
         name = changed[0]
         raise ValueError(

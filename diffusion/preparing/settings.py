@@ -18,7 +18,7 @@ CHOICES = {
     "layout": ("auto", "NHWC", "NCHW"),
     "duplicates": ("keep", "exact", "drop"),
 }
-LATER = ("duplicates", "test")  # without effect on the shards
+LATER = ("duplicates", "clusters", "test")  # without effect on the shards
 NEVER = ("out", "part", "merge", "workers", "ray", "max_bad", "name")  # without effect on the prepared images
 
 
@@ -71,6 +71,7 @@ class Settings:
     key: str = ""
     layout: str = "auto"
     duplicates: str = "keep"
+    clusters: int = 0
     test: float = 0.1
     max_bad: float = 0.01
     name: str = ""
@@ -89,6 +90,8 @@ class Settings:
             raise ValueError(f"--max_bad: wanted a fraction, e.g. 1% or 0.01; got {self.max_bad}")
         if self.channels not in (0, 1, 3, 4):
             raise ValueError(f"--channels: wanted 1 (grey), 3 (RGB) or 4 (RGBA); got {self.channels}")
+        if self.clusters < 0 or self.clusters == 1:
+            raise ValueError(f"--clusters: wanted at least 2, or 0 for none; got {self.clusters}")
         if self.workers < 0:
             raise ValueError(f"--workers: wanted a number of processes, 0 for all cores; got {self.workers}")
         if self.merge and self.part:

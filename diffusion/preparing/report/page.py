@@ -66,10 +66,11 @@ def report(found: Gathered, chosen: Chosen, facts: dict, listing: Listing, setti
     refused = found.items - len(found) + int(((chosen.why > 0) & (chosen.why < 3)).sum())
     form, total = found.form, int(used.sum())
     pad = found.marks.bars
+    classes = {name: int((found.label[train] == k).sum()) for k, name in enumerate(found.classes)}
     figures = Figures(
         facts["images"]["train"],
         facts["images"]["test"],
-        {name: int((found.label[train] == k).sum()) for k, name in enumerate(found.classes)},
+        {} if settings.clusters else classes,  # clusters may be small and uneven
         int((other & used).sum()),
         chosen.crossing,
         float(((pad[used, 0] > 0.04) != (pad[used, 1] > 0.04)).mean()),
@@ -97,8 +98,8 @@ def report(found: Gathered, chosen: Chosen, facts: dict, listing: Listing, setti
     sections = [Section(plain(facts["name"]), ("", ""), images)]
     if found.classes:
         test = found.label[chosen.used & (chosen.split == 1)]
-        rows = [(name, f"{n:,}", f"{(test == k).sum():,}") for k, (name, n) in enumerate(figures.classes.items())]
-        sections.append(Section("classes", ("", "train", "test"), rows, bar=1))
+        rows = [(name, f"{n:,}", f"{(test == k).sum():,}") for k, (name, n) in enumerate(classes.items())]
+        sections.append(Section("clusters" if settings.clusters else "classes", ("", "train", "test"), rows, bar=1))
     sections += _of_the_pictures(found, facts, listing)
     if found.reasons:
         sections.append(Section("refused", ("", "images"), [(r, f"{n:,}") for r, n in _most(found.reasons)]))

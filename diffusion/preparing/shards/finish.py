@@ -111,7 +111,7 @@ def write(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[in
         _array(out / "labels.npy", found.label[used])
     if listing.targets:
         _array(out / "targets.npy", found.targets[used])
-    _manifest(found, chosen, listing, blocks, out)
+    _manifest(found, chosen, listing, blocks, settings)
     n_test = int(chosen.split[used].sum())
     return {
         "format": FORMAT,
@@ -119,6 +119,7 @@ def write(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[in
         "shape": list(found.form.shape),
         "dtype": found.form.dtype,
         "classes": list(found.classes),
+        "clusters": settings.clusters,
         "targets": list(listing.targets),
         "captions": found.captions > 0,
         "images": {"train": int(used.sum()) - n_test, "test": n_test},
@@ -135,8 +136,9 @@ def name_of(settings: Settings) -> str:
     return settings.name or settings.out.resolve().name
 
 
-def _manifest(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[int], out: Path) -> None:
+def _manifest(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequence[int], settings: Settings) -> None:
     """manifest.jsonl, and captions.jsonl if there are captions; a second pass over the records."""
+    out = settings.out
     wanted = {int(i) for i in chosen.copies.first[chosen.copies.first != np.arange(len(found))]}
     names, row = {}, 0
     with atomic(out / "manifest.jsonl") as temporary, atomic(out / ".work" / "captions.jsonl") as texts:
@@ -147,6 +149,7 @@ def _manifest(found: Gathered, chosen: Chosen, listing: Listing, blocks: Sequenc
                     if row in wanted:
                         names[row] = line["file"]
                     if chosen.used[row]:
+                        line |= {"cluster": int(found.label[row])} if settings.clusters else {}
                         captions.write(json.dumps(line.get("caption")) + "\n")
                     row += 1
                 manifest.write(json.dumps(line) + "\n")
