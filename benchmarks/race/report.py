@@ -131,6 +131,7 @@ def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
         if last["documented"]:
             right.plot([last["sample_s"], last["documented_s"]], [last["value"]] * 2, ":", color=style["color"], lw=1)
     left.set(xscale="log", yscale="log", xlabel="minutes of training", ylabel="Frechet distance over the floor")
+    left.set_ylim(bottom=min(r["value"] for found in entries.values() for r in found.values()) / 3)  # low may be 0
     right.set(xscale="log", xlabel="seconds per 1,000 samples (dotted: to the documented sampler)")
     marks = sorted({mark for found in entries.values() for mark in found})
     left.set_xticks(marks, [f"{m:g}" for m in marks])
