@@ -18,7 +18,7 @@ SCRIPTS = {
     "layouts": "--rounds 1 --only 'digits (AttentionUNet)'",
     "attention": "--rounds 1",
     "training": "--against . --precision 32-true --block 1 --pairs 2",
-    "startup": "--rounds 1 --only 'import torch' 'sample a picture' 'import torch and Lightning' 'fit to its first step'",
+    "startup": "--rounds 1 --only 'import torch' 'import torch and Lightning' 'fit to its first step'",
     "threads": "--rounds 1 --seconds 0.3",
     "unlabelled": "--steps 2 --extractors untrained VICReg SimSiam SimCLR",
     "gpu": "race --small --minutes 0.2 --out {tmp}",
