@@ -116,8 +116,8 @@ def test_clusters_replace_labels():
     (images, y), (test, other) = data.arrays("train"), data.arrays("test")
     assert torch.equal(images, plain.arrays("train")[0]) and torch.equal(test, plain.arrays("test")[0])
     centres = clusters(ClusteredDigits, None, 1).centres
-    assert data.num_classes == 30 and len(y.unique()) == 30 and torch.equal(other, nearest(test, centres))
-    asked = ours.asked("digits", "clusters", plain.arrays("train")[1], 360, 1).bincount(minlength=30)
+    assert data.num_classes == 60 and len(y.unique()) == 60 and torch.equal(other, nearest(test, centres))
+    asked = ours.asked("digits", "clusters", plain.arrays("train")[1], 360, 1).bincount(minlength=60)
     assert (asked / 360 - y.bincount() / len(y)).abs().max() < 1 / 360
     assert ours.asked("digits", "nothing", y, 360, 1) is None
     assert all(kind.count == len(kind.class_names) for kind in KINDS.values()) and KINDS.keys() == CONFIGS.keys()
