@@ -39,7 +39,7 @@ def trained(images, y, steps, batch=32):
 def test_memorising_the_training_set_raises_the_alert(limit, alarm):
     data = Digits(limit=limit)
     images, y = data.arrays("train")
-    model = trained(images, y, 2000 if limit else 1000)
+    model = trained(images, y, 2000)
     extractor = Extractor.of(
         train_classifier(*(lambda x, y: (x.float() / 127.5 - 1, y))(*Digits().arrays("train"))), ""
     )

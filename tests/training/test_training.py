@@ -42,6 +42,7 @@ def data():
     "config, bound",
     [
         ("mnist", 0.08),
+        ("sprites_course", 0.20),
         ("sprites", 0.30),
     ],
 )

@@ -48,7 +48,7 @@ class Visit:
         options.add_experimental_option("prefs", {"download.default_directory": str(folder), several: 1})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        self.driver.set_script_timeout(600)  # the server's pictures may take all cores meanwhile
+        self.driver.set_script_timeout(600)  # as long as `until` waits
         self.sized(SIZES[size][1])
         self.driver.get(address)
         self.until(self.answered)  # the controls of the first model are there
