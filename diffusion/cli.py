@@ -95,8 +95,11 @@ def _run(argv: list[str]) -> int:
         return _fail("", f"unknown command {name!r}{suggest(name, list(COMMANDS))}; see: diffusion --help", 2)
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # finds my.MyClass of a local my.py; last, so that it hides no package
+    from diffusion.support.console import in_one_line
+
     try:
-        return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
+        with in_one_line(f"diffusion {name}"):
+            return import_module(f"diffusion.commands.{name}").main(argv[1:]) or 0
     except KeyboardInterrupt:
         print(f"diffusion {name}: interrupted", file=sys.stderr)
         return 130

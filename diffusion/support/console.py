@@ -4,8 +4,11 @@ import os
 import platform
 import shutil
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
 
 class Notice(UserWarning):
     """What a user should know about a computation that goes on; commands print it as a line of theirs."""
+
+
+@contextmanager
+def in_one_line(program: str) -> Iterator[None]:
+    """Print notices as lines of the program."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"{program}: {message}", file=sys.stderr)
+            else:
+                before(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def working_directory() -> Path:

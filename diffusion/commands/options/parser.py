@@ -1,7 +1,5 @@
 """The parser of every command except `fit`, and the options that several commands share."""
 
-import sys
-import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from diffusion.generation.choices import UnknownArgument
 from diffusion.generation.engine import ENGINES
 from diffusion.nets.speed import MODES
 from diffusion.nets.threads import FASTEST
-from diffusion.support.console import Notice
 from diffusion.support.specs import suggest
 
 FURTHER = "Any argument of the sampler and of the guidance is an option too: --eta 0.5, --variance large."
@@ -83,27 +80,10 @@ class Parser(ArgumentParser):
     def explaining(self) -> Iterator[None]:
         """Report an argument that neither sampler nor guidance takes as an unknown option of this command."""
         try:
-            with in_one_line(self.prog):
-                yield
+            yield
         except UnknownArgument as error:
             option, known = f"--{error.name}", [*self.known, *(f"--{name}" for name in error.known)]
             self.error(f"unknown option {option!r} ({error.kinds}){suggest(option, known)}")
-
-
-@contextmanager
-def in_one_line(program: str) -> Iterator[None]:
-    """Print notices as lines of the program."""
-    with warnings.catch_warnings():
-        before = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-            if issubclass(category, Notice):
-                print(f"{program}: {message}", file=sys.stderr)
-            else:
-                before(message, category, *where)
-
-        warnings.showwarning = show
-        yield
 
 
 def add_run(parser: Parser, weights: bool = True) -> None:
