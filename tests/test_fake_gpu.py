@@ -151,6 +151,10 @@ WHOLE = {  # with a step that logs, and with the end of a training
     *("digits", "digits_inpaint", "digits_superres", "digits_context"),  # labels, hints, contexts
     *("digits_classifier", "features_digits"),
 }
+DISTINCT = {  # between them they wait everywhere that a training may; the others are slow tests
+    *("digits", "digits_classifier", "digits_context", "digits_walks"),
+    *("autoencoder", "digits_autoencoder", "digits_latent"),
+}
 
 
 class OnDevice(CPUAccelerator):
@@ -260,7 +264,7 @@ def evaluator(data: ImageData) -> Evaluator:
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")
 @pytest.mark.parametrize(
     "config",
-    [p if p.stem == "digits" else pytest.param(p, marks=pytest.mark.slow) for p in CONFIGS],
+    [p if p.stem in DISTINCT else pytest.param(p, marks=pytest.mark.slow) for p in CONFIGS],
     ids=lambda p: p.stem,
 )
 def test_training_of_every_configuration(config, tmp_path, random_images):
