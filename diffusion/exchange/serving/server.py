@@ -167,7 +167,7 @@ def launch(
         page.launch(
             server_name=host, server_port=port, auth=auth, root_path=root_path or None, max_file_size=upload,
             prevent_thread_lock=True, quiet=True, inline=False, inbrowser=False, share=False, ssr_mode=False,
-            pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=False,
+            pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[], show_error=False,
             allowed_paths=[], blocked_paths=[str(top) for top in shelf.tops],
             app_kwargs={"middleware": [Middleware(Veil, folder=folder)], "docs_url": None},
             **APPEARANCE,

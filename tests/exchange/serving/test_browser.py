@@ -66,6 +66,11 @@ class Visit:
         self.log += [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         return self.log
 
+    def requests(self, part=""):
+        """The addresses that were asked for so far, those that contain `part`."""
+        sent = [e["params"]["request"]["url"] for e in self.events() if e["method"] == "Network.requestWillBeSent"]
+        return [address for address in sent if part in address]
+
     def answered(self):
         """Whether the page has begun to receive answers of the server, and has received them all."""
         opened, ended = set(), set()
@@ -147,6 +152,7 @@ def test_a_visitor_samples_edits_and_downloads(visit):
     visit.click("Edit the picture")
     visit.until(lambda: "edit inpaint" in visit.command())
     visit.until(lambda: len(visit.shown(".pixels .grid-container img")) == 4)
+    assert len(visit.requests("/gradio_api/upload")) == 3  # background, strokes and both; not again at each progress
     mask = np.asarray(Image.open(visit.download("mask.png")))
     before, after = (np.asarray(Image.open(visit.download(name))) for name in ("input.png", "inpaint.png"))
     assert mask.shape == before.shape == (8, 8) and 0 < (mask == 255).sum() < 40 and after.ndim == 2
@@ -160,5 +166,5 @@ def test_a_visitor_samples_edits_and_downloads(visit):
             visit.shot(name)
     errors = [e["message"] for e in visit.driver.get_log("browser") if e["level"] == "SEVERE"]
     assert not errors
-    sent = [e["params"]["request"]["url"] for e in visit.events() if e["method"] == "Network.requestWillBeSent"]
+    sent = visit.requests()
     assert sent and not [url for url in sent if url.startswith("http") and not url.startswith("http://127.0.0.1")]
