@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from benchmarks.race import more, peers
+from benchmarks.race.images import batch
 
 
 class Entry(NamedTuple):
@@ -27,14 +28,15 @@ ENTRIES = {
     "diffusers, equal": Entry(peers.Diffusers, equal=True),
     "smalldiffusion": Entry(peers.SmallDiffusion),
     "smalldiffusion, equal": Entry(peers.SmallDiffusion, equal=True),
-    "torchcfm": Entry(peers.TorchCFM),  # its network and learning rate are those of the second entries already
+    "torchcfm": Entry(peers.TorchCFM),
+    "torchcfm, equal": Entry(peers.TorchCFM, equal=True),  # only its batch is another: the rest is about equal already
     "azula": Entry(more.Azula, labels=True),
     "azula, equal": Entry(more.Azula, equal=True, labels=True),
     "origin": Entry(more.Original),
 }
 
 
-def entrant(name: str, images: Tensor, y: Tensor) -> peers.Entrant:
-    """Another package's training loop, ready for its first step."""
+def entrant(name: str, data: str, images: Tensor, y: Tensor) -> peers.Entrant:
+    """Another package's training loop on a data set, ready for its first step."""
     entry = ENTRIES[name]
-    return entry.kind(images, y, entry.equal)
+    return entry.kind(images, y, batch(data) if entry.equal else None)

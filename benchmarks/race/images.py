@@ -9,6 +9,12 @@ DATA = {"digits": Digits, "mnist": MNIST, "fashionmnist": FashionMNIST, "cifar10
 CONFIGS = {  # this project's configuration for a CPU
     "digits": "digits", "mnist": "mnist_cpu", "fashionmnist": "fashion_cpu", "cifar10": "cifar10_cpu",
 }  # fmt: skip
+SMALLER = {"mnist": 32, "fashionmnist": 32, "cifar10": 32}  # batches, where the configuration's are for an hour
+
+
+def batch(name: str) -> int:
+    """Images per step of this project's entries, and of the second entries of others."""
+    return SMALLER.get(name, 64)
 
 
 def opened(name: str) -> ImageData:

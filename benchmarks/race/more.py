@@ -15,12 +15,12 @@ from diffusion.samplers import DDIM
 class Azula(Entrant):
     """azula: its tutorial on MNIST, with labels, as there."""
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         from azula.denoise import KarrasDenoiser
         from azula.noise import VPSchedule
 
         super().__init__(images, y, equal)
-        self.batch, rate, widths = (64, EQUAL_LR, (32, 64, 64)) if equal else (64, 3e-4, (16, 32, 64))
+        self.batch, rate, widths = (equal, EQUAL_LR, (32, 64, 64)) if equal else (64, 3e-4, (16, 32, 64))
         self.y = y
         self.net = KarrasDenoiser(backbone=Wrapped(self.shape[0], widths, int(y.max()) + 1), schedule=VPSchedule())
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=rate)
@@ -61,7 +61,7 @@ class Wrapped(nn.Module):
 class Original(Entrant):
     """The original implementation's training step with its reference network, sampled by this project's sampler."""
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         super().__init__(images, y, equal)
         self.batch = 128
         widths = {} if self.size >= 32 else {"widths": (64, 128, 256)}

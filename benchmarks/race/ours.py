@@ -10,7 +10,7 @@ from torch import Tensor
 
 import diffusion
 from benchmarks.race.clustered import KINDS, clusters
-from benchmarks.race.images import CONFIGS
+from benchmarks.race.images import CONFIGS, SMALLER, batch
 from benchmarks.recipes import (
     QUIET,
     CPUTime,  # noqa: F401  named in the options of the measurement
@@ -49,6 +49,7 @@ def fitted(data: str, given: Given, steps: int, seed: int, out: Path, experiment
     settings = QUIET | {
         "trainer.max_steps": steps, "seed_everything": seed, "out": str(out), "experiment": experiment,
         "trainer.callbacks": [{"class_path": timer}], "trainer.enable_checkpointing": True,
+        "data.batch_size": batch(data),
     }  # fmt: skip
     if given == "nothing":
         settings |= {"data.labels": False}
@@ -56,6 +57,12 @@ def fitted(data: str, given: Given, steps: int, seed: int, out: Path, experiment
         settings |= {"data.class_path": f"{KINDS[data].__module__}.{KINDS[data].__name__}"}
     run = train(["-c", f"configs/{CONFIGS[data]}.yaml", *words(settings)], final=False)
     return run, next(c for c in run.trainer.callbacks if type(c).__name__ == timer.rpartition(".")[2])
+
+
+def command(data: str) -> str:
+    """The training as a command, without its seed and number of steps."""
+    smaller = f" --data.batch_size {SMALLER[data]}" if data in SMALLER else ""
+    return f"fit -c configs/{CONFIGS[data]}.yaml{smaller}"
 
 
 def trained(data: str, given: Given, minutes: float, seed: int, out: Path) -> Trained:

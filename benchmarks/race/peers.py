@@ -26,6 +26,9 @@ EVALUATIONS = 50  # of samplers that would otherwise take hundreds
 class Entrant(ABC):
     """A training loop in the race.
 
+    Args:
+        images, y: raw images (N, C, H, W) and their labels.
+        equal: the batch of this project's entries, for the second entry; None for the documented recipe.
     Attributes:
         recipe: what it does, for the table.
         sampled: the sampler that makes the images that are judged.
@@ -39,7 +42,7 @@ class Entrant(ABC):
     batch: int
     net: nn.Module
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         self.shape, self.size = tuple(images.shape[1:]), images.shape[-1]
 
     @abstractmethod
@@ -69,7 +72,7 @@ class Lucidrains(Entrant):
     Its loader gets no worker processes, which would share the one core.
     """
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
         super().__init__(images, y, equal)
@@ -85,7 +88,7 @@ class Lucidrains(Entrant):
             else Unet(64, dim_mults=(1, 2, 4, 8), channels=channels)
         )
         self.model = GaussianDiffusion(net, image_size=self.size, timesteps=1000, sampling_timesteps=EVALUATIONS)
-        self.batch, rate, gathered = (64, EQUAL_LR, 1) if equal else (32, 8e-5, 2)
+        self.batch, rate, gathered = (equal, EQUAL_LR, 1) if equal else (32, 8e-5, 2)
         with open(devnull, "w") as nothing, redirect_stdout(nothing):
             self.trainer = Trainer(
                 self.model, str(place / "images"), train_batch_size=self.batch, train_lr=rate, train_num_steps=0,
@@ -114,7 +117,7 @@ class Lucidrains(Entrant):
 class Diffusers(Entrant):
     """diffusers: the loop of its example train_unconditional with its defaults and EMA."""
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         from accelerate import Accelerator
         from diffusers import DDPMScheduler, UNet2DModel
         from diffusers.optimization import get_scheduler
@@ -130,7 +133,7 @@ class Diffusers(Entrant):
             down_block_types=["AttnDownBlock2D" if k == last else "DownBlock2D" for k in range(len(widths))],
             up_block_types=["AttnUpBlock2D" if k == 1 else "UpBlock2D" for k in range(len(widths))],
         )  # fmt: skip
-        self.batch, rate, rise = (64, EQUAL_LR, 100) if equal else (16, 1e-4, 500)
+        self.batch, rate, rise = (equal, EQUAL_LR, 100) if equal else (16, 1e-4, 500)
         steps = 100 * len(images) // self.batch
         optimizer = torch.optim.AdamW(net.parameters(), rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         self.noise, self.accelerator = DDPMScheduler(1000), Accelerator(cpu=True)
@@ -176,12 +179,12 @@ class Diffusers(Entrant):
 class SmallDiffusion(Entrant):
     """smalldiffusion: its example fashion_mnist_unet."""
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         from smalldiffusion import Scaled, ScheduleLogLinear, Unet, training_loop
         from torch_ema import ExponentialMovingAverage
 
         super().__init__(images, y, equal)
-        self.batch, rate, width = (64, EQUAL_LR, 32) if equal else (min(1024, len(images)), 7e-4, 64)
+        self.batch, rate, width = (equal, EQUAL_LR, 32) if equal else (min(1024, len(images)), 7e-4, 64)
         self.schedule = ScheduleLogLinear(sigma_min=0.01, sigma_max=20, N=800)
         channels = self.shape[0]
         self.net = Scaled(Unet)(
@@ -220,12 +223,12 @@ class SmallDiffusion(Entrant):
 class TorchCFM(Entrant):
     """torchcfm: its notebook mnist_example, flow matching with minibatch optimal transport, by an adaptive solver."""
 
-    def __init__(self, images: Tensor, y: Tensor, equal: bool) -> None:
+    def __init__(self, images: Tensor, y: Tensor, equal: int | None) -> None:
         from torchcfm.conditional_flow_matching import ExactOptimalTransportConditionalFlowMatcher
         from torchcfm.models.unet import UNetModel
 
         super().__init__(images, y, equal)
-        self.batch = 128
+        self.batch = equal or 128
         small = {"channel_mult": (1, 2, 2), "attention_resolutions": str(self.size // 2)} if self.size < 16 else {}
         self.net = UNetModel(dim=self.shape, num_channels=32, num_res_blocks=1, **small)
         self.optimizer = torch.optim.Adam(self.net.parameters())

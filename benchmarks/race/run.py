@@ -69,7 +69,7 @@ def mine(args: argparse.Namespace, marks: list[float]):
         yield mark, ({
             "steps": run.steps, "batch": run.batch, "train_s": run.cpu, "wall_s": run.wall, "n": args.n,
             "parameters": run.parameters, "sample_s": 1000 * spent / args.n,
-            "recipe": f"`fit -c configs/{images.CONFIGS[args.data]}.yaml`" + told[given],
+            "recipe": f"`{ours.command(args.data)}`" + told[given],
             "sampled": f"{how['sampler']} {how['steps']}",
         }, found, asked if entry.labels else None)  # fmt: skip
 
@@ -77,7 +77,7 @@ def mine(args: argparse.Namespace, marks: list[float]):
 def theirs(args: argparse.Namespace, marks: list[float]):
     """Another package's entry: one training, with copies of the weights at the marks."""
     raw, y = images.opened(args.data).arrays("train")
-    one = entrant(args.name, raw, y)
+    one = entrant(args.name, args.data, raw, y)
     cpu = wall = 0.0
     steps, kept = 0, []
     for mark in marks:

@@ -3,21 +3,25 @@
 import json
 import sys
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from benchmarks.race import __main__ as race
 from benchmarks.race import environment, ours, report, run
 from benchmarks.race.clustered import KINDS, ClusteredDigits, clusters
-from benchmarks.race.entries import ENTRIES
-from benchmarks.race.images import CONFIGS
+from benchmarks.race.entries import ENTRIES, Entry, entrant
+from benchmarks.race.images import CONFIGS, SMALLER, batch
 from diffusion.data import Digits
 from diffusion.data.clusters import nearest
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.extractor import Extractor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(name, minutes, value, seed=0, half=0.5):
@@ -48,6 +52,17 @@ def test_who_is_ahead_and_whether_intervals_are_apart():
     clusters = [record("ours", 1, 9.0), record("ours, clusters", 1, 2.0), record("torchcfm", 1, 5.0)]
     assert report.ahead(report.together(clusters), 1, False) == ("ours, clusters", "torchcfm", True)
     assert report.ahead(report.together([record("ours", 1, 1.0), record("azula", 1, 9.0)]), 1, True) is None
+
+
+def test_second_entries_train_with_our_batch(monkeypatch):
+    monkeypatch.setitem(ENTRIES, "plain", Entry(lambda images, y, equal: equal))
+    monkeypatch.setitem(ENTRIES, "plain, equal", Entry(lambda images, y, equal: equal, equal=True))
+    assert entrant("plain", "digits", None, None) is None
+    for data in CONFIGS:
+        settings = yaml.safe_load((ROOT / f"configs/{CONFIGS[data]}.yaml").read_text())
+        ours_is = SMALLER.get(data, settings["data"]["init_args"]["batch_size"])
+        assert entrant("plain, equal", data, None, None) == batch(data) == ours_is
+        assert ours.command(data).endswith(f" --data.batch_size {ours_is}" if data in SMALLER else ".yaml")
 
 
 def test_table_has_one_line_per_entry_best_first():
