@@ -61,16 +61,16 @@ def mine(args: argparse.Namespace, marks: list[float]):
     y, entry = images.opened(args.data).arrays("train")[1], ENTRIES[args.name]
     given = "labels" if entry.labels else "clusters" if entry.clusters else "nothing"
     told = {"nothing": "", "labels": ", with labels", "clusters": f", {KINDS[args.data].count} clusters as labels"}
+    how = ours.sampler_of(args.data, given)
     for mark in marks:
         run = ours.trained(args.data, given, mark, args.seed, args.out)
         asked = ours.asked(args.data, given, y, args.n, args.seed)
-        spent, found = timed(lambda r=run, a=asked: ours.sampled(r.folder, args.data, a, args.n, args.seed))
-        how = ours.sampler_of(args.data)
+        spent, found = timed(lambda r=run, a=asked: ours.sampled(r.folder, how, a, args.n, args.seed))
         yield mark, ({
             "steps": run.steps, "batch": run.batch, "train_s": run.cpu, "wall_s": run.wall, "n": args.n,
             "parameters": run.parameters, "sample_s": 1000 * spent / args.n,
             "recipe": f"`{ours.command(args.data)}`" + told[given],
-            "sampled": f"{how['sampler']} {how['steps']}",
+            "sampled": f"{how['sampler']} {how['steps']}" + (f", guidance {how['scale']:g}" if "scale" in how else ""),
         }, found, asked if entry.labels else None)  # fmt: skip
 
 
