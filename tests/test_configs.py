@@ -28,7 +28,12 @@ def test_all_configurations_are_found():
     assert {"default", "digits", "mnist", "fashion", "cifar10", "sprites"} <= {p.stem for p in CONFIGS}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def of_digits(path):
+    """The digits' configurations; those of other data are slow tests."""
+    return path if path.stem.startswith("digits") else pytest.param(path, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [of_digits(p) for p in CONFIGS], ids=lambda p: p.stem)
 def test_every_configuration_takes_one_training_step(path, tmp_path, monkeypatch):
     """Uses random images of the data set's shape and number of classes, so that no files are needed."""
     from diffusion.data import ImageData

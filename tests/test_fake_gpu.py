@@ -61,6 +61,7 @@ from tests.test_configs import LAYERED, NARROW
 
 if not supported():
     pytest.skip(f"torch {torch.__version__} has no fake tensors on a device without a driver", allow_module_level=True)
+pytestmark = pytest.mark.slow  # all of it: the last test wants each allowed wait to have happened in one of the others
 
 # --- the waits that are allowed ---------------------------------------------------------------------------
 #
@@ -150,10 +151,6 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 WHOLE = {  # with a step that logs, and with the end of a training
     *("digits", "digits_inpaint", "digits_superres", "digits_context"),  # labels, hints, contexts
     *("digits_classifier", "features_digits"),
-}
-DISTINCT = {  # between them they wait everywhere that a training may; the others are slow tests
-    *("digits", "digits_classifier", "digits_context", "digits_walks"),
-    *("autoencoder", "digits_autoencoder", "digits_latent"),
 }
 
 
@@ -262,11 +259,7 @@ def evaluator(data: ImageData) -> Evaluator:
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")
-@pytest.mark.parametrize(
-    "config",
-    [p if p.stem in DISTINCT else pytest.param(p, marks=pytest.mark.slow) for p in CONFIGS],
-    ids=lambda p: p.stem,
-)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
 def test_training_of_every_configuration(config, tmp_path, random_images):
     whole = config.stem in WHOLE
     drawn = whole and "classifier" not in config.stem and "features" not in config.stem
@@ -434,9 +427,7 @@ def test_walk_with_every_guidance(guidance):
         assert walked(moved(it), FEW, GUIDANCES[guidance]()) == len(FEW) * [(DEVICE, (B, *SHAPE))]
 
 
-@pytest.mark.parametrize(
-    "guidance", [g if g == "ClassifierFree" else pytest.param(g, marks=pytest.mark.slow) for g in GUIDANCES]
-)
+@pytest.mark.parametrize("guidance", GUIDANCES)
 def test_walk_of_every_sampler_with(guidance):
     it = model()
     with watched("walk"):

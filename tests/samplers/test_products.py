@@ -80,8 +80,16 @@ def make(kind):
         return kind(T=200) if issubclass(kind, noise.Discrete) else kind()
 
 
-@pytest.mark.parametrize("target", sorted(concrete(targets.Target, "diffusion"), key=lambda k: k.__name__))
-@pytest.mark.parametrize("kind", schedules())
+def pairs():
+    """Every schedule with every target; those of which neither is the usual one are slow tests."""
+    for kind in schedules():
+        for target in sorted(concrete(targets.Target, "diffusion"), key=lambda k: k.__name__):
+            usual = kind is noise.Cosine or target is targets.V
+            name = f"{kind.__name__}-{target.__name__}"
+            yield pytest.param(kind, target, marks=[] if usual else pytest.mark.slow, id=name)
+
+
+@pytest.mark.parametrize("kind, target", pairs())
 @pytest.mark.parametrize("sampler", ALL)
 def test_every_sampler_schedule_and_target_solves_gaussian_data(sampler, kind, target):
     schedule, target = make(kind), target()
