@@ -44,7 +44,7 @@ SMOKE = {  # the same at toy size on a CPU
     "--compile reduce-overhead --model.net.widths [8,16] --model.net.attention 1",
     "watch": "--config configs/digits.yaml --batch 8 --steps 3",
     "sampling": "--n 2 --steps 2 --rounds 2 --empty",
-    "peers": "--batch 2 --block 1 --pairs 2 --precision 32-true",
+    "peers": "--batch 16 --block 1 --pairs 2 --precision 32-true",
     "mnist": "mnist --small --epochs 1 --out {work}",
     "cifar": "--seconds 60 --out {work} --small",
 }
