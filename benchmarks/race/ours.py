@@ -88,7 +88,7 @@ def asked(data: str, given: Given, y: Tensor, n: int, seed: int) -> Tensor | Non
 
 
 def sampler_of(data: str, given: Given) -> dict[str, Any]:
-    """The sampler that judges found best after short trainings."""
+    """The sampler for short trainings; on Fashion-MNIST chosen on seed 0 by the race's judge, as the batch was."""
     stronger = {} if data == "digits" or given == "nothing" else {"scale": 3.0}
     return {"sampler": "UniPC", "steps": 10} | stronger
 
