@@ -32,7 +32,7 @@ def in_one_line(program: str) -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, Notice):
-                print(f"{program}: {message}", file=sys.stderr)
+                tqdm.write(f"{program}: {message}", file=sys.stderr)  # on a line of its own, above progress bars
             else:
                 before(message, category, *where)
 
