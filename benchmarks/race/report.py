@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS
-from benchmarks.gallery import over_floor
 from benchmarks.race.entries import ENTRIES
 from benchmarks.race.environment import REPO
 from benchmarks.race.images import opened
 from diffusion.judging.judge import open_evaluator, open_extractor
+from diffusion.metrics.base import Features, Metric, bootstrap, mixed
 from diffusion.metrics.evaluator import Evaluator
 from diffusion.metrics.frechet import Frechet
 from diffusion.metrics.manifold import PrecisionRecall
@@ -22,13 +22,36 @@ from diffusion.training.extractor_of import train_extractor
 from diffusion.training.run import train
 
 
-def judged(file: Path, evaluator: Evaluator) -> dict[str, Any]:
-    """Kept samples: Frechet distance over the floor of as many test images with its interval, precision, recall."""
+def parts(images: Features, m: int) -> list[Features]:
+    """Images in parts of m each; a last one that has fewer is left out."""
+    return [images.pick(slice(begin, begin + m)) for begin in range(0, len(images) - m + 1, m)]
+
+
+def mean(metric: Metric, images: list[Features], evaluator: Evaluator) -> dict[str, float]:
+    """The scores of a metric against the training images, each the mean over parts of equal size."""
+    scores = [metric.scores(part, evaluator.reference.train) for part in images]
+    return {name: fmean(score[name].value for score in scores) for name in scores[0]}
+
+
+def judged(file: Path, evaluator: Evaluator, fewest: int, most: int) -> dict[str, Any]:
+    """Kept samples: Frechet distance over the floor with its interval, precision and recall.
+
+    The floor is the distance of `most` test images. The distance of fewer samples, n, is larger by a bias that
+    decreases as 1 / n (Chong & Forsyth 2020, arXiv:1911.07023, sec. 3); the difference of the floors of n and of
+    `most` test images is subtracted. Precision and recall are means over parts of `fewest` samples.
+    """
     with np.load(file) as kept:
         raw, y = torch.from_numpy(kept["images"]), torch.from_numpy(kept["labels"])
-    found = evaluator.describe(raw, None if int(y.min()) < 0 else y)
-    figures = {f.name: f._asdict() for f in evaluator.figures(found, [Frechet(), PrecisionRecall()])}
-    return over_floor(figures["frechet"]) | {k: figures[k]["value"] for k in ("precision", "recall")}
+    labelled, order = int(y.min()) >= 0, mixed(y)
+    found = evaluator.describe(raw[order], y[order] if labelled else None)
+    distance = Frechet().scores(found, evaluator.reference.train)["frechet"]
+    floor, same = (
+        mean(Frechet(), parts(evaluator.reference.test, n), evaluator)["frechet"] for n in (most, len(found))
+    )
+    low, high = bootstrap(distance)
+    ends = {"value": distance.value, "low": low, "high": high}
+    quotients = {name: (end - same + floor) / floor for name, end in ends.items()}
+    return quotients | mean(PrecisionRecall(), parts(found, fewest), evaluator)
 
 
 def evaluator_of(name: str) -> Evaluator:
@@ -54,8 +77,8 @@ def together(records: list[dict]) -> dict[str, dict[float, dict]]:
     return found
 
 
-def ahead(entries: dict[str, dict[float, dict]], mark: float, labels: bool) -> tuple[str, str, bool] | None:
-    """The first entry at a mark, the best of another package, and whether ours and that one are apart; None without.
+def ahead(entries: dict[str, dict[float, dict]], mark: float, labels: bool) -> tuple[str, str, list[str]] | None:
+    """The first entry at a mark, the best of another package, and those whose intervals touch ours; None without any.
 
     Of several entries of ours, it is the better one.
 
@@ -67,9 +90,9 @@ def ahead(entries: dict[str, dict[float, dict]], mark: float, labels: bool) -> t
     if not mine or not others:
         return None
     own, best = (min(names, key=lambda k: there[k]["value"]) for names in (mine, others))
-    ours, other = there[own], there[best]
-    apart = ours["high"] < other["low"] or ours["low"] > other["high"]
-    return (own if ours["value"] < other["value"] else best), best, apart
+    ours = there[own]
+    touching = [k for k in others if there[k]["low"] <= ours["high"] and ours["low"] <= there[k]["high"]]
+    return (own if ours["value"] < there[best]["value"] else best), best, touching
 
 
 def said(value: float) -> str:
@@ -147,13 +170,14 @@ def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
 
 def made(data: str, out: Path) -> int:
     """Judge what is in a folder, print the table, and write results and plot."""
-    evaluator, records = evaluator_of(data), []
-    for file in sorted(out.glob(f"{data}-*.json")):
-        record = json.loads(file.read_text())
-        records.append(record | judged(file.with_suffix(".npz"), evaluator))
-    if not records:
+    files = sorted(out.glob(f"{data}-*.json"))
+    if not files:
         print(f"no samples of {data} in {out}: run the race first")
         return 1
+    evaluator, records = evaluator_of(data), [json.loads(file.read_text()) for file in files]
+    counts = [record["n"] for record in records]
+    for file, record in zip(files, records, strict=True):
+        record |= judged(file.with_suffix(".npz"), evaluator, min(counts), max(counts))
     entries = together(records)
     text = table(entries, records[0]["machine"], records[0]["versions"])
     print(text)
@@ -165,10 +189,8 @@ def made(data: str, out: Path) -> int:
     for mark in sorted({m for found in entries.values() for m in found}):
         for labels in (False, True):
             if found := ahead(entries, mark, labels):
-                first, best, apart = found
-                kind = "with" if labels else "without"
-                print(
-                    f"{mark:g} min, {kind} labels: first {first}; best other {best}; {'apart' if apart else 'overlap'}"
-                )
+                first, best, touching = found
+                kind, which = "with" if labels else "without", "; ".join(touching) or "none"
+                print(f"{mark:g} min, {kind} labels: first {first}; best other {best}; overlapping ours: {which}")
     print(f"written: {path}, {picture}")
     return 0

@@ -45,12 +45,14 @@ def test_who_is_ahead_and_whether_intervals_are_apart():
         records = [record(names[0], 1, ours), record(names[1], 1, other), record("origin", 1, 50.0)]
         return report.ahead(report.together(records), 1, labels)
 
-    assert at(2.0, 9.0) == ("ours", "torchcfm", True)
-    assert at(9.0, 2.0) == ("torchcfm", "torchcfm", True)
-    assert at(2.0, 2.9) == ("ours", "torchcfm", False)
-    assert at(2.0, 9.0, labels=True) == ("ours, labels", "azula", True)
+    assert at(2.0, 9.0) == ("ours", "torchcfm", [])
+    assert at(9.0, 2.0) == ("torchcfm", "torchcfm", [])
+    assert at(2.0, 2.9) == ("ours", "torchcfm", ["torchcfm"])
+    assert at(2.0, 9.0, labels=True) == ("ours, labels", "azula", [])
+    wide = [record("ours", 1, 2.0), record("torchcfm", 1, 4.0), record("origin", 1, 5.0, half=3.0)]
+    assert report.ahead(report.together(wide), 1, False) == ("ours", "torchcfm", ["origin"])
     clusters = [record("ours", 1, 9.0), record("ours, clusters", 1, 2.0), record("torchcfm", 1, 5.0)]
-    assert report.ahead(report.together(clusters), 1, False) == ("ours, clusters", "torchcfm", True)
+    assert report.ahead(report.together(clusters), 1, False) == ("ours, clusters", "torchcfm", [])
     assert report.ahead(report.together([record("ours", 1, 1.0), record("azula", 1, 9.0)]), 1, True) is None
 
 
@@ -89,16 +91,38 @@ class Flat(torch.nn.Module):
         return f[:, :10]
 
 
-def test_test_images_are_at_the_floor(tmp_path):
+def written(path, raw, y=None):
+    np.savez(path, images=raw.numpy(), labels=np.full(len(raw), -1) if y is None else y.numpy())
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge():
     data = Digits()
     extractor = Extractor(Flat(), "Flat", data.shape, data.class_names, "0")
-    evaluator = Evaluator(extractor, "Digits", data.arrays("train"), data.arrays("test"))
-    raw, y = data.arrays("test")
-    np.savez(tmp_path / "real.npz", images=raw.numpy(), labels=np.full(len(y), -1))
-    found = report.judged(tmp_path / "real.npz", evaluator)
+    return Evaluator(extractor, "Digits", data.arrays("train"), data.arrays("test"))
+
+
+def test_test_images_are_at_the_floor(judge, tmp_path):
+    raw, y = Digits().arrays("test")
+    found = report.judged(written(tmp_path / "real.npz", raw), judge, len(raw), len(raw))
     assert found["value"] == pytest.approx(1, abs=1e-6) and found["low"] < 1 < found["high"]
-    np.savez(tmp_path / "grey.npz", images=np.random.default_rng(0).integers(0, 256, raw.shape, np.uint8), labels=y)
-    assert report.judged(tmp_path / "grey.npz", evaluator)["low"] > 10
+    noise = torch.randint(256, raw.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    assert report.judged(written(tmp_path / "noise.npz", noise, y), judge, len(raw), len(raw))["low"] > 10
+
+
+def test_few_samples_and_many_of_the_same_kind_are_judged_alike(judge, tmp_path):
+    raw, y = Digits().arrays("train")
+    noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(0))
+    raw = (raw + 100 * noise).clamp(0, 255).to(torch.uint8)
+    many = report.judged(written(tmp_path / "many.npz", raw[:360], y[:360]), judge, 120, 360)
+    few = [
+        report.judged(written(tmp_path / "few.npz", raw[i::3][:120], y[i::3][:120]), judge, 120, 360) for i in range(3)
+    ]
+    for part in few:
+        assert part["low"] < many["value"] < part["high"] and many["high"] - many["low"] < part["high"] - part["low"]
+        assert abs(many["precision"] - part["precision"]) < 0.1 and abs(many["recall"] - part["recall"]) < 0.1
+    assert np.mean([part["value"] for part in few]) == pytest.approx(many["value"], rel=0.1)
 
 
 def test_queue_skips_what_is_finished_or_taken(tmp_path, monkeypatch):
