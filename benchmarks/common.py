@@ -96,21 +96,21 @@ def alternate(
     return found
 
 
-def ratio(a: list[float], b: list[float]) -> tuple[float, float]:
-    """The median over the rounds of a / b, and its standard error.
+def ratio(a: list[float], b: list[float]) -> tuple[float, float | None]:
+    """The median over the rounds of a / b, and its standard error; None for fewer than 4 rounds.
 
     The two timings of a round are adjacent in time, so that other load on the machine affects both.
     """
     each = [x / y for x, y in zip(a, b, strict=True)]
     if len(each) < 4:
-        return statistics.median(each), float("nan")
+        return statistics.median(each), None
     low, _, high = statistics.quantiles(each, n=4)
     return statistics.median(each), 0.93 * (high - low) / len(each) ** 0.5  # of a median of normal numbers
 
 
-def said(pair: tuple[float, float], digits: int = 3) -> str:
+def said(pair: tuple[float, float | None], digits: int = 3) -> str:
     """A ratio with its standard error, if there were enough rounds to estimate it."""
-    return f"{pair[0]:.{digits}f}" + (f" +- {pair[1]:.{digits}f}" if pair[1] == pair[1] else "")
+    return f"{pair[0]:.{digits}f}" + (f" +- {pair[1]:.{digits}f}" if pair[1] is not None else "")
 
 
 def save(name: str, results: dict) -> Path:
