@@ -65,7 +65,7 @@ class Task:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, choices=list(DATA))
+    parser.add_argument("--data", required=True, type=str.lower, choices=list(DATA))
     parser.add_argument("--minutes", default="1,2,5", help="of training, ascending (default 1,2,5)")
     parser.add_argument("--seeds", default="0", help="comma-separated (default 0)")
     parser.add_argument("--only", default="", help="entries, separated by semicolons (default all)")
