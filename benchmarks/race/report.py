@@ -108,6 +108,7 @@ def table(entries: dict[str, dict[float, dict]], machine: str, versions: dict[st
         f"| entry | recipe | parameters | steps | {' | '.join(columns)} | precision, recall | s per 1,000 samples |",
         "|---|---|---:|---:|" + "---:|" * len(marks) + "---:|---:|",
     ]
+    most = max(found[max(found)]["n"] for found in entries.values())
     for name, found in sorted(entries.items(), key=lambda pair: pair[1][max(pair[1])]["value"]):
         last = found[max(found)]
         cells = [
@@ -118,15 +119,12 @@ def table(entries: dict[str, dict[float, dict]], machine: str, versions: dict[st
         if last["documented"]:
             spent += f"; {said(last['documented_s'])} ({last['documented']})"
         seeds = f", {len(last['seeds'])} seeds" if len(last["seeds"]) > 1 else ""
+        seeds += f", {last['n']} samples" if last["n"] < most else ""
         sizes = f"{last['parameters']:,} | {last['steps']:,.0f}"
         quality = f"{last['precision']:.2f}, {last['recall']:.2f}"
         lines.append(f"| {name} | {last['recipe']}{seeds} | {sizes} | {' | '.join(cells)} | {quality} | {spent} |")
-    count = sorted({found[max(found)]["n"] for found in entries.values()})
-    lines += [
-        "",
-        f"{machine}; {' or '.join(map(str, count))} samples each; "
-        + ", ".join(f"{k} {v}" for k, v in versions.items()),
-    ]
+    told = ", ".join(f"{k} {v}" for k, v in versions.items())
+    lines += ["", f"{machine}; {most} samples each where no other number is named; {told}"]
     return "\n".join(lines)
 
 

@@ -68,13 +68,13 @@ def test_second_entries_train_with_our_batch(monkeypatch):
 
 
 def test_table_has_one_line_per_entry_best_first():
-    records = [record("origin", 1, 120.0), record("ours", 1, 2.0), record("ours", 5, 1.0)]
+    records = [record("origin", 1, 120.0) | {"n": 100}, record("ours", 1, 2.0), record("ours", 5, 1.0)]
     lines = report.table(report.together(records), "a machine", {"azula": "0.1"}).splitlines()
     assert lines[2].startswith(
         "| ours | a recipe | 1,234,567 | 100 | **2.00** (1.50 .. 2.50) | **1.00** (0.50 .. 1.50)"
     )
-    assert lines[3].startswith("| origin ") and "**120** (120 .. 120) |  |" in lines[3]
-    assert lines[-1] == "a machine; 360 samples each; azula 0.1"
+    assert lines[3].startswith("| origin | a recipe, 100 samples |") and "**120** (120 .. 120) |  |" in lines[3]
+    assert lines[-1] == "a machine; 360 samples each where no other number is named; azula 0.1"
 
 
 class Flat(torch.nn.Module):
