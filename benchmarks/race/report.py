@@ -11,7 +11,7 @@ import torch
 from benchmarks.common import RESULTS
 from benchmarks.race.entries import ENTRIES
 from benchmarks.race.environment import REPO
-from benchmarks.race.images import opened
+from benchmarks.race.images import DATA, opened
 from diffusion.judging.judge import open_evaluator, open_extractor
 from diffusion.metrics.base import Features, Metric, bootstrap, mixed
 from diffusion.metrics.evaluator import Evaluator
@@ -118,11 +118,11 @@ def table(entries: dict[str, dict[float, dict]], machine: str, versions: dict[st
         spent = f"{said(last['sample_s'])} ({last['sampled']})"
         if last["documented"]:
             spent += f"; {said(last['documented_s'])} ({last['documented']})"
-        seeds = f", {len(last['seeds'])} seeds" if len(last["seeds"]) > 1 else ""
-        seeds += f", {last['n']} samples" if last["n"] < most else ""
+        notes = f", {len(last['seeds'])} seeds" if len(last["seeds"]) > 1 else ""
+        notes += f", {last['n']} samples" if last["n"] < most else ""
         sizes = f"{last['parameters']:,} | {last['steps']:,.0f}"
         quality = f"{last['precision']:.2f}, {last['recall']:.2f}"
-        lines.append(f"| {name} | {last['recipe']}{seeds} | {sizes} | {' | '.join(cells)} | {quality} | {spent} |")
+        lines.append(f"| {name} | {last['recipe']}{notes} | {sizes} | {' | '.join(cells)} | {quality} | {spent} |")
     told = ", ".join(f"{k} {v}" for k, v in versions.items())
     lines += ["", f"{machine}; {most} samples each where no other number is named; {told}"]
     return "\n".join(lines)
@@ -135,7 +135,7 @@ def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     packages = list(dict.fromkeys(name.partition(",")[0] for name in entries))
-    for name, found in entries.items():
+    for i, (name, found) in enumerate(entries.items()):
         package, _, kind = name.partition(",")
         marker = "^" if ENTRIES[name].clusters else "s" if kind else "o"
         style = {"color": f"C{packages.index(package)}", "marker": marker, "markersize": 5}
@@ -144,8 +144,15 @@ def plot(entries: dict[str, dict[float, dict]], file: Path, title: str) -> None:
         error = [[v - found[m]["low"] for v, m in zip(values, marks, strict=True)],
                  [found[m]["high"] - v for v, m in zip(values, marks, strict=True)]]  # fmt: skip
         line = ":" if ENTRIES[name].clusters else "--" if kind else "-"
+        beside = 1.015 ** (i - (len(entries) - 1) / 2)  # so that intervals do not hide each other
         left.errorbar(
-            marks, values, error, linestyle=line, capsize=2, linewidth=2.4 if package == "ours" else 1.2, **style
+            [beside * m for m in marks],
+            values,
+            error,
+            linestyle=line,
+            capsize=2,
+            linewidth=2.4 if package == "ours" else 1.2,
+            **style,
         )
         last = found[marks[-1]]
         right.plot(last["sample_s"], last["value"], linestyle="", label=name, **style)
@@ -183,7 +190,7 @@ def made(data: str, out: Path) -> int:
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(records, indent=1) + "\n")
     picture = REPO / "docs" / "images" / f"race_{data}.png"
-    plot(entries, picture, f"{data}, one CPU core")
+    plot(entries, picture, f"{DATA[data].__name__}, one CPU core")
     for mark in sorted({m for found in entries.values() for m in found}):
         for labels in (False, True):
             if found := ahead(entries, mark, labels):
