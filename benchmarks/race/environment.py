@@ -22,6 +22,7 @@ PACKAGES = (  # without their own dependencies, which would exchange torch; thos
     "einops",
     "pot",
     "pytorch-fid",
+    "scipy",
     "smalldiffusion==0.5.0",
     "torch-ema==0.3",
     "torchcfm==1.0.7",
