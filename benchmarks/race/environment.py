@@ -13,11 +13,13 @@ import torch
 from diffusion.support.paths import cache_root
 
 REPO = Path(__file__).resolve().parents[2]
-PACKAGES = (  # without their own dependencies, which would exchange torch; those that are needed are listed
+COMPLETE = (  # with their dependencies
     "accelerate==1.15.0",
+    "diffusers==0.42.1" if sys.version_info >= (3, 11) else "diffusers==0.41.0",
+)
+PACKAGES = (  # without their dependencies, of which most are not used here; those that are needed are listed
     "azula==0.11.1",
     "denoising-diffusion-pytorch==2.3.4",
-    "diffusers==0.42.1" if sys.version_info >= (3, 11) else "diffusers==0.41.0",
     "ema-pytorch",
     "einops",
     "pot",
@@ -28,6 +30,7 @@ PACKAGES = (  # without their own dependencies, which would exchange torch; thos
     "torchcfm==1.0.7",
     "torchdiffeq",
 )
+IMPORTS = "import accelerate, azula, denoising_diffusion_pytorch, diffusers, ot, smalldiffusion, torchcfm, torchdiffeq"
 MEASURED = ("denoising-diffusion-pytorch", "diffusers", "smalldiffusion", "torchcfm", "azula")
 
 
@@ -46,8 +49,10 @@ def python() -> Path:
         venv.create(place, clear=True, with_pip=True)
         inside = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages/base.pth"
         (place / inside).write_text(sysconfig.get_path("purelib") + "\n")
-        subprocess.run([program, "-m", "pip", "install", "-q", "--no-deps", *PACKAGES], check=True)
-        subprocess.run([program, "-c", "import torchcfm, azula, smalldiffusion, ot, torchdiffeq"], check=True)
+        install = [program, "-m", "pip", "install", "-q"]
+        subprocess.run([*install, f"torch=={importlib.metadata.version('torch')}", *COMPLETE], check=True)  # it stays
+        subprocess.run([*install, "--no-deps", *PACKAGES], check=True)
+        subprocess.run([program, "-c", IMPORTS], check=True)
         (place / "complete").touch()
     return program
 
