@@ -99,7 +99,8 @@ def main() -> None:
         sides[f"ours, {name}"] = ours(sampler(args.steps))
         sides |= {f"ours, {name}, {way}": ours(sampler(args.steps), by) for way, by in engines.items()}
         sides[f"diffusers, {name}"] = theirs(pipeline, scheduler(1000))
-    times, name = alternate(sides, args.rounds, CLOCKS[args.clock]), "sampling-empty" if args.empty else "sampling"
+    times = alternate(sides, args.rounds, CLOCKS[args.clock])
+    name = "sampling-empty" if args.empty else f"sampling-{args.n}"
     print(
         f"{machine()}; {args.n} images, {args.steps} steps, precision {args.precision}, {args.rounds} rounds, "
         f"{args.clock} time"
