@@ -210,6 +210,10 @@ class SmallDiffusion(Entrant):
         with self.ema.average_parameters():
             return copy.deepcopy(self.net.state_dict())
 
+    def load(self, weights: dict[str, Tensor]) -> None:
+        self.steps.close()  # otherwise it keeps the last step's tensors, GBs with a batch of 1,024
+        super().load(weights)
+
     def sample(self, n: int) -> tuple[Tensor, None]:
         from accelerate import Accelerator
         from smalldiffusion import samples
